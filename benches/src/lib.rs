@@ -1,0 +1,1 @@
+//! What a call, a pick and a config change cost.

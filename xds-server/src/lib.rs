@@ -1,0 +1,1 @@
+//! Sidestep's xDS management server as a library: the mesh file, its compiler, the snapshot store and the ADS service.

@@ -1,0 +1,2 @@
+//! Recurring work.
+fn main() {}
