@@ -1,1 +1,26 @@
-//! The service mesh that needs no sidecar: the in-process client and server runtime for tonic and tower services.
+//! The service mesh that needs no sidecar: client and server runtime, in your process.
+//!
+//! ```text
+//!   stub -> Channel -> snapshot -> routes.find -> picker.pick -> Connection -> h2
+//!                        ^                          ^
+//!                        |   swapped whole          |   swapped by policy
+//!   xDS server == ADS ==> control ( cache -> join -> reconcile -> load balancers )
+//! ```
+//!
+//! Read in this order: [`mesh`], [`channel`], [`snapshot`], [`routing`], [`balancer`],
+//! [`subchannel`], then [`control`], where everything that changes is owned; [`server`] is the
+//! other end.
+
+pub mod balancer;
+pub mod channel;
+pub mod circuit_breaker;
+pub mod control;
+pub mod mesh;
+pub mod resolver;
+pub mod retry;
+pub mod routing;
+pub mod security;
+pub mod server;
+pub mod snapshot;
+pub mod source;
+pub mod subchannel;

@@ -1,2 +1,48 @@
-//! Recurring work.
-fn main() {}
+//! Recurring work on this repository: `cargo xtask <verb>`.
+
+use std::process::ExitCode;
+
+mod codegen;
+mod descriptors;
+
+const HELP: &str = "\
+Recurring work on this repository.
+
+Usage: cargo xtask <verb> [options]
+
+Verbs:
+  codegen [--check]        generate the wire types from proto/protos;
+                           with --check, only say whether the committed ones are stale
+  descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
+                           or from a directory with an unpacked `envoy-types` package
+  help                     show this text
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match arguments.as_slice() {
+        ["help" | "--help" | "-h"] | [_, "--help" | "-h"] => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        ["codegen"] => codegen::write(),
+        ["codegen", "--check"] => codegen::check(),
+        ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
+        [] => return usage("a verb is missing"),
+        [verb, ..] => return usage(&format!("not understood: {verb} (or its options)")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reports a wrong call, which has an exit code of its own.
+fn usage(problem: &str) -> ExitCode {
+    eprint!("error: {problem}\n\n{HELP}");
+    ExitCode::from(2)
+}

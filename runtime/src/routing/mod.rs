@@ -1,0 +1,57 @@
+//! From a request to a route: compiled once per configuration, asked once per call.
+//!
+//! Pure: no socket, clock, lock or allocation on the way of [`RouteTable::find`].
+
+use http::HeaderMap;
+
+use std::time::Duration;
+
+use sidestep_proto::resource::RetryPolicy;
+
+/// All that a route (or a picker) may see of a call. Borrowed: finding a route copies nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// `:authority`, as dialled; selects the virtual host.
+    pub authority: &'a str,
+    /// `/package.Service/Method`.
+    pub path: &'a str,
+    /// Custom metadata.
+    pub headers: &'a HeaderMap,
+    /// Drawn once per call; every random decision of the call derives from it.
+    pub random: u64,
+}
+
+/// Index of a cluster in its snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClusterIndex(pub u32);
+
+/// What the matched route does, resolved: cluster names are indices already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A client's action.
+    Forward(Forward),
+    /// A server's action: its own handler answers.
+    NonForwarding,
+    /// The call fails `UNAVAILABLE`.
+    Unsupported,
+}
+
+/// Where a call goes and what bounds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// Cumulative weights, ascending, with the cluster of each share. One entry: no draw is made.
+    pub clusters: Box<[(u64, ClusterIndex)]>,
+    /// gRFC A31, already reduced to one rule.
+    pub timeout: RouteTimeout,
+    /// When and how the call is tried again.
+    pub retry: Option<RetryPolicy>,
+}
+
+/// The bound that a route puts on a call (gRFC A31).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteTimeout {
+    /// The application's deadline alone.
+    Application,
+    /// The smaller of this and the application's deadline.
+    AtMost(Duration),
+}
