@@ -200,7 +200,6 @@ impl Cluster {
     pub(crate) fn new(
         id: ClusterId,
         name: &str,
-        max_requests: u32,
         published: Published,
         control: WeakInbox,
     ) -> Self {
@@ -209,9 +208,13 @@ impl Cluster {
             name: name.into(),
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
-            breaker: CircuitBreaker::new(max_requests),
+            breaker: CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX),
             control,
         }
+    }
+
+    pub(crate) fn id(&self) -> ClusterId {
+        self.id
     }
 
     /// Its name.

@@ -36,6 +36,14 @@ pub(super) struct EndpointKey {
     pub(super) hostname: Arc<str>,
 }
 
+impl EndpointKey {
+    /// The first address, for people.
+    pub(super) fn address(&self) -> String {
+        let first = self.addresses.first();
+        first.map_or_else(String::new, ToString::to_string)
+    }
+}
+
 /// Gives the endpoints of one cluster their ids.
 ///
 /// Ids are dense, because they index a table. One that was set free is not given out by the same
@@ -59,9 +67,17 @@ pub(super) struct RosterUpdate {
     /// All endpoints that may take calls, in the order of the control plane.
     pub(super) endpoints: Vec<Endpoint>,
     /// The new ones among them.
-    pub(super) added: Vec<(SubchannelId, EndpointKey)>,
+    pub(super) added: Vec<Added>,
     /// Those that are no longer there.
     pub(super) removed: Vec<SubchannelId>,
+}
+
+/// A new endpoint.
+#[derive(Debug)]
+pub(super) struct Added {
+    pub(super) id: SubchannelId,
+    pub(super) key: EndpointKey,
+    pub(super) load: Arc<Load>,
 }
 
 impl Roster {
@@ -88,6 +104,18 @@ impl Roster {
                 });
             }
         }
+        self.release(&kept, &mut update);
+        update
+    }
+
+    /// Takes all endpoints out.
+    pub(super) fn clear(&mut self) -> RosterUpdate {
+        let mut update = RosterUpdate::default();
+        self.release(&HashSet::new(), &mut update);
+        update
+    }
+
+    fn release(&mut self, kept: &HashSet<SubchannelId>, update: &mut RosterUpdate) {
         self.members.retain(|_, member| {
             let stays = kept.contains(&member.id);
             if !stays {
@@ -97,7 +125,6 @@ impl Roster {
         });
         update.removed.sort_unstable();
         self.free.extend(update.removed.iter().map(|id| id.0));
-        update
     }
 
     fn member(&mut self, key: &EndpointKey, update: &mut RosterUpdate) -> Member {
@@ -113,7 +140,11 @@ impl Roster {
             load: Arc::default(),
         };
         self.members.insert(key.clone(), member.clone());
-        update.added.push((id, key.clone()));
+        update.added.push(Added {
+            id,
+            key: key.clone(),
+            load: member.load.clone(),
+        });
         member
     }
 }
