@@ -89,6 +89,13 @@ impl Clients {
         }
     }
 
+    /// There is no control plane to ask.
+    pub(super) fn fail_all(&mut self, failure: &Failure) {
+        for watch in self.watches.values_mut() {
+            watch.fail(failure.clone());
+        }
+    }
+
     /// Publishes each complete snapshot whose clusters may be named by now. Answers whether there
     /// was one.
     pub(super) fn publish(&mut self, now: Instant, wait: Duration, clusters: &Clusters) -> bool {

@@ -121,9 +121,17 @@ impl Cluster {
         }
     }
 
-    /// Whether calls can be sent now.
-    pub(super) fn is_ready(&self) -> bool {
-        self.publication.connectivity == Connectivity::Ready
+    /// Whether its endpoints cannot be used: other ones may be known by now.
+    pub(super) fn is_failing(&self) -> bool {
+        matches!(
+            self.publication.connectivity,
+            Connectivity::TransientFailure(_)
+        )
+    }
+
+    /// Whether the control plane has said what it is.
+    pub(super) fn is_resolved(&self) -> bool {
+        self.resolved.is_some()
     }
 
     /// When a target's first snapshot may name it: once there is any definite answer.

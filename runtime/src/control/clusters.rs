@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
+use sidestep_proto::resource::ResourceType;
+
 use super::WeakInbox;
 use super::cluster::{Cluster, Context};
+use super::dependency::Needs;
+use super::resource_cache::Key;
 use crate::snapshot::ClusterId;
 
 /// Clusters by name. Each is shared by all targets that name it.
@@ -13,6 +17,8 @@ pub(super) struct Clusters {
     inbox: WeakInbox,
     ids: HashMap<Arc<str>, ClusterId>,
     members: BTreeMap<ClusterId, Member>,
+    /// Which clusters have their endpoints from this assignment.
+    assigned: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     timers: BTreeSet<(Instant, ClusterId)>,
     touched: BTreeSet<ClusterId>,
     next: u64,
@@ -21,6 +27,7 @@ pub(super) struct Clusters {
 struct Member {
     name: Arc<str>,
     cluster: Cluster,
+    needs: Needs,
     timer: Option<Instant>,
 }
 
@@ -31,6 +38,7 @@ impl Clusters {
             inbox,
             ids: HashMap::new(),
             members: BTreeMap::new(),
+            assigned: HashMap::new(),
             timers: BTreeSet::new(),
             touched: BTreeSet::new(),
             next: first,
@@ -54,10 +62,44 @@ impl Clusters {
         let member = Member {
             name: name.clone(),
             cluster: Cluster::new(id, name, self.inbox.clone()),
+            needs: Needs::new(),
             timer: None,
         };
         self.members.insert(id, member);
         true
+    }
+
+    /// Whether this life of a cluster is one of these and goes on.
+    pub(super) fn contains(&self, id: ClusterId) -> bool {
+        self.members.contains_key(&id)
+    }
+
+    /// Notes the names that a cluster rests on. Answers whether they changed.
+    pub(super) fn rests_on(&mut self, name: &Arc<str>, needs: Needs) -> bool {
+        let id = self.ids.get(name);
+        let Some(member) = id.and_then(|id| self.members.get_mut(id)) else {
+            return false;
+        };
+        if member.needs == needs {
+            return false;
+        }
+        unassign(&mut self.assigned, &member.needs, name);
+        for assignment in assignments(&needs) {
+            let users = self.assigned.entry(assignment.clone()).or_default();
+            users.insert(name.clone());
+        }
+        member.needs = needs;
+        true
+    }
+
+    /// The clusters that have their endpoints from this assignment.
+    pub(super) fn assigned(&self, assignment: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.assigned.get(assignment).into_iter().flatten()
+    }
+
+    /// Every name that a cluster rests on.
+    pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
+        self.members.values().flat_map(|member| &member.needs)
     }
 
     /// Changes the cluster of this name.
@@ -120,13 +162,13 @@ impl Clusters {
     }
 
     /// Drops the clusters that are not in `wanted`: their connections close when the calls in
-    /// flight have ended. Answers with their names.
-    pub(super) fn retain(&mut self, wanted: &BTreeSet<Arc<str>>) -> Vec<Arc<str>> {
-        let mut dropped = Vec::new();
+    /// flight have ended.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<Arc<str>>) {
         let Self {
             ids,
             members,
             timers,
+            assigned,
             ..
         } = self;
         members.retain(|id, member| {
@@ -136,10 +178,29 @@ impl Clusters {
                 if let Some(at) = member.timer {
                     timers.remove(&(at, *id));
                 }
-                dropped.push(member.name.clone());
+                unassign(assigned, &member.needs, &member.name);
             }
             stays
         });
-        dropped
+    }
+}
+
+fn assignments(needs: &Needs) -> impl Iterator<Item = &Arc<str>> {
+    let assignments = needs.iter().filter(|key| key.0 == ResourceType::EndpointAssignment);
+    assignments.map(|key| &key.1)
+}
+
+fn unassign(
+    assigned: &mut HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    needs: &Needs,
+    cluster: &Arc<str>,
+) {
+    for assignment in assignments(needs) {
+        if let Some(users) = assigned.get_mut(assignment) {
+            users.remove(cluster);
+            if users.is_empty() {
+                assigned.remove(assignment);
+            }
+        }
     }
 }

@@ -187,6 +187,11 @@ pub(super) fn unreachable(origin: &Origin, what: &str, reason: &str) -> Failure 
     Failure(format!("no control plane answers for {what}: {reason} {origin}").into())
 }
 
+/// A listener was asked for, and there is nobody to ask.
+pub(super) fn no_bootstrap() -> Failure {
+    Failure("no control plane: xds: targets and meshed servers need a bootstrap".into())
+}
+
 /// Each chain's connection manager, the default chain's last.
 fn connection_managers(server: &ServerListener) -> impl Iterator<Item = &HttpConnectionManager> {
     let chains = server.filter_chains.iter();

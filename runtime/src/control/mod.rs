@@ -7,23 +7,43 @@
 //!   ADS stream ─┘                      └─> Target, Cluster: swapped for the calls to read
 //! ```
 
+mod attempt;
+mod clients;
+mod cluster;
+mod clusters;
+mod config_source;
+mod dependency;
+mod directs;
+mod endpoint;
 mod handle;
+mod picker;
+mod reconcile;
+mod resource_cache;
+mod servers;
+mod task;
 
+use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use sidestep_proto::ads::{self, Variant};
 use sidestep_proto::bootstrap::Bootstrap;
-use sidestep_proto::resource::ServerListener;
+use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::{mpsc, watch};
 
 use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
+use crate::source::ads::{LinkId, Said};
 use crate::snapshot::{ClusterId, Slot, Target};
-use crate::subchannel::{Connector, Http2Options};
+use crate::subchannel::{Backoff, Connector, Http2Options, default_connector};
 
 pub use handle::Handle;
+
+use attempt::{Outcome, Owner};
+use task::Task;
 
 /// The way into the task. Unbounded, so that nobody who talks to the task can block it or be
 /// blocked by it: what goes in is bounded by the number of targets, endpoints and streams.
@@ -69,6 +89,27 @@ pub(crate) enum Input {
         /// The very slot that the call saw: its id may have passed to another endpoint since.
         slot: Arc<Slot>,
     },
+    /// A connection was made, was not, or ended.
+    Connection {
+        /// Whose.
+        owner: Owner,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The ADS stream has news.
+    Ads {
+        /// Which try.
+        link: LinkId,
+        /// What.
+        said: Said,
+    },
+    /// A direct target's name was looked up.
+    Found {
+        /// Which.
+        direct: DirectTarget,
+        /// Its addresses, or why there are none.
+        found: Result<Vec<Address>, String>,
+    },
 }
 
 /// What a server's listener name has come to.
@@ -110,7 +151,6 @@ pub enum RoutesState {
 
 
 /// What the task is told at the start.
-#[derive(Debug)]
 pub struct Config {
     /// Where configuration comes from. `None`: direct targets only.
     pub bootstrap: Option<Bootstrap>,
@@ -128,6 +168,64 @@ pub struct Config {
     pub max_response_bytes: usize,
     /// Shortened by tests.
     pub timers: Timers,
+}
+
+impl Config {
+    /// Everything at its default.
+    #[must_use]
+    pub fn new(bootstrap: Option<Bootstrap>, providers: CertificateProviders) -> Self {
+        Self {
+            bootstrap,
+            variant: Variant::StateOfTheWorld,
+            plaintext: PlaintextPolicy::default(),
+            providers,
+            connector: default_connector(),
+            http2: Arc::default(),
+            max_response_bytes: 256 * 1024 * 1024,
+            timers: Timers::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("bootstrap", &self.bootstrap)
+            .field("variant", &self.variant)
+            .field("plaintext", &self.plaintext)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All periods of the control task. Not for users: tests shorten them.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Timers {
+    /// Of the ADS protocol.
+    pub ads: ads::Timers,
+    /// Between tries to connect to an endpoint.
+    pub connect_backoff: Backoff,
+    /// How long one try to connect to a control plane may take. 20 s.
+    pub connect_timeout: Duration,
+    /// How long a snapshot waits for its new clusters to be ready for calls. 1 s.
+    pub publish_wait: Duration,
+    /// Least time between two look-ups of a direct target's name. 30 s.
+    pub lookup_interval: Duration,
+    /// Until a failed look-up is repeated; doubles up to 128 times. 1 s.
+    pub lookup_backoff: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            ads: ads::Timers::default(),
+            connect_backoff: Backoff::default(),
+            connect_timeout: Duration::from_secs(20),
+            publish_wait: Duration::from_secs(1),
+            lookup_interval: Duration::from_secs(30),
+            lookup_backoff: Duration::from_secs(1),
+        }
+    }
 }
 
 /// Whether a connection may be unencrypted where the control plane gives no transport security.

@@ -66,6 +66,13 @@ impl Servers {
         }
     }
 
+    /// There is no control plane to ask.
+    pub(super) fn fail_all(&mut self, failure: &Failure) {
+        for watch in &mut self.watches {
+            watch.fail(failure.clone());
+        }
+    }
+
     /// Every name that a server rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
         self.watches.iter().flat_map(|watch| &watch.needs)

@@ -18,6 +18,9 @@ pub struct DirectTarget {
     pub place: Place,
     /// How calls are spread over the addresses. gRPC's default is pick-first.
     pub lb_policy: LbPolicy,
+    /// What `:authority` is when the caller does not say: the target's name as dialled,
+    /// `localhost` for Unix sockets, as other gRPC clients send it.
+    pub authority: String,
 }
 
 /// Where a direct target leads.
@@ -35,16 +38,11 @@ pub enum Place {
 }
 
 impl DirectTarget {
-    /// What `:authority` is when the caller does not say: the name with its port as dialled,
-    /// `localhost` for Unix sockets, as other gRPC clients send it.
-    #[must_use]
-    pub fn authority(&self) -> String {
+    /// The name that a certificate would have to carry; empty for addresses.
+    pub(crate) fn host(&self) -> &str {
         match &self.place {
-            Place::Name { host, port } => format!("{host}:{port}"),
-            Place::Addresses(addresses) => match addresses.first() {
-                Some(Address::Tcp(address)) => address.to_string(),
-                Some(Address::Unix(_)) | None => "localhost".into(),
-            },
+            Place::Name { host, .. } => host,
+            Place::Addresses(_) => "",
         }
     }
 }

@@ -31,7 +31,26 @@ impl DirectTarget {
             target: target.into(),
             reason,
         })?;
-        Ok(Self { place, lb_policy })
+        Ok(Self {
+            authority: authority(target, &place),
+            place,
+            lb_policy,
+        })
+    }
+}
+
+/// The target without its scheme, which is how people wrote the name; the first address of a list.
+fn authority(target: &str, place: &Place) -> String {
+    match place {
+        Place::Addresses(addresses) => match addresses.first() {
+            Some(Address::Tcp(address)) => address.to_string(),
+            Some(Address::Unix(_)) | None => "localhost".into(),
+        },
+        Place::Name { .. } => {
+            let path = target.rsplit('/').find(|part| !part.is_empty());
+            let path = path.unwrap_or(target);
+            path.strip_prefix("dns:").unwrap_or(path).into()
+        }
     }
 }
 
@@ -167,6 +186,22 @@ mod tests {
         ] {
             let parsed = DirectTarget::parse(text, LbPolicy::RoundRobin);
             assert_eq!(parsed.map(|t| t.place), Ok(place), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_authority_is_the_name_as_dialled() {
+        for (target, authority) in [
+            ("greeter:80", "greeter:80"),
+            ("dns:///greeter", "greeter"),
+            ("dns:greeter:1", "greeter:1"),
+            ("http://greeter:8080/", "greeter:8080"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("ipv6:[::1]:1,[::2]:1", "[::1]:1"),
+            ("unix:/a", "localhost"),
+        ] {
+            let parsed = DirectTarget::parse(target, LbPolicy::RoundRobin).expect(target);
+            assert_eq!(parsed.authority, authority, "{target}");
         }
     }
 
