@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sidestep_proto::resource::{LbPolicy, UpstreamTls};
+use sidestep_proto::resource::{DropCategory, LbPolicy, UpstreamTls};
 
 use super::WeakInbox;
 use super::attempt::{AttemptId, Outcome};
 use super::dependency::{ClusterConfig, Resolution};
 use super::endpoint::{Dialer, Endpoint, Security, Step};
-use super::picker::{FailAll, QueueAll};
 use super::reconcile::{Roster, RosterUpdate};
 use crate::balancer::{
-    self, Action, Actions, Connectivity, Failure, LoadBalancer, Picker, SubchannelId,
+    self, Action, Actions, Connectivity, Failing, Failure, LoadBalancer, Picker, Queueing,
+    SubchannelId,
 };
 use crate::security::{CertificateProviders, ClientTls};
 use crate::snapshot::{self, ClusterId, Published, Slot};
@@ -46,6 +46,8 @@ pub(super) struct Cluster {
     /// Out of the configuration, but perhaps still in the picker that is out.
     retired: Vec<Endpoint>,
     slots: Vec<Arc<Slot>>,
+    /// Shares of calls that are shed before the policy is asked.
+    drops: Vec<DropCategory>,
     publication: Publication,
 }
 
@@ -68,7 +70,7 @@ impl Cluster {
     pub(super) fn new(id: ClusterId, name: &str, inbox: WeakInbox) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
-            picker: Arc::new(QueueAll),
+            picker: Arc::new(Queueing),
             slots: Arc::new([]),
         };
         Self {
@@ -83,9 +85,10 @@ impl Cluster {
             endpoints: BTreeMap::new(),
             retired: Vec::new(),
             slots: Vec::new(),
+            drops: Vec::new(),
             publication: Publication {
                 connectivity: Connectivity::Connecting,
-                picker: Arc::new(QueueAll),
+                picker: Arc::new(Queueing),
                 due: None,
                 last: None,
             },
@@ -191,7 +194,7 @@ impl Cluster {
         self.publication.last = Some(now);
         self.shared.publish(Published {
             connectivity: self.publication.connectivity.clone(),
-            picker: self.publication.picker.clone(),
+            picker: balancer::with_drops(self.publication.picker.clone(), &self.drops),
             slots: self.slots.as_slice().into(),
         });
         // Only now no new call can meet them.
@@ -243,6 +246,10 @@ impl Cluster {
             let none = update.endpoints.is_empty();
             none.then(|| no_endpoints(&cluster.name))
         });
+        self.drops = match &config.endpoints {
+            Ok(assignment) => assignment.drops.clone(),
+            Err(_) => Vec::new(),
+        };
         self.admit(cx, &update);
         self.balance(cx, cluster.lb_policy, &update, error.as_ref());
         for id in &update.removed {
@@ -279,7 +286,7 @@ impl Cluster {
     ) {
         let fresh = !matches!(&self.policy, Some((current, _)) if *current == lb_policy);
         if fresh {
-            self.policy = Some((lb_policy, balancer::build(lb_policy, fastrand::u64(..))));
+            self.policy = Some((lb_policy, balancer::build(&lb_policy, fastrand::u64(..))));
         }
         let Some((_, policy)) = &mut self.policy else {
             return;
@@ -321,7 +328,7 @@ impl Cluster {
             self.retired.extend(self.endpoints.remove(&id));
         }
         self.security = None;
-        let picker = Arc::new(FailAll(failure.clone()));
+        let picker = Arc::new(Failing(failure.clone()));
         self.decide(now, Connectivity::TransientFailure(failure), picker);
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerInfo};
+use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
 use sidestep_proto::bootstrap::Server;
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
@@ -262,8 +262,14 @@ impl ConfigSource {
 }
 
 fn info(server: &Server) -> ServerInfo {
+    let features = &server.features;
     ServerInfo {
         uri: server.uri.clone(),
-        features: server.features,
+        features: ServerFeatures {
+            ignore_resource_deletion: features.ignore_resource_deletion,
+            trusted_xds_server: features.trusted_xds_server,
+            fail_on_data_errors: features.fail_on_data_errors,
+            resource_timer_is_transient_error: features.resource_timer_is_transient_error,
+        },
     }
 }

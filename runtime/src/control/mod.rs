@@ -16,7 +16,6 @@ mod dependency;
 mod directs;
 mod endpoint;
 mod handle;
-mod picker;
 mod reconcile;
 mod resource_cache;
 mod servers;
