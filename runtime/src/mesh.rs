@@ -1,14 +1,17 @@
 //! The process's part in the mesh: one [`Mesh`], shared by all its channels and servers.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::uri::Authority;
+use sidestep_proto::ads::Variant;
 use sidestep_proto::bootstrap::{Bootstrap, BootstrapError};
+use sidestep_proto::resource::LbPolicy;
 
 use crate::channel::Channel;
-use crate::control::{self, Config, PlaintextPolicy, Timers, Variant};
+use crate::control::{self, Config, PlaintextPolicy, Timers};
 use crate::resolver::DirectTarget;
 use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
 use crate::snapshot::Target;
@@ -68,8 +71,9 @@ impl Mesh {
         let (watched, authority) = match target.strip_prefix("xds:") {
             Some(rest) => self.xds(target, rest)?,
             None => {
-                let direct = DirectTarget::parse(target).map_err(|e| bad(e.to_string()))?;
-                let authority = direct.authority();
+                let direct = DirectTarget::parse(target, LbPolicy::PickFirst { shuffle: false })
+                    .map_err(|e| bad(e.reason.to_owned()))?;
+                let authority = direct.authority.clone();
                 (self.inner.control.direct(direct), authority)
             }
         };
@@ -117,7 +121,6 @@ impl Mesh {
 }
 
 /// Makes a [`Mesh`].
-#[derive(Debug)]
 pub struct MeshBuilder {
     bootstrap: Option<Bootstrap>,
     providers: Vec<(String, Arc<dyn CertificateProvider>)>,
@@ -135,7 +138,7 @@ impl MeshBuilder {
             bootstrap: None,
             providers: Vec::new(),
             plaintext: PlaintextPolicy::default(),
-            variant: Variant::default(),
+            variant: Variant::StateOfTheWorld,
             http2: Http2Options::default(),
             connector: crate::subchannel::default_connector(),
             max_response_bytes: 256 << 20,
@@ -279,6 +282,12 @@ impl MeshBuilder {
         });
         let inner = Inner { control, bootstrap: self.bootstrap, targets: Mutex::default() };
         Ok(Mesh { inner: Arc::new(inner) })
+    }
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
     }
 }
 

@@ -172,7 +172,7 @@ pub struct Cluster {
     name: Arc<str>,
     published: ArcSwap<Published>,
     version: watch::Sender<u64>,
-    breaker: CircuitBreaker,
+    breaker: Arc<CircuitBreaker>,
     /// Told when a call wants an endpoint connected. Weak: the control task owns this cluster.
     control: WeakInbox,
 }
@@ -243,7 +243,7 @@ impl Cluster {
 
     /// Bounds the calls in flight (gRFC A32).
     #[must_use]
-    pub fn breaker(&self) -> &CircuitBreaker {
+    pub fn breaker(&self) -> &Arc<CircuitBreaker> {
         &self.breaker
     }
 
