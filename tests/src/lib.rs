@@ -6,4 +6,5 @@ pub mod testing {
     include!("generated/grpc.testing.rs");
 }
 
+pub mod flags;
 pub mod service;
