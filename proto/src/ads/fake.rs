@@ -117,17 +117,21 @@ impl World {
     }
 
     pub(super) fn put_url(&mut self, type_url: &str, name: &str, content: &str) {
-        self.revision += 1;
         let any = Any {
             type_url: type_url.to_owned(),
             value: format!("{name}={content}").into(),
         };
+        self.put_any(name, content, &any);
+    }
+
+    pub(super) fn put_any(&mut self, name: &str, version: &str, any: &Any) {
+        self.revision += 1;
         let entry = Entry {
             name: name.to_owned(),
-            version: content.to_owned(),
+            version: version.to_owned(),
             resource: any.encode_to_vec().into(),
         };
-        let of_type = self.entries.entry(type_url.to_owned()).or_default();
+        let of_type = self.entries.entry(any.type_url.clone()).or_default();
         of_type.insert(name.to_owned(), Arc::new(entry));
     }
 
