@@ -172,7 +172,7 @@ pub struct Cluster {
     name: Arc<str>,
     published: ArcSwap<Published>,
     version: watch::Sender<u64>,
-    breaker: CircuitBreaker,
+    breaker: Arc<CircuitBreaker>,
     /// Told when a call wants an endpoint connected. Weak: the control task owns this cluster.
     control: WeakInbox,
 }
@@ -208,7 +208,7 @@ impl Cluster {
             name: name.into(),
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
-            breaker: CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX),
+            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX_REQUESTS)),
             control,
         }
     }
@@ -243,7 +243,7 @@ impl Cluster {
 
     /// Bounds the calls in flight (gRFC A32).
     #[must_use]
-    pub fn breaker(&self) -> &CircuitBreaker {
+    pub fn breaker(&self) -> &Arc<CircuitBreaker> {
         &self.breaker
     }
 
