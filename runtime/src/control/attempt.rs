@@ -1,7 +1,5 @@
 //! One connection, from the first try to its end: the task behind it. Rim.
 
-use std::sync::Arc;
-
 use tokio::sync::oneshot;
 
 use super::{Input, WeakInbox};

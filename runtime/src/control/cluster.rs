@@ -272,7 +272,7 @@ impl Cluster {
                 self.slots.push(slot.clone());
             }
             let (cluster, key) = (self.shared.id(), added.key.clone());
-            let endpoint = Endpoint::new(cluster, added.id, key, slot, &cx.dialer.backoff);
+            let endpoint = Endpoint::new(cluster, added.id, key, slot, cx.dialer.backoff);
             self.endpoints.insert(added.id, endpoint);
         }
     }

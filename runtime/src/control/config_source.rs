@@ -1,6 +1,6 @@
 //! The control plane as the task sees it: the ADS machine, its link, and what it said.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 

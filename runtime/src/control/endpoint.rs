@@ -1,5 +1,6 @@
 //! One endpoint of a cluster: the state of its connection, and the connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,8 @@ use super::{PlaintextPolicy, WeakInbox};
 use crate::balancer::{Connectivity, Failure, SubchannelId};
 use crate::security::ClientTls;
 use crate::snapshot::{ClusterId, Slot};
-use crate::subchannel::state::{Backoff, Output, Subchannel};
+use crate::subchannel::state::{Machine, Output, Outputs};
+use crate::subchannel::state::Backoff;
 use crate::subchannel::{ConnectTarget, Connection, Connector, Http2Options};
 
 /// What every connection of the process is made with.
@@ -42,7 +44,7 @@ pub(super) struct Endpoint {
     id: SubchannelId,
     key: EndpointKey,
     pub(super) slot: Arc<Slot>,
-    machine: Subchannel,
+    machine: Machine,
     /// The try under way, or the connection in use.
     claim: Option<Claim>,
     /// The try for a connection by changed security, beside the one in use.
@@ -55,14 +57,14 @@ impl Endpoint {
         id: SubchannelId,
         key: EndpointKey,
         slot: Arc<Slot>,
-        backoff: &Backoff,
+        backoff: Backoff,
     ) -> Self {
         Self {
             cluster,
             id,
             key,
             slot,
-            machine: Subchannel::new(backoff.clone(), fastrand::u64(..)),
+            machine: Machine::with_backoff(backoff, fastrand::u64(..)),
             claim: None,
             replacement: None,
         }
@@ -70,51 +72,54 @@ impl Endpoint {
 
     /// The policy wants it connected.
     pub(super) fn connect(&mut self, step: &mut Step<'_>) {
-        self.machine.connect_requested(step.now);
-        self.follow(step);
+        let mut outputs = Outputs::new();
+        self.machine.connect_requested(step.now, &mut outputs);
+        self.follow(step, outputs);
     }
 
     /// The policy gives the connection up; calls in flight go on.
-    pub(super) fn close(&mut self, step: &mut Step<'_>) {
+    pub(super) fn close(&mut self, _step: &mut Step<'_>) {
         self.release();
-        self.machine.closed(step.now);
-        self.follow(step);
+        self.machine.closed();
     }
 
     /// The cluster's security changed: a new connection is made, and the one in use goes when
     /// that one is there.
     pub(super) fn secure(&mut self, step: &mut Step<'_>) {
+        let mut outputs = Outputs::new();
         if self.slot.connection.load().is_some() {
             match self.dial(step) {
                 Ok(claim) => self.replacement = Some(claim),
-                Err(_) => self.lost(step, "its cluster's new security cannot be had"),
+                Err(failure) => self.lost(&failure.0, &mut outputs),
             }
         } else if self.claim.is_some() {
             // A try by the old rules must not succeed any more.
-            self.start(step);
+            self.start(step, &mut outputs);
         }
-        self.follow(step);
+        self.follow(step, outputs);
     }
 
     /// Hears from a connection.
     pub(super) fn heard(&mut self, step: &mut Step<'_>, attempt: AttemptId, outcome: Outcome) {
+        let mut outputs = Outputs::new();
         if is(&self.replacement, attempt) {
-            self.heard_replacement(step, outcome);
+            self.heard_replacement(outcome, &mut outputs);
         } else if is(&self.claim, attempt) {
-            self.heard_claim(step, outcome);
+            self.heard_claim(step.now, outcome, &mut outputs);
         }
-        self.follow(step);
+        self.follow(step, outputs);
     }
 
     /// When [`Endpoint::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.machine.poll_timeout()
+        self.machine.next_timeout()
     }
 
     /// The moment has come.
     pub(super) fn handle_timeout(&mut self, step: &mut Step<'_>) {
-        self.machine.handle_timeout(step.now);
-        self.follow(step);
+        let mut outputs = Outputs::new();
+        self.machine.timeout(step.now, &mut outputs);
+        self.follow(step, outputs);
     }
 
     /// The state that a policy new to this endpoint has to know.
@@ -122,22 +127,22 @@ impl Endpoint {
         self.machine.connectivity()
     }
 
-    fn heard_claim(&mut self, step: &mut Step<'_>, outcome: Outcome) {
+    fn heard_claim(&mut self, now: Instant, outcome: Outcome, out: &mut Outputs) {
         match outcome {
             Outcome::Connected(connection) => {
                 self.hold(connection);
-                self.machine.connected(step.now);
+                self.machine.connected(out);
             }
             Outcome::Failed(reason) => {
                 self.claim = None;
                 let failure = self.failure(&reason);
-                self.machine.failed(step.now, failure);
+                self.machine.failed(now, failure, out);
             }
-            Outcome::Lost(reason) => self.lost(step, &reason),
+            Outcome::Lost(reason) => self.lost(&reason, out),
         }
     }
 
-    fn heard_replacement(&mut self, step: &mut Step<'_>, outcome: Outcome) {
+    fn heard_replacement(&mut self, outcome: Outcome, out: &mut Outputs) {
         match outcome {
             Outcome::Connected(connection) => {
                 self.claim = self.replacement.take();
@@ -145,7 +150,7 @@ impl Endpoint {
             }
             // What the control plane now demands cannot be had. The connection in use was made
             // by other rules and must not stay; the reconnect will say what is wrong.
-            Outcome::Failed(reason) | Outcome::Lost(reason) => self.lost(step, &reason),
+            Outcome::Failed(reason) | Outcome::Lost(reason) => self.lost(&reason, out),
         }
     }
 
@@ -159,7 +164,7 @@ impl Endpoint {
         self.slot.connection.store(None);
     }
 
-    fn lost(&mut self, step: &Step<'_>, reason: &str) {
+    fn lost(&mut self, reason: &str, out: &mut Outputs) {
         self.release();
         tracing::debug!(
             target: "sidestep::endpoint",
@@ -167,14 +172,19 @@ impl Endpoint {
             reason,
             "connection lost"
         );
-        self.machine.lost(step.now);
+        self.machine.lost(out);
     }
 
     /// Does what the machine decided.
-    fn follow(&mut self, step: &mut Step<'_>) {
-        while let Some(output) = self.machine.poll_output() {
+    fn follow(&mut self, step: &mut Step<'_>, outputs: Outputs) {
+        let mut outputs = VecDeque::from(outputs);
+        while let Some(output) = outputs.pop_front() {
             match output {
-                Output::StartConnecting => self.start(step),
+                Output::StartConnecting => {
+                    let mut more = Outputs::new();
+                    self.start(step, &mut more);
+                    outputs.extend(more);
+                }
                 Output::Report(state) => {
                     trace(&self.slot.address, &state);
                     step.states.push(state);
@@ -183,12 +193,12 @@ impl Endpoint {
         }
     }
 
-    fn start(&mut self, step: &mut Step<'_>) {
+    fn start(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         match self.dial(step) {
             Ok(claim) => self.claim = Some(claim),
             Err(failure) => {
                 self.claim = None;
-                self.machine.failed(step.now, failure);
+                self.machine.failed(step.now, failure, out);
             }
         }
     }

@@ -26,7 +26,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use sidestep_proto::ads::{self, Variant};
+use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::{mpsc, watch};
@@ -37,9 +37,11 @@ use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
 use crate::source::ads::{LinkId, Said};
 use crate::snapshot::{ClusterId, Slot, Target};
-use crate::subchannel::{Backoff, Connector, Http2Options, default_connector};
+use crate::subchannel::state::Backoff;
+use crate::subchannel::{Connector, Http2Options, default_connector};
 
 pub use handle::Handle;
+pub use sidestep_proto::ads::Variant;
 
 use attempt::{Outcome, Owner};
 use task::Task;

@@ -50,8 +50,8 @@ impl Servers {
     ) {
         for watch in &mut self.watches {
             watch.needs.clear();
-            let name = &watch.listener;
-            match dependency::server_routes(cache, origin, name, &mut watch.needs) {
+            let name = watch.listener.clone();
+            match dependency::server_routes(cache, origin, &name, &mut watch.needs) {
                 // What is in use stays in use.
                 Resolution::Waiting => {}
                 Resolution::Failed(failure) => watch.fail(failure),

@@ -66,7 +66,7 @@ impl Task {
                 connector: config.connector,
                 http2: config.http2,
                 plaintext: config.plaintext,
-                backoff: config.timers.connect_backoff.clone(),
+                backoff: config.timers.connect_backoff,
                 attempts: 0,
             },
             providers: config.providers,

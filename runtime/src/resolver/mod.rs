@@ -18,9 +18,7 @@ pub struct DirectTarget {
     pub place: Place,
     /// How calls are spread over the addresses. gRPC's default is pick-first.
     pub lb_policy: LbPolicy,
-    /// What `:authority` is when the caller does not say: the target's name as dialled,
-    /// `localhost` for Unix sockets, as other gRPC clients send it.
-    pub authority: String,
+    authority: String,
 }
 
 /// Where a direct target leads.
@@ -38,6 +36,20 @@ pub enum Place {
 }
 
 impl DirectTarget {
+    /// Spreads calls by another policy.
+    #[must_use]
+    pub fn with_policy(mut self, lb_policy: LbPolicy) -> Self {
+        self.lb_policy = lb_policy;
+        self
+    }
+
+    /// What `:authority` is when the caller does not say: the name as dialled, `localhost` for
+    /// Unix sockets, as other gRPC clients send it.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.authority.clone()
+    }
+
     /// The name that a certificate would have to carry; empty for addresses.
     pub(crate) fn host(&self) -> &str {
         match &self.place {

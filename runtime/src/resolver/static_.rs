@@ -21,12 +21,12 @@ pub struct TargetError {
 }
 
 impl DirectTarget {
-    /// Reads a target without a control plane's scheme, to be spread by `lb_policy`. An `http://`
-    /// before a host is taken as the host alone.
+    /// Reads a target without a control plane's scheme, to be spread by pick-first as in other
+    /// gRPC clients. An `http://` before a host is taken as the host alone.
     ///
     /// # Errors
     /// The scheme is unknown, or what follows it is not what it demands.
-    pub fn parse(target: &str, lb_policy: LbPolicy) -> Result<Self, TargetError> {
+    pub fn parse(target: &str) -> Result<Self, TargetError> {
         let place = parse(target).map_err(|reason| TargetError {
             target: target.into(),
             reason,
@@ -34,7 +34,7 @@ impl DirectTarget {
         Ok(Self {
             authority: authority(target, &place),
             place,
-            lb_policy,
+            lb_policy: LbPolicy::PickFirst { shuffle: false },
         })
     }
 }
@@ -184,7 +184,7 @@ mod tests {
             ("unix:/a/b", unix("/a/b")),
             ("unix:///a/b", unix("/a/b")),
         ] {
-            let parsed = DirectTarget::parse(text, LbPolicy::RoundRobin);
+            let parsed = DirectTarget::parse(text);
             assert_eq!(parsed.map(|t| t.place), Ok(place), "{text}");
         }
     }
@@ -200,8 +200,8 @@ mod tests {
             ("ipv6:[::1]:1,[::2]:1", "[::1]:1"),
             ("unix:/a", "localhost"),
         ] {
-            let parsed = DirectTarget::parse(target, LbPolicy::RoundRobin).expect(target);
-            assert_eq!(parsed.authority, authority, "{target}");
+            let parsed = DirectTarget::parse(target).expect(target);
+            assert_eq!(parsed.authority(), authority, "{target}");
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
             "ipv4:[::1]:1",
             "ipv6:1.2.3.4:1",
         ] {
-            let parsed = DirectTarget::parse(text, LbPolicy::RoundRobin);
+            let parsed = DirectTarget::parse(text);
             let error = parsed.expect_err(text).to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }

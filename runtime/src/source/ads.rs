@@ -12,7 +12,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use prost::Message;
 use sidestep_proto::ads::{Request, Response, Variant};
 use sidestep_proto::bootstrap::{Credentials, Server};
-use sidestep_proto::resource::{Address, LbPolicy};
+use sidestep_proto::resource::Address;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tonic::client::Grpc;
@@ -224,15 +224,14 @@ async fn connect(server: &Server, dial: &Dial) -> Result<(Connection, Authority)
     let made = subchannel::connect(&dial.connector, &target).await;
     let (connection, driver) = made.map_err(|error| error.to_string())?;
     tokio::spawn(driver);
-    let authority = Authority::try_from(place.authority).map_err(|error| error.to_string())?;
+    let authority = Authority::try_from(place.authority()).map_err(|error| error.to_string())?;
     Ok((connection, authority))
 }
 
 /// Reads a `server_uri`: with or without a scheme, as other gRPC clients take it.
 fn place(uri: &str) -> Result<DirectTarget, String> {
     let bare = uri.strip_prefix("https://").unwrap_or(uri);
-    let policy = LbPolicy::PickFirst { shuffle: false };
-    DirectTarget::parse(bare, policy).map_err(|error| error.to_string())
+    DirectTarget::parse(bare).map_err(|error| error.to_string())
 }
 
 async fn addresses(target: &DirectTarget) -> Result<Vec<Address>, String> {
@@ -242,5 +241,12 @@ async fn addresses(target: &DirectTarget) -> Result<Vec<Address>, String> {
             let found = resolver::lookup(host, *port).await;
             found.map_err(|error| format!("{host}: {error}"))
         }
+    }
+}
+
+fn tls(credentials: &Credentials) -> Result<Option<Arc<ClientTls>>, String> {
+    match credentials {
+        Credentials::Insecure => Ok(None),
+        Credentials::Tls { .. } => Err("TODO".into()),
     }
 }
