@@ -27,7 +27,7 @@ where
 {
     let mut door = Door::Closed(bound);
     let mut connections = JoinSet::new();
-    let mut admit = |raw: Raw, gate: &Gate, connections: &mut JoinSet<()>| match gate.current() {
+    let admit = |raw: Raw, gate: &Gate, connections: &mut JoinSet<()>| match gate.current() {
         Some((generation, draining)) => {
             connections.spawn(handle(raw, generation, draining));
         }

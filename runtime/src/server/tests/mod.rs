@@ -1,0 +1,10 @@
+//! Servers on real loopback sockets (or in-memory pipes where time is virtual), and clients that
+//! speak HTTP/2 to them.
+
+mod calls;
+mod drain;
+mod hostile;
+mod kit;
+mod mode;
+mod routes;
+mod tls;
