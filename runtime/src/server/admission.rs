@@ -147,12 +147,21 @@ async fn handshake(
     let accept = TlsAcceptor::from(config).accept(io);
     let io = match timeout(limit, accept).await {
         Ok(Ok(io)) => io,
-        Ok(Err(error)) => return Err(Refused::because(Refusal::Handshake, error)),
+        Ok(Err(error)) => return Err(Refused::because(blame(&error), error)),
         Err(_) => return Err(Refusal::HandshakeTimeout.into()),
     };
     let certificates = io.get_ref().1.peer_certificates();
     let info = info.secured(certificates.map(peer_identity));
     Ok((Box::new(io), info))
+}
+
+/// A peer that leaves in the middle, as a health check does, is no failure of TLS.
+fn blame(error: &io::Error) -> Refusal {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | BrokenPipe => Refusal::Gone,
+        _ => Refusal::Handshake,
+    }
 }
 
 async fn within<T>(

@@ -1,7 +1,7 @@
 //! Stand-ins until the branches with the real ones are merged.
 #![allow(missing_docs, dead_code)]
 use crate::balancer::Failure;
-use crate::routing::{Action, Call};
+use crate::routing::RouteTable;
 use crate::security::{CertificateProvider, PeerIdentity, SecurityError};
 use arc_swap::ArcSwap;
 use sidestep_proto::resource::{DownstreamTls, ServerListener};
@@ -26,20 +26,6 @@ pub struct ChainRoutes {
 pub enum RoutesState {
     Ready(RouteTable),
     Failed(Failure),
-}
-#[derive(Debug)]
-pub struct Route {
-    pub action: Action,
-}
-#[derive(Debug)]
-pub struct RouteTable(pub Vec<(String, Route)>);
-impl RouteTable {
-    pub fn find(&self, call: &Call<'_>) -> Option<&Route> {
-        self.0
-            .iter()
-            .find(|(p, _)| call.path.starts_with(p))
-            .map(|(_, r)| r)
-    }
 }
 #[derive(Debug, Default, Clone)]
 pub struct CertificateProviders(std::collections::BTreeMap<String, Arc<dyn CertificateProvider>>);

@@ -41,6 +41,7 @@ where
         if gate.current().is_some() {
             door = door.open(&shared)?;
         }
+        gate.announce();
         tokio::select! {
             _ = &mut shutdown => break,
             () = gate.changed() => gate.apply(),

@@ -150,7 +150,8 @@ pub(super) struct Gate {
     source: ServerSource,
     states: watch::Receiver<ServerState>,
     current: Option<(Arc<Generation>, Drain)>,
-    mode: Option<ServerMode>,
+    mode: ServerMode,
+    told: Option<ServerMode>,
     on_mode: Option<OnMode>,
 }
 
@@ -167,7 +168,10 @@ impl Gate {
             source,
             states,
             current: None,
-            mode: None,
+            mode: ServerMode::NotServing {
+                reason: WAITING.into(),
+            },
+            told: None,
             on_mode,
         };
         gate.apply();
@@ -187,7 +191,7 @@ impl Gate {
         let state = self.states.borrow_and_update().clone();
         match state {
             ServerState::Pending if self.current.is_some() => {}
-            ServerState::Pending => self.close("waiting for the Listener".into()),
+            ServerState::Pending => self.close(WAITING.into()),
             ServerState::Failed(failure) => self.close(failure.0.to_string()),
             ServerState::Serving(config) => self.serve_by(&config),
         }
@@ -199,31 +203,13 @@ impl Gate {
         Some((generation.clone(), drain.watch()))
     }
 
-    fn serve_by(&mut self, config: &ServerConfig) {
-        let unchanged = |(generation, _): &(Arc<Generation>, Drain)| generation.is(config);
-        if self.current.as_ref().is_some_and(unchanged) {
-            return;
-        }
-        match Generation::build(config, &self.address, &self.source) {
-            Ok(generation) => {
-                self.current = Some((Arc::new(generation), Drain::new()));
-                self.enter(ServerMode::Serving);
-            }
-            Err(reason) => self.close(reason),
-        }
-    }
-
-    fn close(&mut self, reason: String) {
-        self.current = None;
-        self.enter(ServerMode::NotServing { reason });
-    }
-
-    fn enter(&mut self, mode: ServerMode) {
-        if self.mode.as_ref() == Some(&mode) {
+    /// Tells the mode, if it is news. Called when the socket is in that mode.
+    pub(super) fn announce(&mut self) {
+        if self.told.as_ref() == Some(&self.mode) {
             return;
         }
         let address = &self.address;
-        match &mode {
+        match &self.mode {
             ServerMode::Serving => {
                 tracing::info!(target: "sidestep::server", %address, "serving");
             }
@@ -232,8 +218,29 @@ impl Gate {
             }
         }
         if let Some(tell) = &self.on_mode {
-            tell(address, &mode);
+            tell(address, &self.mode);
         }
-        self.mode = Some(mode);
+        self.told = Some(self.mode.clone());
+    }
+
+    fn serve_by(&mut self, config: &ServerConfig) {
+        let unchanged = |(generation, _): &(Arc<Generation>, Drain)| generation.is(config);
+        if self.current.as_ref().is_some_and(unchanged) {
+            return;
+        }
+        match Generation::build(config, &self.address, &self.source) {
+            Ok(generation) => {
+                self.current = Some((Arc::new(generation), Drain::new()));
+                self.mode = ServerMode::Serving;
+            }
+            Err(reason) => self.close(reason),
+        }
+    }
+
+    fn close(&mut self, reason: String) {
+        self.current = None;
+        self.mode = ServerMode::NotServing { reason };
     }
 }
+
+const WAITING: &str = "waiting for the Listener";

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
+use tokio::time::Instant;
 use tonic::Code;
 use tower::util::MapRequestLayer;
 
@@ -74,27 +75,37 @@ async fn a_handler_knows_its_connection() {
     assert_eq!(who, "tls=false certificates=0 loopback=Some(true)");
 }
 
-#[tokio::test]
+/// A call of `method` that may take 5 s, over a pipe with a virtual clock.
+async fn within_5_seconds(method: &str) -> (Piped, Client, tonic::Request<String>) {
+    let server = start_piped(&Plan::default(), no_certificates(), |server| server).await;
+    let client = Client::over(server.connect(NEAR)).await;
+    let mut request = tonic::Request::new(method.to_owned());
+    request.set_timeout(Duration::from_secs(5));
+    (server, client, request)
+}
+
+#[tokio::test(start_paused = true)]
 async fn at_the_deadline_the_call_fails_and_its_handler_is_dropped() {
-    let server = start().await;
-    let client = server.client().await;
-    let mut request = tonic::Request::new(String::new());
-    request.set_timeout(Duration::from_millis(20));
+    let (server, client, request) = within_5_seconds("Hold").await;
+    let began = Instant::now();
     let status = client
         .unary_request("test.Echo/Hold", request)
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(status.message().contains("at the server"), "{status}");
-    server.echo.until(|echo| echo.ended() == 1).await;
+    assert_eq!(began.elapsed().as_secs(), 5);
+    server.running.echo.until(|echo| echo.ended() == 1).await;
+    assert!(
+        client.unary(UNARY, "").await.is_ok(),
+        "the connection lives on"
+    );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_deadline_also_ends_a_stream_that_has_begun() {
-    let server = start().await;
-    let client = server.client().await;
-    let mut request = tonic::Request::new(String::new());
-    request.set_timeout(Duration::from_millis(300));
+    let (server, client, request) = within_5_seconds("Trickle").await;
+    let began = Instant::now();
     let mut replies = client
         .server_streaming("test.Echo/Trickle", request)
         .await
@@ -104,7 +115,8 @@ async fn the_deadline_also_ends_a_stream_that_has_begun() {
     }
     let status = soon(replies.message()).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
-    server.echo.until(|echo| echo.ended() == 1).await;
+    assert_eq!(began.elapsed().as_secs(), 5);
+    server.running.echo.until(|echo| echo.ended() == 1).await;
 }
 
 #[tokio::test]
@@ -128,7 +140,12 @@ async fn routes_are_asked_for_each_call_and_change_under_a_live_connection() {
     let server = start().await;
     let client = server.client().await;
     assert!(client.unary(UNARY, "").await.is_ok());
-    for broken in [routes::failed(), routes::nothing(), routes::forwarding()] {
+    for broken in [
+        routes::failed(),
+        routes::nothing(),
+        routes::not_for_servers(),
+        routes::another_host(),
+    ] {
         server.routes.store(std::sync::Arc::new(broken));
         let status = client.unary(UNARY, "").await.unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
@@ -141,6 +158,12 @@ async fn routes_are_asked_for_each_call_and_change_under_a_live_connection() {
         .routes
         .store(std::sync::Arc::new(routes::everything()));
     assert!(client.unary(UNARY, "").await.is_ok(), "same connection");
+    server
+        .routes
+        .store(std::sync::Arc::new(routes::only("/test.Echo/U")));
+    assert!(client.unary(UNARY, "").await.is_ok());
+    let status = client.unary("test.Echo/Who", "").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(server.stats.plaintext(), 1);
 }
 

@@ -34,7 +34,7 @@ use super::super::provisional::{
     CertificateProviders, ChainRoutes, RoutesState, ServerConfig, ServerState,
 };
 use super::super::{
-    BoundServer, ConnectInfo, Server, ServerError, ServerMode, ServerSource, ServerStats,
+    BoundServer, ConnectInfo, Incoming, Server, ServerError, ServerMode, ServerSource, ServerStats,
 };
 use crate::security::{CertificateProvider, Material, PeerIdentity, SecurityError};
 
@@ -387,13 +387,6 @@ pub(super) async fn start() -> Running {
 /// Waits until it serves.
 pub(super) async fn started(mut running: Running) -> Running {
     running.mode_is(&ServerMode::Serving).await;
-    // The mode is told just before the socket listens; the port is ours, so this soon succeeds.
-    soon(async {
-        while TcpStream::connect(running.address).await.is_err() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
     running
 }
 
@@ -467,11 +460,7 @@ pub(super) async fn start_piped(
 impl Piped {
     /// A new connection from `peer`.
     pub(super) fn connect(&self, peer: &str) -> tokio::io::DuplexStream {
-        let (near, far) = tokio::io::duplex(64 * 1024);
-        let raw = Raw {
-            io: Box::new(far),
-            addresses: Some(("10.0.0.1:50051".parse().unwrap(), peer.parse().unwrap())),
-        };
+        let (near, raw) = pipe(peer);
         assert!(self.queue.send(Ok(raw)).is_ok(), "the server runs");
         near
     }
@@ -502,6 +491,37 @@ impl Piped {
         writing.abort();
         (answer, began.elapsed())
     }
+}
+
+/// An [`Incoming`] with one connection waiting; its other end, the states and the counters.
+pub(super) fn piped_incoming(
+    plan: &Plan,
+) -> (
+    Incoming,
+    tokio::io::DuplexStream,
+    Arc<watch::Sender<ServerState>>,
+    Arc<ServerStats>,
+) {
+    let address: SocketAddr = PIPED.parse().unwrap();
+    let (near, raw) = pipe(NEAR);
+    let sockets = stream::iter([Ok(raw)]).boxed();
+    let states = pending_states();
+    states.send_replace(plan.state(address).0);
+    let server = Server::new(PIPED, source(&states, no_certificates()));
+    let stats = server.stats();
+    let bound = Bound::from_sockets(Address::Tcp(address), sockets);
+    let incoming = BoundServer { bound, server }.incoming().unwrap();
+    (incoming, near, states, stats)
+}
+
+/// A pipe and the accepted end of it.
+fn pipe(peer: &str) -> (tokio::io::DuplexStream, Raw) {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let raw = Raw {
+        io: Box::new(far),
+        addresses: Some(("10.0.0.1:50051".parse().unwrap(), peer.parse().unwrap())),
+    };
+    (near, raw)
 }
 
 // ---- certificates ------------------------------------------------------------------------------
@@ -636,6 +656,23 @@ impl Client {
         let path = method_path(method);
         let reply = soon(self.grpc().unary(request, path, Codec::default())).await;
         reply.map(tonic::Response::into_inner)
+    }
+
+    pub(super) async fn unary_without_limit(
+        &self,
+        method: &str,
+        text: &str,
+    ) -> Result<String, Status> {
+        let (path, request) = (method_path(method), tonic::Request::new(text.to_owned()));
+        let reply = self.grpc().unary(request, path, Codec::default()).await;
+        reply.map(tonic::Response::into_inner)
+    }
+
+    /// Whether a call failed because its connection took no calls any more: no server saw it.
+    pub(super) fn was_unsent(&self, status: &Status) -> bool {
+        let source = std::error::Error::source(status);
+        let error = source.and_then(|source| source.downcast_ref::<hyper::Error>());
+        error.is_some_and(hyper::Error::is_canceled) || self.sender.is_closed()
     }
 
     pub(super) async fn server_streaming(
