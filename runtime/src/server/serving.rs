@@ -213,6 +213,9 @@ impl Gate {
             ServerMode::Serving => {
                 tracing::info!(target: "sidestep::server", %address, "serving");
             }
+            ServerMode::NotServing { reason } if reason == WAITING => {
+                tracing::info!(target: "sidestep::server", %address, reason, "not serving yet");
+            }
             ServerMode::NotServing { reason } => {
                 tracing::warn!(target: "sidestep::server", %address, reason, "not serving");
             }

@@ -224,16 +224,44 @@ async fn layers_see_every_call_the_first_one_outermost() {
     let address = tcp(&server);
     states.send_replace(Plan::default().state(address).0);
     let serving = tokio::spawn(server.serve());
-    let connect = async {
-        loop {
-            if let Ok(io) = tokio::net::TcpStream::connect(address).await {
-                return io;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let client = Client::over(soon(connect).await).await;
+    let client = Client::over(connect_until_listening(address).await).await;
     client.unary(UNARY, "").await.unwrap();
     assert_eq!(*seen.lock().unwrap(), ["outer", "inner"]);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn what_a_layer_or_a_body_fails_with_reaches_the_caller_as_a_status() {
+    let states = pending_states();
+    let fail = |request: http::Request<tonic::body::Body>| {
+        let broken = request.uri().path().ends_with("/Body");
+        let body = stream::iter([Err::<http_body::Frame<bytes::Bytes>, _>(
+            tonic::Status::data_loss("the body broke"),
+        )]);
+        async move {
+            match broken {
+                true => Ok(http::Response::new(http_body_util::StreamBody::new(body))),
+                false => Err(tonic::Status::resource_exhausted("no more")),
+            }
+        }
+    };
+    let server = super::super::Server::new("127.0.0.1:0", source(&states, no_certificates()))
+        .layer(tower_layer::layer_fn(move |_| tower::service_fn(fail)))
+        .bind()
+        .unwrap();
+    let address = tcp(&server);
+    states.send_replace(Plan::default().state(address).0);
+    let serving = tokio::spawn(server.serve());
+    let client = Client::over(connect_until_listening(address).await).await;
+    let failed = client.unary("test.Echo/Head", "").await.unwrap_err();
+    assert_eq!(
+        (failed.code(), failed.message()),
+        (Code::ResourceExhausted, "no more")
+    );
+    let failed = client.unary("test.Echo/Body", "").await.unwrap_err();
+    assert_eq!(
+        (failed.code(), failed.message()),
+        (Code::DataLoss, "the body broke")
+    );
     serving.abort();
 }

@@ -2,9 +2,13 @@
 //! speak HTTP/2 to them.
 
 mod calls;
+mod certificates;
+mod client;
 mod drain;
+mod echo;
 mod hostile;
 mod kit;
 mod mode;
+mod pipes;
 mod routes;
 mod tls;

@@ -225,15 +225,7 @@ async fn tonics_own_server_takes_authenticated_connections() {
         .add_service(Echo::default())
         .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
     let serving = tokio::spawn(serving);
-    let connect = async {
-        loop {
-            if let Ok(io) = TcpStream::connect(address).await {
-                return io;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    let tls = tls_connect(soon(connect).await, &ca, Some(&ca))
+    let tls = tls_connect(connect_until_listening(address).await, &ca, Some(&ca))
         .await
         .unwrap();
     let client = Client::over(tls).await;
