@@ -1,11 +1,28 @@
 //! Transport security: from a validated security context to rustls configurations.
 //!
+//! ```text
+//!   files ── file_watcher ──┐
+//!                           ├─> CertificateProvider ── Material ─> ClientTls / ServerTls ─> rustls
+//!   memory ── static_ ──────┘       (by name)
+//! ```
+//!
 //! Nothing here falls back. A missing certificate, an unreadable file or a name that does not
 //! match is an error of the handshake (gRFC A29).
+
+mod ads;
+mod peer;
+pub mod provider;
+mod san;
+mod tls;
+mod verifier;
 
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
+
+pub use peer::peer_identity;
+pub use provider::CertificateProviders;
+pub use tls::{ClientTls, ServerTls};
 
 /// Supplies certificates under a name of the bootstrap's `certificate_providers`.
 ///

@@ -1,0 +1,212 @@
+//! The `file_watcher` certificate provider (gRFC A29): PEM files, read again at an interval.
+//!
+//! Key and chain count only together: while a rotation has replaced one of them the pair does not
+//! fit, and the previous one stays in use. The same holds for files that cannot be read or
+//! parsed. What was never read at all is an error of the handshake, and read again at the next.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::security::tls::crypto_provider;
+use crate::security::{CertificateProvider, Material, SecurityError};
+
+/// Which files, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// Chain (leaf first) and private key, both PEM; one without the other is not expressible.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Trusted roots, PEM.
+    pub roots: Option<PathBuf>,
+    /// Between two readings; 600 s by default in the bootstrap.
+    pub refresh_interval: Duration,
+}
+
+/// Keeps the material of some files.
+#[derive(Debug)]
+pub struct FileWatcher {
+    files: Files,
+    crypto: Arc<CryptoProvider>,
+    loaded: Mutex<Loaded>,
+}
+
+/// The raw bytes decide whether something changed; equal bytes keep their `Arc`s, and with them
+/// the rustls configurations made from them.
+#[derive(Debug, Default)]
+struct Loaded {
+    identity: Option<(Vec<Vec<u8>>, Arc<CertifiedKey>)>,
+    roots: Option<(Vec<Vec<u8>>, Arc<RootCertStore>)>,
+    material: Option<Arc<Material>>,
+}
+
+impl FileWatcher {
+    /// Reads the files for the first time. What cannot be read yet is read again at the first
+    /// handshake and at each refresh.
+    #[must_use]
+    pub fn new(files: Files) -> Self {
+        let watcher = Self {
+            files,
+            crypto: crypto_provider(),
+            loaded: Mutex::default(),
+        };
+        watcher.reload_now();
+        watcher
+    }
+
+    /// Reads the files again. What is unfit is logged and leaves the last good one in use.
+    pub fn reload_now(&self) {
+        if let Err(error) = self.reload() {
+            tracing::warn!(%error, "certificate files are not usable; the last good ones stay in use");
+        }
+    }
+
+    /// How often to do so.
+    #[must_use]
+    pub fn refresh_interval(&self) -> Duration {
+        self.files.refresh_interval
+    }
+
+    /// Takes over each part that is good; the first fault is returned.
+    fn reload(&self) -> Result<(), SecurityError> {
+        let identity = self.files.identity.as_ref().map(|(chain, key)| {
+            load(&[chain, key], |raw| {
+                parse_identity(&raw[0], &raw[1], &self.crypto)
+            })
+        });
+        let roots = self
+            .files
+            .roots
+            .as_ref()
+            .map(|roots| load(&[roots], |raw| parse_roots(&raw[0])));
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = adopt(&mut loaded.identity, identity);
+        let second = adopt(&mut loaded.roots, roots);
+        self.publish(&mut loaded);
+        first.and(second)
+    }
+
+    /// Offers the material once every configured part of it was good at least once.
+    fn publish(&self, loaded: &mut Loaded) {
+        let identity = loaded.identity.as_ref().map(|(_, key)| Arc::clone(key));
+        let roots = loaded.roots.as_ref().map(|(_, roots)| Arc::clone(roots));
+        let complete = self.files.identity.is_some() == identity.is_some()
+            && self.files.roots.is_some() == roots.is_some();
+        let same = loaded.material.as_ref().is_some_and(|now| {
+            same(now.identity.as_ref(), identity.as_ref())
+                && same(now.roots.as_ref(), roots.as_ref())
+        });
+        if complete && !same {
+            loaded.material = Some(Arc::new(Material { identity, roots }));
+        }
+    }
+
+    fn good(&self) -> Option<Arc<Material>> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.material.clone()
+    }
+}
+
+impl CertificateProvider for FileWatcher {
+    fn current(&self) -> Result<Arc<Material>, SecurityError> {
+        if let Some(material) = self.good() {
+            return Ok(material);
+        }
+        self.reload()?;
+        self.good()
+            .ok_or_else(|| SecurityError::Tls("certificate files were never complete".to_owned()))
+    }
+}
+
+/// Re-reads at the watcher's interval for as long as somebody else uses it.
+pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
+    while let Some(interval) = watcher.upgrade().map(|watcher| watcher.refresh_interval()) {
+        tokio::time::sleep(interval).await;
+        let Some(watcher) = watcher.upgrade() else {
+            return;
+        };
+        // Files may live on a slow disk; the runtime's threads should not.
+        let reloaded = tokio::task::spawn_blocking(move || watcher.reload_now()).await;
+        if reloaded.is_err() {
+            tracing::warn!("reading certificate files was interrupted");
+        }
+    }
+}
+
+/// Reads and parses; the raw bytes come along to tell a later change.
+fn load<T>(
+    paths: &[&PathBuf],
+    parse: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
+) -> Result<(Vec<Vec<u8>>, T), SecurityError> {
+    let raw: Result<Vec<_>, _> = paths.iter().map(|path| read(path)).collect();
+    let raw = raw?;
+    let parsed = parse(&raw).map_err(|reason| file_error(paths[0], reason))?;
+    Ok((raw, parsed))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
+    std::fs::read(path).map_err(|error| file_error(path, error.to_string()))
+}
+
+fn file_error(path: &Path, reason: String) -> SecurityError {
+    SecurityError::File {
+        path: path.display().to_string(),
+        reason,
+    }
+}
+
+/// Replaces `slot` by what was read, if that is good and different.
+fn adopt<T>(
+    slot: &mut Option<(Vec<Vec<u8>>, Arc<T>)>,
+    read: Option<Result<(Vec<Vec<u8>>, T), SecurityError>>,
+) -> Result<(), SecurityError> {
+    let Some((raw, parsed)) = read.transpose()? else {
+        return Ok(());
+    };
+    if slot.as_ref().is_none_or(|(old, _)| *old != raw) {
+        *slot = Some((raw, Arc::new(parsed)));
+    }
+    Ok(())
+}
+
+fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+/// A chain with its key, from PEM; the key must be the leaf's.
+pub(super) fn parse_identity(
+    chain: &[u8],
+    key: &[u8],
+    crypto: &CryptoProvider,
+) -> Result<CertifiedKey, String> {
+    let chain = parse_certificates(chain)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
+    CertifiedKey::from_der(chain, key, crypto).map_err(|error| error.to_string())
+}
+
+/// Trusted roots, from PEM; all of them must be good, and there must be one.
+pub(super) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in parse_certificates(pem)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
+fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let certificates = parsed.map_err(|error| format!("certificate: {error}"))?;
+    if certificates.is_empty() {
+        return Err("no certificate in it".to_owned());
+    }
+    Ok(certificates)
+}

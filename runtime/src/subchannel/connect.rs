@@ -1,0 +1,277 @@
+//! From addresses to a connection that is ready for calls.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustls_pki_types::ServerName;
+use sidestep_proto::resource::Address;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::connection::{Connection, Status};
+use super::driver::{Driver, Keepalive};
+use super::watched::Watched;
+use crate::security::{ClientTls, SecurityError};
+
+/// Between two tries of the race over an endpoint's addresses (gRFC A61; RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+/// "The peer's SETTINGS have not come": no peer can set this limit, which is 32 bits on the wire.
+const NO_SETTINGS: usize = usize::MAX - 1;
+
+/// What a connection runs over.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Io for T {}
+
+/// Opens a byte stream to an address: [`default_connector`], or an in-memory pipe.
+pub type Connector =
+    Arc<dyn Fn(Address) -> BoxFuture<'static, io::Result<Box<dyn Io>>> + Send + Sync>;
+
+/// How HTTP/2 is spoken on a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Http2Options {
+    /// Bytes that the peer may send ahead on one stream.
+    pub initial_stream_window: u32,
+    /// Bytes that the peer may send ahead on all streams together.
+    pub initial_connection_window: u32,
+    /// Most bytes of a response's header list, as HTTP/2 counts them.
+    pub max_header_list: u32,
+    /// After how long a silence, while calls are in flight, a ping is sent; at least 10 s
+    /// (gRFC A8). `None`, the default: never.
+    pub keepalive_interval: Option<Duration>,
+    /// How long the answer to a ping may take; 20 s by default.
+    pub keepalive_timeout: Duration,
+    /// How long one try (dial, TLS, HTTP/2) may take; 20 s by default.
+    pub connect_timeout: Duration,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            initial_stream_window: 2 * 1024 * 1024,
+            initial_connection_window: 5 * 1024 * 1024,
+            max_header_list: 16 * 1024,
+            keepalive_interval: None,
+            keepalive_timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Whom to connect to, and how.
+#[derive(Debug, Clone)]
+pub struct ConnectTarget {
+    /// In the order in which they are tried.
+    pub addresses: Vec<Address>,
+    /// `None`: plain text.
+    pub tls: Option<Arc<ClientTls>>,
+    /// Server name indication (and what a host-name verifying [`ClientTls`] verifies); a name, an
+    /// IP address (then none is sent), or empty for the address itself.
+    pub server_name: String,
+    /// How HTTP/2 is spoken.
+    pub options: Arc<Http2Options>,
+}
+
+/// No address gave a connection.
+#[derive(Debug, Clone)]
+pub struct ConnectError {
+    /// What happened at each, in the order of the failures. Empty if there was no address.
+    pub attempts: Vec<(Address, AttemptError)>,
+}
+
+/// Why one address gave no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttemptError {
+    /// The socket could not be connected.
+    #[error("{0}")]
+    Dial(String),
+    /// There is no material for TLS.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+    /// The TLS handshake failed.
+    #[error("TLS handshake: {0}")]
+    Tls(String),
+    /// The peer did not begin to speak HTTP/2.
+    #[error("HTTP/2 handshake: {0}")]
+    Http2(String),
+    /// Not done in time.
+    #[error("no connection within {0:?}")]
+    TimedOut(Duration),
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.attempts.is_empty() {
+            return f.write_str("no address to connect to");
+        }
+        for (i, (address, error)) in self.attempts.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "; " };
+            write!(f, "{separator}{address}: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// Connects to the first address that answers.
+///
+/// Addresses are tried in order, each 250 ms after the one before or as soon as that failed;
+/// the first complete handshake wins and the others are dropped (gRFC A61).
+///
+/// # Errors
+/// When every address has failed.
+pub async fn connect(
+    connector: &Connector,
+    target: &ConnectTarget,
+) -> Result<(Connection, Driver), ConnectError> {
+    let mut waiting = target.addresses.iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut failed = Vec::new();
+    attempts.extend(
+        waiting
+            .next()
+            .map(|address| attempt(connector, target, address)),
+    );
+    loop {
+        let next = tokio::select! {
+            biased;
+            ended = attempts.next() => match ended {
+                None => return Err(ConnectError { attempts: failed }),
+                Some((_, Ok(connected))) => return Ok(connected),
+                Some((address, Err(error))) => {
+                    failed.push((address.clone(), error));
+                    waiting.next()
+                }
+            },
+            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => waiting.next(),
+        };
+        attempts.extend(next.map(|address| attempt(connector, target, address)));
+    }
+}
+
+async fn attempt<'a>(
+    connector: &Connector,
+    target: &ConnectTarget,
+    address: &'a Address,
+) -> (&'a Address, Result<(Connection, Driver), AttemptError>) {
+    let limit = target.options.connect_timeout;
+    let result = timeout(limit, establish(connector, target, address))
+        .await
+        .unwrap_or(Err(AttemptError::TimedOut(limit)));
+    (address, result)
+}
+
+async fn establish(
+    connector: &Connector,
+    target: &ConnectTarget,
+    address: &Address,
+) -> Result<(Connection, Driver), AttemptError> {
+    let dialled = connector(address.clone()).await;
+    let io = dialled.map_err(|error| AttemptError::Dial(error.to_string()))?;
+    let io = match &target.tls {
+        None => io,
+        Some(tls) => secure(io, tls, &target.server_name, address).await?,
+    };
+    start_http2(Watched::new(io), address, &target.options).await
+}
+
+async fn secure(
+    io: Box<dyn Io>,
+    tls: &ClientTls,
+    server_name: &str,
+    address: &Address,
+) -> Result<Box<dyn Io>, AttemptError> {
+    let config = tls.config()?;
+    let name = tls_name(server_name, address)?;
+    let stream = TlsConnector::from(config).connect(name, io).await;
+    let stream = stream.map_err(|error| AttemptError::Tls(error.to_string()))?;
+    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        return Err(AttemptError::Tls(
+            "the server did not agree to h2".to_owned(),
+        ));
+    }
+    Ok(Box::new(stream))
+}
+
+/// IP addresses are never sent as a name; the unspecified one stands for "no name at all".
+fn tls_name(server_name: &str, address: &Address) -> Result<ServerName<'static>, AttemptError> {
+    if !server_name.is_empty() {
+        return ServerName::try_from(server_name.to_owned())
+            .map_err(|_| AttemptError::Tls(format!("{server_name:?} is no server name")));
+    }
+    let ip = match address {
+        Address::Tcp(address) => address.ip(),
+        Address::Unix(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    Ok(ServerName::IpAddress(ip.into()))
+}
+
+/// Done once the peer's SETTINGS are here: only then is it known to speak HTTP/2, and how many
+/// streams it takes.
+async fn start_http2(
+    io: Watched,
+    address: &Address,
+    options: &Http2Options,
+) -> Result<(Connection, Driver), AttemptError> {
+    let failed = |error: h2::Error| AttemptError::Http2(error.to_string());
+    let (heard, written) = (io.heard(), io.written());
+    let (sender, mut h2) = h2::client::Builder::new()
+        .initial_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .max_header_list_size(options.max_header_list)
+        .initial_max_send_streams(NO_SETTINGS)
+        .enable_push(false)
+        .handshake::<_, Bytes>(io)
+        .await
+        .map_err(failed)?;
+    poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
+        Poll::Ready(Ok(())) => Poll::Ready(Err(AttemptError::Http2(
+            "the server closed the connection".to_owned(),
+        ))),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
+        Poll::Pending if h2.max_concurrent_send_streams() == NO_SETTINGS => Poll::Pending,
+        Poll::Pending => Poll::Ready(Ok(())),
+    })
+    .await?;
+    let keepalive = options
+        .keepalive_interval
+        .zip(h2.ping_pong())
+        .map(|(interval, ping)| Keepalive::new(ping, heard, interval, options.keepalive_timeout));
+    let status = Arc::new(Status::new(address.clone(), written));
+    let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
+    Ok((Connection::new(sender, status), driver))
+}
+
+/// TCP without delay (Nagle's algorithm off) and Unix sockets.
+#[must_use]
+pub fn default_connector() -> Connector {
+    Arc::new(|address| Box::pin(dial(address)))
+}
+
+async fn dial(address: Address) -> io::Result<Box<dyn Io>> {
+    match address {
+        Address::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream))
+        }
+        #[cfg(unix)]
+        Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
+        #[cfg(not(unix))]
+        Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}

@@ -1,0 +1,327 @@
+//! One request and its response head: the future that the caller's own task polls.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::{Body, Frame};
+
+use super::connection::{Connection, Permit};
+use super::incoming::Incoming;
+use super::pump::{self, PumpLink};
+use super::request_body::{BoxError, RequestBody};
+
+/// A request under way; resolves with the head of the response.
+///
+/// Dropping it resets the stream with `CANCEL`.
+#[must_use = "nothing is sent before the exchange is polled"]
+pub struct Exchange<B> {
+    step: Step<B>,
+}
+
+enum Step<B> {
+    /// Not polled yet.
+    Start(Connection, Request<RequestBody<B>>),
+    /// HEADERS were given to h2.
+    Sent(Sent),
+    /// Resolved.
+    Over,
+}
+
+struct Sent {
+    response: ResponseFuture,
+    permit: Permit,
+    /// For a transparent retry: the head, and the body if it was one message.
+    kept: Option<(Parts, Option<Bytes>)>,
+    /// Only if the request's body goes on.
+    pump: Option<PumpLink>,
+}
+
+/// A request that failed.
+#[derive(Debug)]
+pub struct SendError<B> {
+    /// Why.
+    pub cause: SendFailure,
+    /// The request, whole again, if no server can have begun with it and its body was one
+    /// message or untouched. It may be sent elsewhere without anybody noticing (gRFC A6,
+    /// transparent retries).
+    pub unprocessed: Option<Request<RequestBody<B>>>,
+    /// No server can have begun with it: refused, above GOAWAY's last stream or never written.
+    /// Holds also where the body is spent and `unprocessed` is `None`.
+    pub unbegun: bool,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendFailure {
+    /// The connection ended.
+    #[error("connection closed: {0}")]
+    ConnectionClosed(String),
+    /// The server refused the stream (`REFUSED_STREAM`) before it began.
+    #[error("stream refused by the server")]
+    Refused,
+    /// The stream was reset.
+    #[error("stream reset: {0}")]
+    Reset(h2::Reason),
+    /// The server is going away and does not take this stream any more.
+    #[error("server is going away: {0}")]
+    GoAway(h2::Reason),
+    /// The application's request body failed.
+    #[error("request body failed: {0}")]
+    RequestBody(#[source] BoxError),
+    /// As many streams as the peer allows are open: see [`Connection::room`].
+    #[error("the connection has as many streams as its peer allows")]
+    Full,
+    /// The request cannot be expressed in HTTP/2 (a relative URI, a connection header).
+    #[error("invalid request: {0}")]
+    Invalid(String),
+}
+
+impl SendFailure {
+    /// The HTTP/2 error code behind it, where there is one (the gRPC status follows from it).
+    #[must_use]
+    pub fn reason(&self) -> Option<h2::Reason> {
+        match self {
+            Self::Refused => Some(h2::Reason::REFUSED_STREAM),
+            Self::Reset(reason) | Self::GoAway(reason) => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
+impl<B> fmt::Display for SendError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl<B> Exchange<B> {
+    pub(super) fn new(connection: Connection, request: Request<RequestBody<B>>) -> Self {
+        Self {
+            step: Step::Start(connection, request),
+        }
+    }
+}
+
+impl<B> Future for Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Result<Response<Incoming>, SendError<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Step::Start(..) = self.step {
+            let Step::Start(connection, request) = std::mem::replace(&mut self.step, Step::Over)
+            else {
+                unreachable!("looked at above")
+            };
+            self.step = Step::Sent(begin(&connection, request, cx)?);
+        }
+        let Step::Sent(sent) = &mut self.step else {
+            panic!("polled after it resolved");
+        };
+        let result = ready!(Pin::new(&mut sent.response).poll(cx));
+        let Step::Sent(sent) = std::mem::replace(&mut self.step, Step::Over) else {
+            unreachable!("looked at above")
+        };
+        Poll::Ready(match result {
+            Ok(response) => Ok(response.map(|body| Incoming::new(body, sent.permit, sent.pump))),
+            Err(error) => Err(sent.failed(&error)),
+        })
+    }
+}
+
+impl<B> fmt::Debug for Exchange<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").finish_non_exhaustive()
+    }
+}
+
+/// Gives HEADERS, and DATA if there is any yet, to h2.
+fn begin<B>(
+    connection: &Connection,
+    request: Request<RequestBody<B>>,
+    cx: &mut Context<'_>,
+) -> Result<Sent, SendError<B>>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let status = connection.status();
+    if status.draining() {
+        let cause = SendFailure::ConnectionClosed(status.reason().to_owned());
+        return Err(SendError::untouched(cause, request));
+    }
+    let Some(permit) = status.try_begin() else {
+        return Err(SendError::untouched(SendFailure::Full, request));
+    };
+    let (head, mut body) = request.into_parts();
+    let start = match look_ahead(&mut body, cx) {
+        Ok(start) => start,
+        Err(error) => return Err(SendError::spent(SendFailure::RequestBody(error), true)),
+    };
+    let ends_at_once = matches!(start, BodyStart::Whole(None));
+    let mut sender = connection.sender();
+    // No `poll_ready` first: on a fresh clone it checks what `send_request` checks again.
+    let opened = sender.send_request(copy_of(&head), ends_at_once);
+    let (response, mut stream) = match opened {
+        Ok(opened) => opened,
+        Err(error) => return Err(not_opened(&mut sender, &error, head, start, body, cx)),
+    };
+    let mut sent = Sent {
+        response,
+        permit,
+        kept: None,
+        pump: None,
+    };
+    match start {
+        BodyStart::Whole(data) => {
+            if let Some(data) = &data {
+                // Fails only on a stream that is closed already; the response says why.
+                let _ = stream.send_data(data.clone(), true);
+            }
+            sent.kept = Some((head, data));
+        }
+        BodyStart::Goes(frames) => sent.pump = Some(pump::spawn(stream, frames, body)),
+    }
+    Ok(sent)
+}
+
+/// How a request's body begins.
+enum BodyStart {
+    /// It is complete: nothing, or one message.
+    Whole(Option<Bytes>),
+    /// It goes on; these frames were taken already.
+    Goes([Option<Frame<Bytes>>; 2]),
+}
+
+/// Polls the body until it is known whether it has more than one message.
+///
+/// The second poll is what tells: most encoders only know the end once they are asked for it.
+fn look_ahead<B>(body: &mut RequestBody<B>, cx: &mut Context<'_>) -> Result<BodyStart, BoxError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    if body.is_end() {
+        return Ok(BodyStart::Whole(None));
+    }
+    let first = match body.poll_next(cx) {
+        Poll::Ready(None) => return Ok(BodyStart::Whole(None)),
+        Poll::Ready(Some(frame)) => frame?,
+        Poll::Pending => return Ok(BodyStart::Goes([None, None])),
+    };
+    let first = match first.into_data() {
+        Ok(data) if body.is_end() => return Ok(BodyStart::Whole(Some(data))),
+        Ok(data) => data,
+        Err(trailers) => return Ok(BodyStart::Goes([Some(trailers), None])),
+    };
+    match body.poll_next(cx) {
+        Poll::Ready(None) => Ok(BodyStart::Whole(Some(first))),
+        Poll::Ready(Some(second)) => Ok(BodyStart::Goes([Some(Frame::data(first)), Some(second?)])),
+        Poll::Pending => Ok(BodyStart::Goes([Some(Frame::data(first)), None])),
+    }
+}
+
+/// h2 consumes what it is given, so it gets a copy; extensions are nothing of the wire.
+fn copy_of(head: &Parts) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = head.method.clone();
+    *copy.uri_mut() = head.uri.clone();
+    *copy.version_mut() = http::Version::HTTP_2;
+    *copy.headers_mut() = head.headers.clone();
+    copy
+}
+
+/// h2 took no stream: either the connection is at its end or the request is at fault.
+fn not_opened<B>(
+    sender: &mut SendRequest<Bytes>,
+    error: &h2::Error,
+    head: Parts,
+    start: BodyStart,
+    body: RequestBody<B>,
+    cx: &mut Context<'_>,
+) -> SendError<B> {
+    if !matches!(sender.poll_ready(cx), Poll::Ready(Err(_))) {
+        return SendError::spent(SendFailure::Invalid(error.to_string()), true);
+    }
+    let cause = match error.reason() {
+        Some(reason) if error.is_go_away() => SendFailure::GoAway(reason),
+        _ => SendFailure::ConnectionClosed(error.to_string()),
+    };
+    let body = match start {
+        BodyStart::Whole(data) => RequestBody::Whole(data),
+        BodyStart::Goes([None, None]) => body,
+        BodyStart::Goes(_) => return SendError::spent(cause, true),
+    };
+    SendError::untouched(cause, Request::from_parts(head, body))
+}
+
+impl Sent {
+    fn failed<B>(mut self, error: &h2::Error) -> SendError<B> {
+        if let Some(error) = self.pump.as_mut().and_then(PumpLink::failure) {
+            return SendError::spent(SendFailure::RequestBody(error), false);
+        }
+        let (cause, unbegun) = self.judge(error);
+        match self.kept {
+            Some((head, data)) if unbegun => {
+                let request = Request::from_parts(head, RequestBody::Whole(data));
+                SendError::untouched(cause, request)
+            }
+            _ => SendError::spent(cause, unbegun),
+        }
+    }
+
+    /// What became of the stream, and whether it is certain that no server began with it.
+    fn judge(&self, error: &h2::Error) -> (SendFailure, bool) {
+        let never_written = self.response.stream_id().as_u32()
+            > self.permit.status().written.load(Ordering::Acquire);
+        match error.reason() {
+            Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => (SendFailure::Refused, true),
+            // h2 fails a stream with the peer's GOAWAY only if it is above the last id.
+            Some(reason) if error.is_go_away() && error.is_remote() => {
+                (SendFailure::GoAway(reason), true)
+            }
+            Some(reason) if error.is_reset() => (SendFailure::Reset(reason), never_written),
+            _ => (
+                SendFailure::ConnectionClosed(self.closed_because(error)),
+                never_written,
+            ),
+        }
+    }
+
+    fn closed_because(&self, error: &h2::Error) -> String {
+        let status = self.permit.status();
+        if status.draining() {
+            status.reason().to_owned()
+        } else {
+            error.to_string()
+        }
+    }
+}
+
+impl<B> SendError<B> {
+    fn untouched(cause: SendFailure, request: Request<RequestBody<B>>) -> Self {
+        Self {
+            cause,
+            unprocessed: Some(request),
+            unbegun: true,
+        }
+    }
+
+    fn spent(cause: SendFailure, unbegun: bool) -> Self {
+        Self {
+            cause,
+            unprocessed: None,
+            unbegun,
+        }
+    }
+}
