@@ -40,14 +40,6 @@ pub(super) fn find(listener: &ServerListener, arrival: &Arrival) -> Option<usize
         .or_else(|| default.map(|_| listener.filter_chains.len()))
 }
 
-/// The chain at a position given by [`find`].
-pub(super) fn chain(listener: &ServerListener, position: usize) -> Option<&FilterChain> {
-    listener
-        .filter_chains
-        .get(position)
-        .or(listener.default_filter_chain.as_ref())
-}
-
 /// All chains, the default one last: the order of positions.
 pub(super) fn chains(listener: &ServerListener) -> impl Iterator<Item = &FilterChain> {
     listener
@@ -352,7 +344,7 @@ mod tests {
         assert_eq!(found("10.9.1.1:4000"), Some(2));
         assert_eq!(found("10.9.1.1:5000"), Some(1));
         assert_eq!(found("11.1.1.1:4000"), Some(3));
-        assert_eq!(chain(&three, 3).unwrap().name, "default");
+        assert_eq!(chains(&three).nth(3).unwrap().name, "default");
         assert_eq!(chains(&three).count(), 4);
     }
 }

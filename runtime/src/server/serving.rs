@@ -18,8 +18,9 @@ use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
-use super::provisional::{CertificateProviders, ChainRoutes, ServerConfig, ServerState, ServerTls};
+use super::provisional::{ChainRoutes, ServerConfig, ServerState};
 use super::{BoxError, filter_chain};
+use crate::security::{CertificateProviders, ServerTls};
 
 /// Whether a server takes connections.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -72,7 +72,7 @@ async fn a_handler_knows_its_connection() {
         .unary("test.Echo/Who", "")
         .await
         .unwrap();
-    assert_eq!(who, "tls=false certificates=0 loopback=Some(true)");
+    assert_eq!(who, "tls=false peer=nobody loopback=Some(true)");
 }
 
 /// A call of `method` that may take 5 s, over a pipe with a virtual clock.

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use sidestep_proto::resource::{CertificateInstance, DownstreamTls};
 
 use super::super::accept::Io;
-use super::super::provisional::CertificateProviders;
 use super::kit::soon;
-use crate::security::{CertificateProvider, Material, SecurityError};
+use crate::security::{CertificateProvider, CertificateProviders, Material, SecurityError};
 
 /// A certificate authority and what it signed, as a provider.
 #[derive(Debug)]

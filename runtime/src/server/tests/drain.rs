@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::super::Refusal;
@@ -34,7 +33,7 @@ async fn shutdown_finishes_calls_in_flight_and_takes_no_new_connection() {
     server.echo.until(|echo| echo.held() == 1).await;
     server.stop();
     soon(async {
-        while TcpStream::connect(server.address).await.is_ok() {
+        while connect(server.address).await.is_ok() {
             tokio::task::yield_now().await;
         }
     })

@@ -138,11 +138,11 @@ fn who(request: &tonic::Request<String>) -> String {
     let extensions = request.extensions();
     let info = extensions.get::<ConnectInfo>().expect("always there");
     let identity = extensions.get::<PeerIdentity>();
-    let names = identity.map_or(0, |identity| identity.certificates.len());
+    let id = identity.map_or("nobody", |identity| &identity.uri_sans[0]);
     assert_eq!(info.remote_addr(), request.remote_addr());
     assert_eq!(info.local_addr(), request.local_addr());
     format!(
-        "tls={} certificates={names} loopback={:?}",
+        "tls={} peer={id} loopback={:?}",
         info.is_tls(),
         request.remote_addr().map(|addr| addr.ip().is_loopback()),
     )

@@ -13,14 +13,13 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::super::provisional::{
-    CertificateProviders, ChainRoutes, RoutesState, ServerConfig, ServerState,
-};
+use super::super::provisional::{ChainRoutes, RoutesState, ServerConfig, ServerState};
 use super::super::{BoundServer, Server, ServerError, ServerMode, ServerSource, ServerStats};
 pub(super) use super::certificates::*;
 pub(super) use super::client::*;
 pub(super) use super::echo::*;
 pub(super) use super::pipes::*;
+use crate::security::CertificateProviders;
 
 /// Nothing here takes longer; a test that would hang fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -212,7 +211,7 @@ impl Running {
     }
 
     pub(super) async fn client(&self) -> Client {
-        Client::over(TcpStream::connect(self.address).await.unwrap()).await
+        Client::over(connect(self.address).await.unwrap()).await
     }
 
     /// Lets `n` calls of `Hold` go.
@@ -226,11 +225,18 @@ impl Running {
     }
 }
 
+/// Connects by TCP; small frames go out at once.
+pub(super) async fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let io = TcpStream::connect(address).await?;
+    io.set_nodelay(true)?;
+    Ok(io)
+}
+
 /// Connects as soon as somebody listens.
 pub(super) async fn connect_until_listening(address: SocketAddr) -> TcpStream {
     soon(async {
         loop {
-            if let Ok(io) = TcpStream::connect(address).await {
+            if let Ok(io) = connect(address).await {
                 return io;
             }
             tokio::task::yield_now().await;

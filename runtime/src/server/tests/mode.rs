@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
 use sidestep_proto::resource::Address;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
 use super::super::provisional::ServerState;
 use super::super::serving::Gate;
@@ -98,16 +98,16 @@ async fn nobody_can_connect_before_there_is_a_listener() {
     let serving = tokio::spawn(server.serve());
     let waiting = soon(modes.recv()).await.unwrap();
     assert_eq!(reason(waiting), "waiting for the Listener");
-    assert!(TcpStream::connect(address).await.is_err());
+    assert!(connect(address).await.is_err());
     states.send_replace(failed());
     assert_eq!(
         reason(soon(modes.recv()).await.unwrap()),
         "the Listener does not exist"
     );
-    assert!(TcpStream::connect(address).await.is_err());
+    assert!(connect(address).await.is_err());
     states.send_replace(Plan::default().state(address).0);
     assert_eq!(soon(modes.recv()).await.unwrap(), ServerMode::Serving);
-    let client = Client::over(TcpStream::connect(address).await.unwrap()).await;
+    let client = Client::over(connect(address).await.unwrap()).await;
     assert!(client.unary(UNARY, "").await.is_ok());
     serving.abort();
 }
@@ -145,7 +145,7 @@ async fn without_a_control_plane_the_last_listener_stays() {
     assert_eq!(soon(modes.recv()).await.unwrap(), ServerMode::Serving);
     drop(sender);
     for _ in 0..3 {
-        let client = Client::over(TcpStream::connect(address).await.unwrap()).await;
+        let client = Client::over(connect(address).await.unwrap()).await;
         assert!(client.unary(UNARY, "").await.is_ok());
     }
     assert!(modes.try_recv().is_err(), "the mode did not change");
@@ -169,7 +169,7 @@ async fn a_unix_socket_is_served_in_plaintext() {
     assert_eq!(soon(modes.recv()).await.unwrap(), ServerMode::Serving);
     let client = Client::over(UnixStream::connect(&path).await.unwrap()).await;
     let who = client.unary("test.Echo/Who", "").await.unwrap();
-    assert_eq!(who, "tls=false certificates=0 loopback=None");
+    assert_eq!(who, "tls=false peer=nobody loopback=None");
     stop.send(()).unwrap();
     soon(serving).await.unwrap().unwrap();
     assert!(!path.exists());
@@ -235,7 +235,7 @@ async fn tonics_own_server_takes_authenticated_connections() {
     drop(client);
     soon(serving).await.unwrap().unwrap();
     soon(async {
-        while TcpStream::connect(address).await.is_ok() {
+        while connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
     })

@@ -11,9 +11,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
 use super::super::accept::{Bound, Raw};
-use super::super::provisional::{CertificateProviders, ServerState};
+use super::super::provisional::ServerState;
 use super::super::{BoundServer, Incoming, Server, ServerMode, ServerStats};
 use super::kit::*;
+use crate::security::CertificateProviders;
 
 /// A server whose "socket" is a queue of pipes.
 pub(super) struct Piped {
