@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use super::accept::{Io, Raw};
 use super::filter_chain::{self, Arrival, Transport};
 use super::first_bytes::{self, FirstBytes};
-use super::provisional::ChainRoutes;
+use crate::control::ChainRoutes;
 use super::serving::Generation;
 use super::{ConnectInfo, Refusal};
 use crate::security::{ServerTls, peer_identity};

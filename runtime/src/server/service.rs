@@ -17,7 +17,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use super::provisional::{ChainRoutes, RoutesState};
+use crate::control::{ChainRoutes, RoutesState};
 use super::reply_body::ReplyBody;
 use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};

@@ -18,7 +18,7 @@ use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
-use super::provisional::{ChainRoutes, ServerConfig, ServerState};
+use crate::control::{ChainRoutes, ServerConfig, ServerState};
 use super::{BoxError, filter_chain};
 use crate::security::{CertificateProviders, ServerTls};
 
