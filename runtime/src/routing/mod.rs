@@ -2,11 +2,26 @@
 //!
 //! Pure: no socket, clock, lock or allocation on the way of [`RouteTable::find`].
 
-use http::HeaderMap;
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod explain;
+mod header;
+mod host;
+mod path;
+mod random;
+mod rule;
+mod table;
+mod weighted;
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use sidestep_proto::resource::RetryPolicy;
+
+pub use explain::{Explanation, Tried};
+pub use random::{Purpose, below, draw};
+pub use rule::{Mismatch, Route};
+pub use table::RouteTable;
 
 /// All that a route (or a picker) may see of a call. Borrowed: finding a route copies nothing.
 #[derive(Debug, Clone, Copy)]

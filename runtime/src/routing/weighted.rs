@@ -1,0 +1,162 @@
+//! The action of a route: which cluster, under which bound (gRFC A28, A31).
+
+use std::time::Duration;
+
+use sidestep_proto::resource;
+
+use super::{Action, ClusterIndex, Forward, Purpose, RouteTimeout, below, draw};
+
+impl Action {
+    /// Resolves the cluster names of `action`.
+    pub(super) fn compile(
+        action: &resource::RouteAction,
+        cluster: &mut impl FnMut(&str) -> ClusterIndex,
+        hcm_max: Option<Duration>,
+    ) -> Self {
+        match action {
+            resource::RouteAction::Forward(forward) => {
+                Self::Forward(Forward::compile(forward, cluster, hcm_max))
+            }
+            resource::RouteAction::NonForwarding => Self::NonForwarding,
+            resource::RouteAction::Unsupported => Self::Unsupported,
+        }
+    }
+}
+
+impl Forward {
+    fn compile(
+        forward: &resource::Forward,
+        cluster: &mut impl FnMut(&str) -> ClusterIndex,
+        hcm_max: Option<Duration>,
+    ) -> Self {
+        let mut sum = 0_u64;
+        let cumulative = forward.clusters.iter().map(|share| {
+            sum += u64::from(share.weight);
+            (sum, cluster(&share.name))
+        });
+        Self {
+            clusters: cumulative.collect(),
+            timeout: RouteTimeout::of(forward, hcm_max),
+            retry: forward.retry.clone(),
+        }
+    }
+
+    /// The cluster for a call with this random number. Connectivity plays no part (gRFC A31).
+    #[must_use]
+    pub fn pick(&self, random: u64) -> ClusterIndex {
+        let [.., (sum, last)] = *self.clusters else {
+            // Validation refuses a route without clusters; there is no such index in any table.
+            return ClusterIndex(u32::MAX);
+        };
+        if self.clusters.len() == 1 {
+            return last;
+        }
+        let at = below(draw(random, Purpose::Cluster), sum);
+        let index = self.clusters.partition_point(|(upto, _)| *upto <= at);
+        self.clusters.get(index).map_or(last, |(_, c)| *c)
+    }
+}
+
+impl RouteTimeout {
+    /// gRFC A31: `grpc_timeout_header_max` decides alone if it is set; else the route's
+    /// `max_stream_duration`, else the connection manager's. Zero is no bound.
+    fn of(forward: &resource::Forward, hcm_max: Option<Duration>) -> Self {
+        let bound = forward
+            .grpc_timeout_header_max
+            .or(forward.max_stream_duration)
+            .or(hcm_max);
+        match bound {
+            Some(bound) if !bound.is_zero() => Self::AtMost(bound),
+            _ => Self::Application,
+        }
+    }
+
+    /// The call's time limit: the smaller of the route's and the application's.
+    #[must_use]
+    pub fn limit(self, application: Option<Duration>) -> Option<Duration> {
+        match (self, application) {
+            (Self::Application, application) => application,
+            (Self::AtMost(bound), None) => Some(bound),
+            (Self::AtMost(bound), Some(application)) => Some(bound.min(application)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(weights: &[u32]) -> Forward {
+        let clusters = weights.iter().enumerate().map(|(i, w)| {
+            let name = i.to_string();
+            resource::WeightedCluster { name, weight: *w }
+        });
+        let forward = resource::Forward {
+            clusters: clusters.collect(),
+            max_stream_duration: None,
+            grpc_timeout_header_max: None,
+            retry: None,
+        };
+        Forward::compile(&forward, &mut |n| ClusterIndex(n.parse().unwrap()), None)
+    }
+
+    #[test]
+    fn shares_follow_the_weights() {
+        for weights in [&[1][..], &[95, 5], &[1, 1, 2], &[u32::MAX - 1, 1]] {
+            let forward = forward(weights);
+            let mut counts = vec![0_u64; weights.len()];
+            for random in 0..100_000 {
+                counts[forward.pick(random).0 as usize] += 1;
+            }
+            let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+            for (weight, count) in weights.iter().zip(&counts) {
+                let share = f64::from(*weight) / sum;
+                let sigma = (100_000.0 * share * (1.0 - share)).sqrt();
+                let off = (*count as f64 - 100_000.0 * share).abs();
+                assert!(off <= 5.0 * sigma + 1.0, "{weights:?}: {counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn timeout_table() {
+        let s = |n| Some(Duration::from_secs(n));
+        let at_most = |n| RouteTimeout::AtMost(Duration::from_secs(n));
+        let application = RouteTimeout::Application;
+        // header_max, max_stream_duration, of the connection manager, result
+        let table = [
+            (None, None, None, application),
+            (None, None, s(3), at_most(3)),
+            (None, s(2), s(3), at_most(2)),
+            (None, s(0), s(3), application),
+            (None, None, s(0), application),
+            (s(0), s(2), s(3), application),
+            (s(1), s(2), s(3), at_most(1)),
+            (s(9), s(2), None, at_most(9)),
+        ];
+        for (grpc_timeout_header_max, max_stream_duration, hcm, expected) in table {
+            let forward = resource::Forward {
+                clusters: vec![],
+                max_stream_duration,
+                grpc_timeout_header_max,
+                retry: None,
+            };
+            assert_eq!(
+                RouteTimeout::of(&forward, hcm),
+                expected,
+                "{forward:?} {hcm:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_route_never_lengthens_a_deadline() {
+        let s = |n| Some(Duration::from_secs(n));
+        let at_most = RouteTimeout::AtMost(Duration::from_secs(2));
+        assert_eq!(RouteTimeout::Application.limit(None), None);
+        assert_eq!(RouteTimeout::Application.limit(s(5)), s(5));
+        assert_eq!(at_most.limit(None), s(2));
+        assert_eq!(at_most.limit(s(5)), s(2));
+        assert_eq!(at_most.limit(s(1)), s(1));
+    }
+}
