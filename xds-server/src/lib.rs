@@ -2,20 +2,25 @@
 //! and the ADS service.
 //!
 //! ```text
-//!   source ──> Configuration ──> Snapshot::build ──> Store ──> ClientView ──> ServerStream ──> wire
-//!   (file, memory)               (closed, hashed,    (newest,   (as one client  (sidestep_proto:
-//!                                 encoded once)       watched)   sees it)        what to send when)
+//!   mesh file ──> model ──> compile ─┐
+//!                                    v
+//!   source (file, memory) ──> Configuration ──> Snapshot::build ──> Store ──> ClientView ──> ServerStream
+//!                                               closed, hashed,     newest,   as one client  what to send
+//!                                               encoded once        watched   sees it        when
 //! ```
 //!
-//! Read in this order: [`source`], [`snapshot`], [`store`], `view`, `stream`, [`server`]. The
+//! Read in this order: [`model`], [`compile`], [`source`], [`snapshot`], [`store`], `view`, `stream`, [`server`]. The
 //! protocol itself (versions, nonces, ordering) lives in [`sidestep_proto::ads`], without I/O.
 //!
 //! A change is taken whole or not at all: if anything in it is wrong, the last good state stays
 //! and [`store::Report`] says what was refused and why.
 
 mod api;
+pub mod compile;
 #[cfg(test)]
 mod fixture;
+pub mod model;
+mod native;
 mod nearest;
 pub mod observer;
 mod reference;
