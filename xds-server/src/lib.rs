@@ -16,6 +16,7 @@
 //! and [`store::Report`] says what was refused and why.
 
 mod api;
+mod check;
 pub mod compile;
 #[cfg(test)]
 mod fixture;
@@ -34,6 +35,7 @@ pub mod tracker;
 mod view;
 
 pub use api::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
+pub use check::{Checked, check};
 pub use observer::{StreamEvent, StreamInfo, StreamObserver};
 pub use server::{ManagementServer, Running, StartError};
 pub use socket::ListenAddress;

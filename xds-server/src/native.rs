@@ -36,7 +36,10 @@ fn load() -> Result<DescriptorPool, Box<dyn std::error::Error>> {
     let ours = prost_types::FileDescriptorSet::decode(wire::DESCRIPTORS)?;
     // Our files hold parts of official ones, so only a file of which nothing is there may be added.
     let files = ours.file.into_iter().filter(|file| {
-        let mut names = file.message_type.iter().map(|m| full_name(file.package(), m.name()));
+        let mut names = file
+            .message_type
+            .iter()
+            .map(|m| full_name(file.package(), m.name()));
         names.all(|name| pool.get_message_by_name(&name).is_none())
             && pool.get_file_by_name(file.name()).is_none()
     });
@@ -80,7 +83,10 @@ pub(crate) fn compile(native: &NativeResource, report: &mut Report) -> Option<Co
 }
 
 fn descriptor(native: &NativeResource, report: &mut Report) -> Option<MessageDescriptor> {
-    let (_, name) = native.type_url.rsplit_once('/').unwrap_or(("", &native.type_url));
+    let (_, name) = native
+        .type_url
+        .rsplit_once('/')
+        .unwrap_or(("", &native.type_url));
     let found = pool().get_message_by_name(name);
     if found.is_none() {
         let known: Vec<String> = pool()
@@ -129,7 +135,11 @@ fn checked(
 
 /// The name of a resource of a type that the runtime does not know: its field `name`, field 1 of
 /// every other xDS resource too.
-fn own_name(message: &DynamicMessage, native: &NativeResource, report: &mut Report) -> Option<String> {
+fn own_name(
+    message: &DynamicMessage,
+    native: &NativeResource,
+    report: &mut Report,
+) -> Option<String> {
     let name = message
         .get_field_by_number(1)
         .and_then(|value| value.as_str().map(str::to_owned))
@@ -157,7 +167,9 @@ pub(crate) fn json(node: &Node) -> Json {
     match &node.value {
         Value::List(items) => items.iter().map(json).collect(),
         Value::Map(entries) => {
-            let fields = entries.iter().map(|(key, node)| (key.text.clone(), json(node)));
+            let fields = entries
+                .iter()
+                .map(|(key, node)| (key.text.clone(), json(node)));
             Json::Object(fields.collect())
         }
         Value::Scalar { kind, text } => match kind {

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message as _;
 use sidestep_proto::ads::Entry;
-use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::Any;
 
-use crate::reference::{self, Reference};
+use crate::model::Place;
+use crate::reference;
 
 /// A resource of any type, by name, as it will be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +22,8 @@ pub struct RawResource {
     pub name: String,
     /// The resource itself; its type URL says what it is.
     pub any: Any,
-    /// Where it was written, for people: `mesh.yaml:12`. Empty if unknown.
-    pub origin: String,
+    /// Where it was written, if it was.
+    pub origin: Option<Place>,
 }
 
 impl RawResource {
@@ -42,19 +42,12 @@ impl RawResource {
             Ok(Named { name }) if !name.is_empty() => Ok(Self {
                 name,
                 any,
-                origin: String::new(),
+                origin: None,
             }),
             _ => Err(UnnamedResource {
                 type_url: any.type_url,
             }),
         }
-    }
-
-    /// Says where the resource was written.
-    #[must_use]
-    pub fn with_origin(mut self, origin: impl Into<String>) -> Self {
-        self.origin = origin.into();
-        self
     }
 }
 
@@ -77,7 +70,7 @@ pub enum References {
 }
 
 /// Makes the listeners of servers, whose names hold addresses that nobody knows in advance.
-pub trait ServerListeners: Send + Sync {
+pub trait ServerListeners: fmt::Debug + Send + Sync {
     /// The listener called `name` for a process of the service `service` (its `node.cluster`).
     ///
     /// `None` if `name` is not the name of a server's listener at all.
@@ -271,53 +264,47 @@ impl std::error::Error for InconsistentSnapshot {}
 
 /// One thing that is wrong with a set of resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// A resource mentions another one that is not there.
+pub struct Fault {
+    /// Where the resource at fault was written, if it was.
+    pub origin: Option<Place>,
+    /// What is wrong with it.
+    pub kind: FaultKind,
+}
+
+/// What is wrong with a resource among others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FaultKind {
+    /// It mentions another one that is not there.
+    #[error("{from} mentions {} {name:?}, which does not exist", short(type_url))]
     Hole {
-        /// The resource that mentions it: type, name and origin, for people.
+        /// The resource: type and name, for people.
         from: String,
         /// The type of the absent one, as a type URL.
         type_url: String,
         /// Its name.
         name: String,
     },
-    /// Two resources have the same type and name.
+    /// Another one has the same type and name.
+    #[error("{resource} is defined twice{}", already(first.as_ref()))]
     Duplicate {
-        /// Type and name.
+        /// Type and name, for people.
         resource: String,
-        /// Where they were written; empty if unknown.
-        origins: [String; 2],
+        /// Where the other one was written, if it was.
+        first: Option<Place>,
     },
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Hole {
-                from,
-                type_url,
-                name,
-            } => {
-                write!(
-                    f,
-                    "{from} mentions {} {name:?}, which does not exist",
-                    short(type_url)
-                )
-            }
-            Self::Duplicate { resource, origins } => {
-                write!(f, "{resource} is defined twice")?;
-                let known: Vec<&str> = origins
-                    .iter()
-                    .map(String::as_str)
-                    .filter(|origin| !origin.is_empty())
-                    .collect();
-                if known.is_empty() {
-                    return Ok(());
-                }
-                write!(f, ": {}", known.join(" and "))
-            }
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
         }
+        self.kind.fmt(f)
     }
+}
+
+fn already(first: Option<&Place>) -> String {
+    first.map_or_else(String::new, |place| format!(", already at {place}"))
 }
 
 /// `type.googleapis.com/envoy.config.cluster.v3.Cluster` without all but its last word.
@@ -326,12 +313,7 @@ pub(crate) fn short(type_url: &str) -> &str {
 }
 
 fn describe(resource: &RawResource) -> String {
-    let known = format!("{} {:?}", short(&resource.any.type_url), resource.name);
-    if resource.origin.is_empty() {
-        known
-    } else {
-        format!("{}: {known}", resource.origin)
-    }
+    format!("{} {:?}", short(&resource.any.type_url), resource.name)
 }
 
 fn duplicates(resources: &[RawResource]) -> Vec<Fault> {
@@ -340,9 +322,12 @@ fn duplicates(resources: &[RawResource]) -> Vec<Fault> {
     for resource in resources {
         let key = (resource.any.type_url.as_str(), resource.name.as_str());
         if let Some(first) = seen.insert(key, resource) {
-            faults.push(Fault::Duplicate {
-                resource: format!("{} {:?}", short(key.0), key.1),
-                origins: [first.origin.clone(), resource.origin.clone()],
+            faults.push(Fault {
+                origin: resource.origin.clone(),
+                kind: FaultKind::Duplicate {
+                    resource: describe(resource),
+                    first: first.origin.clone(),
+                },
             });
         }
     }
@@ -356,16 +341,16 @@ fn holes(resources: &[RawResource]) -> Vec<Fault> {
         .collect();
     let mut faults = Vec::new();
     for resource in resources {
-        for Reference {
-            resource_type,
-            name,
-        } in reference::of(&resource.any)
-        {
-            if !known.contains(&(ResourceType::type_url(resource_type), name.as_str())) {
-                faults.push(Fault::Hole {
-                    from: describe(resource),
-                    type_url: resource_type.type_url().to_owned(),
-                    name,
+        for reference in reference::of(&resource.any) {
+            let type_url = reference.resource_type.type_url();
+            if !known.contains(&(type_url, reference.name.as_str())) {
+                faults.push(Fault {
+                    origin: resource.origin.clone(),
+                    kind: FaultKind::Hole {
+                        from: describe(resource),
+                        type_url: type_url.to_owned(),
+                        name: reference.name,
+                    },
                 });
             }
         }
@@ -377,11 +362,20 @@ fn holes(resources: &[RawResource]) -> Vec<Fault> {
 mod tests {
     use super::*;
     use crate::fixture::{api_listener, assignment, cluster, routes};
+    use sidestep_proto::resource::ResourceType;
 
     const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
     fn raw(any: Any) -> RawResource {
         RawResource::from_any(any).expect("fixtures have names")
+    }
+
+    fn place(file: &str, line: u32) -> Option<Place> {
+        Some(Place {
+            file: file.into(),
+            line,
+            column: 1,
+        })
     }
 
     fn mesh() -> Vec<RawResource> {
@@ -411,15 +405,17 @@ mod tests {
 
     #[test]
     fn every_hole_is_listed() {
+        let mut listener = raw(api_listener("greeter", "absent-routes"));
+        listener.origin = place("mesh.yaml", 3);
         let error = build(vec![
-            raw(api_listener("greeter", "absent-routes")).with_origin("mesh.yaml:3"),
+            listener,
             raw(routes("r", &["absent-a", "absent-b"])),
             raw(cluster("c")),
         ])
         .expect_err("four holes");
         assert_eq!(
             error.to_string(),
-            "mesh.yaml:3: Listener \"greeter\" mentions RouteConfiguration \"absent-routes\", which does not exist\n\
+            "mesh.yaml:3:1: Listener \"greeter\" mentions RouteConfiguration \"absent-routes\", which does not exist\n\
              RouteConfiguration \"r\" mentions Cluster \"absent-a\", which does not exist\n\
              RouteConfiguration \"r\" mentions Cluster \"absent-b\", which does not exist\n\
              Cluster \"c\" mentions ClusterLoadAssignment \"c\", which does not exist"
@@ -429,12 +425,14 @@ mod tests {
     #[test]
     fn a_name_given_twice_is_refused_with_both_places() {
         let mut resources = mesh();
-        resources[2].origin = "a.yaml:2".to_owned();
-        resources.push(raw(cluster("greeter-v1")).with_origin("b.yaml:9"));
+        resources[2].origin = place("a.yaml", 2);
+        let mut again = raw(cluster("greeter-v1"));
+        again.origin = place("b.yaml", 9);
+        resources.push(again);
         let error = build(resources).expect_err("a duplicate");
         assert_eq!(
             error.to_string(),
-            "Cluster \"greeter-v1\" is defined twice: a.yaml:2 and b.yaml:9"
+            "b.yaml:9:1: Cluster \"greeter-v1\" is defined twice, already at a.yaml:2:1"
         );
     }
 

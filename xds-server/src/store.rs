@@ -1,10 +1,11 @@
 //! The newest accepted state, the verdict on the last change, and those who wait for the next.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use crate::model::Diagnostic;
 use crate::snapshot::Snapshot;
 use crate::source::{Configuration, SourceError};
 
@@ -23,11 +24,11 @@ pub struct Report {
     /// What is in it, in a few words.
     pub summary: String,
     /// What is allowed in it but probably not meant.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Diagnostic>,
     /// The newest change, if it was refused. The state in use is then an older one.
     pub refusal: Option<Refusal>,
     /// How long the newest change took to check and encode.
-    pub took: std::time::Duration,
+    pub took: Duration,
 }
 
 /// A change that was refused as a whole.

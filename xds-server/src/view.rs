@@ -118,6 +118,7 @@ mod tests {
     const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 
     /// Knows one service; its listeners carry the port at the end of their names.
+    #[derive(Debug)]
     struct OneService;
 
     impl ServerListeners for OneService {

@@ -50,7 +50,12 @@ impl Operations {
             summary: report.summary,
             refusal: report.refusal.map(|refusal| Refusal {
                 at: Some(timestamp(refusal.at)),
-                errors: refusal.error.lines(),
+                errors: refusal
+                    .error
+                    .diagnostics()
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
             }),
         }
     }

@@ -74,7 +74,8 @@ pub(super) fn endpoints(
 ) -> EndpointAssignment {
     let mut localities: Vec<LocalityEndpoints> = Vec::new();
     let mut index = std::collections::HashMap::new();
-    let of_version = |e: &&crate::model::Endpoint| version.is_none() || e.version.as_deref() == version;
+    let of_version =
+        |e: &&crate::model::Endpoint| version.is_none() || e.version.as_deref() == version;
     for written in service.endpoints().iter().filter(of_version) {
         let zone = written.zone.as_deref().unwrap_or_default();
         let at = *index.entry(zone).or_insert_with(|| {

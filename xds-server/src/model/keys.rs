@@ -249,7 +249,11 @@ pub(crate) static ROUTE: Object = Object {
             "a version name, or version names with relative weights; none = all endpoints",
         ),
         TIMEOUT,
-        key("retry", Shape::Object(&RETRY), "which failed calls are repeated"),
+        key(
+            "retry",
+            Shape::Object(&RETRY),
+            "which failed calls are repeated",
+        ),
     ],
 };
 

@@ -37,7 +37,11 @@ impl<'a> Fields<'a> {
 }
 
 /// A map with the keys of `object`: unknown, unenforced and missing ones are reported.
-pub(crate) fn fields<'a>(node: &'a Node, object: &Object, report: &mut Report) -> Option<Fields<'a>> {
+pub(crate) fn fields<'a>(
+    node: &'a Node,
+    object: &Object,
+    report: &mut Report,
+) -> Option<Fields<'a>> {
     let entries = map(node, report)?;
     for (key, _) in entries {
         check_key(key, node, object, report);
@@ -58,9 +62,10 @@ pub(crate) fn fields<'a>(node: &'a Node, object: &Object, report: &mut Report) -
 fn check_key(key: &Key, node: &Node, object: &Object, report: &mut Report) {
     let name = key.text.as_str();
     let Some(rule) = object.keys.iter().find(|rule| rule.name == name) else {
-        let usable = object.keys.iter().filter(|rule| {
-            matches!(rule.status, Status::Optional | Status::Required)
-        });
+        let usable = object
+            .keys
+            .iter()
+            .filter(|rule| matches!(rule.status, Status::Optional | Status::Required));
         let names: Vec<&str> = usable.map(|rule| rule.name).collect();
         report
             .error(&key.place, &node.path, format!("unknown key {name:?}"))
@@ -153,7 +158,8 @@ pub(crate) fn count(node: &Node, min: u32, max: u32, report: &mut Report) -> Opt
     match text.parse::<u32>() {
         Ok(value) if (min..=max).contains(&value) => Some(value),
         _ => {
-            let message = format!("{text} is out of range, expected a whole number from {min} to {max}");
+            let message =
+                format!("{text} is out of range, expected a whole number from {min} to {max}");
             report.error(&node.place, &node.path, message);
             None
         }
@@ -172,7 +178,11 @@ pub(crate) fn truth(node: &Node, report: &mut Report) -> Option<bool> {
 }
 
 /// One of a few words.
-pub(crate) fn choice(node: &Node, words: &'static [&'static str], report: &mut Report) -> Option<&'static str> {
+pub(crate) fn choice(
+    node: &Node,
+    words: &'static [&'static str],
+    report: &mut Report,
+) -> Option<&'static str> {
     let found = text(node, report)?;
     let word = words.iter().find(|word| **word == found);
     if word.is_none() {

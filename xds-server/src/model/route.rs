@@ -98,7 +98,10 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
                 .help("calls that no route takes fail UNAVAILABLE; end the list with a route without `match`");
         }
         Some(at) if at + 1 < routes.len() => {
-            let message = format!("is never reached: the route at {} takes every call", routes[at].place);
+            let message = format!(
+                "is never reached: the route at {} takes every call",
+                routes[at].place
+            );
             let path = format!("{}[{}]", node.path, at + 1);
             report.warning(&routes[at + 1].place, &path, message);
         }
@@ -108,7 +111,11 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
         if route.is_catch_all() && route.retry.is_some() {
             let path = format!("{}[{at}]", node.path);
             report
-                .warning(&route.place, &path, "retries on a route that takes every call")
+                .warning(
+                    &route.place,
+                    &path,
+                    "retries on a route that takes every call",
+                )
                 .help("a repeated call may run twice; name the methods for which that is safe");
         }
     }
@@ -159,7 +166,11 @@ fn method(node: &Node, report: &mut Report) -> Option<MethodMatch> {
         }
         _ => {
             report
-                .error(&node.place, &node.path, format!("{written:?} is not a method"))
+                .error(
+                    &node.place,
+                    &node.path,
+                    format!("{written:?} is not a method"),
+                )
                 .help("write `package.Service/Method` or `package.Service/*`");
             None
         }
@@ -177,7 +188,11 @@ fn header(key: &Key, node: &Node, report: &mut Report) -> Option<HeaderMatcher> 
         return None;
     }
     if name.ends_with("-bin") {
-        report.error(&key.place, &node.path, "binary headers (`-bin`) cannot be matched");
+        report.error(
+            &key.place,
+            &node.path,
+            "binary headers (`-bin`) cannot be matched",
+        );
         return None;
     }
     let condition = match &node.value {
@@ -272,13 +287,7 @@ fn weighted(
     complete.then_some(Destination::Versions(shares))
 }
 
-fn known(
-    name: &str,
-    place: &Place,
-    node: &Node,
-    versions: &Versions,
-    report: &mut Report,
-) -> bool {
+fn known(name: &str, place: &Place, node: &Node, versions: &Versions, report: &mut Report) -> bool {
     let known = versions.contains_key(name);
     if !known {
         let names: Vec<&str> = versions.keys().map(String::as_str).collect();

@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use sidestep_proto::resource::Address;
 
 use super::diagnostic::{Located, Place, Report};
-use super::reader::{
-    Fields, choice, count, fields, list, located_text, map, text, timeout,
-};
+use super::reader::{Fields, choice, count, fields, list, located_text, map, text, timeout};
 use super::route::{self, Route};
 use super::yaml::{Key, Node};
 use super::{Mesh, Mtls, Policy, Settings, keys};
@@ -129,7 +127,12 @@ fn policy(node: &Node, report: &mut Report) -> Option<Policy> {
 
 fn max_outstanding(node: &Node, report: &mut Report) -> Option<u32> {
     let limits = fields(node, &keys::LIMITS, report)?;
-    count(limits.find("max_outstanding_per_client")?, 1, u32::MAX, report)
+    count(
+        limits.find("max_outstanding_per_client")?,
+        1,
+        u32::MAX,
+        report,
+    )
 }
 
 /// A name becomes part of resource names (`greeter/canary`) and of URIs (`xds:///greeter`).
@@ -156,9 +159,9 @@ fn identity(service: &str, fields: &Fields<'_>, report: &mut Report) -> String {
     let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.chars().all(valid);
     if !path.split('/').all(segment) {
         let message = format!("{path:?} cannot be the path of a SPIFFE id");
-        report
-            .error(&node.place, &node.path, message)
-            .help("write it without `spiffe://`, trust domain and leading slash, as in `ns/prod/sa/web`");
+        report.error(&node.place, &node.path, message).help(
+            "write it without `spiffe://`, trust domain and leading slash, as in `ns/prod/sa/web`",
+        );
     }
     path.to_owned()
 }
@@ -185,7 +188,10 @@ fn hosts(fields: &Fields<'_>, report: &mut Report) -> Vec<Located<String>> {
         let Some(host) = located_text(node, report) else {
             continue;
         };
-        if host.value.contains(|c: char| c == '/' || c == '*' || c.is_whitespace() || c.is_control()) {
+        if host
+            .value
+            .contains(|c: char| c == '/' || c == '*' || c.is_whitespace() || c.is_control())
+        {
             let message = format!("{:?} is not a name to dial", host.value);
             report
                 .error(&node.place, &node.path, message)
@@ -212,7 +218,9 @@ fn endpoints(node: &Node, report: &mut Report) -> Vec<Endpoint> {
         return Vec::new();
     };
     let Some(items) = source.find("static") else {
-        let other = ["dns", "targets"].iter().any(|key| source.find(key).is_some());
+        let other = ["dns", "targets"]
+            .iter()
+            .any(|key| source.find(key).is_some());
         // An unenforced source has been reported already.
         if !other {
             report
@@ -274,21 +282,29 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
             return Some(Address::Unix(path.to_owned()));
         }
         report
-            .error(&node.place, &node.path, "the path of a Unix socket must be absolute")
+            .error(
+                &node.place,
+                &node.path,
+                "the path of a Unix socket must be absolute",
+            )
             .help("as in `unix:/run/greeter.sock`");
         return None;
     }
     match written.parse::<SocketAddr>() {
         Ok(address) if address.port() != 0 => Some(Address::Tcp(address)),
         Ok(_) => {
-            report.error(&node.place, &node.path, "port 0 is not a port to connect to");
+            report.error(
+                &node.place,
+                &node.path,
+                "port 0 is not a port to connect to",
+            );
             None
         }
         Err(_) => {
             let message = format!("{written:?} is not an address");
-            report
-                .error(&node.place, &node.path, message)
-                .help("write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; host names are not resolved");
+            report.error(&node.place, &node.path, message).help(
+                "write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; host names are not resolved",
+            );
             None
         }
     }

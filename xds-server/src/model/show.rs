@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use sidestep_proto::resource::{Address, HeaderCondition, HeaderMatcher, StringMatcher};
 
-use super::{Destination, Endpoint, Mesh, MethodMatch, Mtls, Policy, Route, Service, Settings, Timeout, keys};
+use super::{
+    Destination, Endpoint, Mesh, MethodMatch, Mtls, Policy, Route, Service, Settings, Timeout, keys,
+};
 
 impl Mesh {
     /// The mesh as one file with every default filled in. Reading it gives the same mesh.
@@ -60,7 +62,10 @@ impl Lines {
         };
         self.line(indent, &format!("balance: {{policy: {policy}}}"));
         let limit = settings.max_outstanding_per_client;
-        self.line(indent, &format!("limits: {{max_outstanding_per_client: {limit}}}"));
+        self.line(
+            indent,
+            &format!("limits: {{max_outstanding_per_client: {limit}}}"),
+        );
     }
 
     fn service(&mut self, service: &Service) {
@@ -93,7 +98,12 @@ impl Lines {
             };
             let mut parts = vec![format!("address: {}", word(&address))];
             parts.extend(endpoint.zone.iter().map(|z| format!("zone: {}", word(z))));
-            parts.extend(endpoint.version.iter().map(|v| format!("version: {}", word(v))));
+            parts.extend(
+                endpoint
+                    .version
+                    .iter()
+                    .map(|v| format!("version: {}", word(v))),
+            );
             parts.push(format!("weight: {}", endpoint.weight));
             self.line(8, &format!("- {{{}}}", parts.join(", ")));
         }
@@ -135,7 +145,10 @@ impl Lines {
         if let Some(retry) = &route.retry {
             let names = retry.on.to_wire().replace('-', "_").replace(',', ", ");
             let attempts = retry.max_attempts;
-            self.line(8, &format!("retry: {{max_attempts: {attempts}, on: [{names}]}}"));
+            self.line(
+                8,
+                &format!("retry: {{max_attempts: {attempts}, on: [{names}]}}"),
+            );
         }
     }
 

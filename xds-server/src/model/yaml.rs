@@ -154,13 +154,7 @@ where
         })
     }
 
-    fn node(
-        &mut self,
-        event: Event<'t>,
-        place: Place,
-        path: String,
-        depth: usize,
-    ) -> Option<Node> {
+    fn node(&mut self, event: Event<'t>, place: Place, path: String, depth: usize) -> Option<Node> {
         if depth > MAX_DEPTH {
             self.fail(&place, &path, "nested too deeply");
             return None;
@@ -281,9 +275,8 @@ fn kind(text: &str) -> Kind {
 }
 
 fn is_number(text: &str) -> bool {
-    let all = |digits: &str, valid: fn(char) -> bool| {
-        !digits.is_empty() && digits.chars().all(valid)
-    };
+    let all =
+        |digits: &str, valid: fn(char) -> bool| !digits.is_empty() && digits.chars().all(valid);
     if let Some(hex) = text.strip_prefix("0x") {
         return all(hex, |c| c.is_ascii_hexdigit());
     }
@@ -291,10 +284,12 @@ fn is_number(text: &str) -> bool {
         return all(octal, |c| c.is_digit(8));
     }
     let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-    matches!(unsigned, ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN")
-        || (unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-            && unsigned.contains(|c: char| c.is_ascii_digit())
-            && unsigned.parse::<f64>().is_ok())
+    matches!(
+        unsigned,
+        ".inf" | ".Inf" | ".INF" | ".nan" | ".NaN" | ".NAN"
+    ) || (unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && unsigned.contains(|c: char| c.is_ascii_digit())
+        && unsigned.parse::<f64>().is_ok())
 }
 
 #[cfg(test)]
@@ -359,12 +354,30 @@ mod tests {
     #[test]
     fn what_is_refused() {
         let cases = [
-            ("", "m.yaml:1:1: the file is empty; a mesh file begins with `mesh: v1`"),
-            ("# only a comment\n", "m.yaml:1:1: the file is empty; a mesh file begins with `mesh: v1`"),
-            ("a: 1\nb: 2\na: 3\n", "m.yaml:3:1: the key \"a\" is already at m.yaml:1:1"),
-            ("a: &x 1\n", "m.yaml:1:7: a: anchors (`&name`) are not allowed here"),
-            ("a: !!str 1\n", "m.yaml:1:10: a: tags (`!name`) are not allowed here"),
-            ("a: 1\n---\nb: 2\n", "m.yaml:3:1: a second YAML document in one file"),
+            (
+                "",
+                "m.yaml:1:1: the file is empty; a mesh file begins with `mesh: v1`",
+            ),
+            (
+                "# only a comment\n",
+                "m.yaml:1:1: the file is empty; a mesh file begins with `mesh: v1`",
+            ),
+            (
+                "a: 1\nb: 2\na: 3\n",
+                "m.yaml:3:1: the key \"a\" is already at m.yaml:1:1",
+            ),
+            (
+                "a: &x 1\n",
+                "m.yaml:1:7: a: anchors (`&name`) are not allowed here",
+            ),
+            (
+                "a: !!str 1\n",
+                "m.yaml:1:10: a: tags (`!name`) are not allowed here",
+            ),
+            (
+                "a: 1\n---\nb: 2\n",
+                "m.yaml:3:1: a second YAML document in one file",
+            ),
             ("[a]: 1\n", "m.yaml:1:1: a key must be a plain text"),
         ];
         for (text, expected) in cases {
@@ -372,7 +385,10 @@ mod tests {
         }
         let (node, errors) = read("a: &x 1\nb: *x\n");
         assert!(node.is_none());
-        assert_eq!(errors[1], "m.yaml:2:4: b: aliases (`*name`) are not allowed here");
+        assert_eq!(
+            errors[1],
+            "m.yaml:2:4: b: aliases (`*name`) are not allowed here"
+        );
         let (node, errors) = read("a: [1\nb: 2\n");
         assert!(node.is_none());
         assert!(errors[0].contains("not valid YAML"), "{errors:?}");

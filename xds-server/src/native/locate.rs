@@ -12,7 +12,10 @@ use crate::nearest;
 pub(super) fn report(descriptor: &MessageDescriptor, node: &Node, out: &mut Report) {
     let before = out.diagnostics.len();
     let Value::Map(entries) = &node.value else {
-        let message = format!("expected a map with the fields of {}", descriptor.full_name());
+        let message = format!(
+            "expected a map with the fields of {}",
+            descriptor.full_name()
+        );
         out.error(&node.place, &node.path, message);
         return;
     };
@@ -86,7 +89,14 @@ fn any(node: &Node, out: &mut Report) {
         _ => &[],
     };
     let type_node = entries.iter().find(|(key, _)| key.text == "@type");
-    let Some((_, Node { value: Value::Scalar { text, .. }, .. })) = type_node else {
+    let Some((
+        _,
+        Node {
+            value: Value::Scalar { text, .. },
+            ..
+        },
+    )) = type_node
+    else {
         out.error(&node.place, &node.path, "the key `@type` is missing");
         return;
     };

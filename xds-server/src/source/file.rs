@@ -52,6 +52,12 @@ type Reading = Result<Vec<SourceText>, SourceError>;
 type Stamp = (PathBuf, Option<(PathBuf, u64, SystemTime)>);
 
 impl FileSource {
+    /// Follows these files and directories. Nothing is read yet.
+    #[must_use]
+    pub fn new(paths: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        Self::with_parser(paths, Configuration::from_mesh)
+    }
+
     /// Follows files in a format of the caller's own. Nothing is read yet. `parser` runs on a
     /// thread where it may take its time.
     #[must_use]
@@ -181,10 +187,8 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
         if path.is_dir() {
             let inside = mesh_files(path).map_err(|error| unreadable(path, &error))?;
             if inside.is_empty() {
-                return Err(SourceError::Unreadable {
-                    path: path.display().to_string(),
-                    reason: "holds no .yaml or .yml file".to_owned(),
-                });
+                let message = "holds no .yaml or .yml file".to_owned();
+                return Err(SourceError::of_file(&path.display().to_string(), message));
             }
             files.extend(inside);
         } else {
@@ -213,10 +217,7 @@ fn mesh_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
-    SourceError::Unreadable {
-        path: path.display().to_string(),
-        reason: error.to_string(),
-    }
+    SourceError::of_file(&path.display().to_string(), error.to_string())
 }
 
 fn fingerprint(paths: &[PathBuf]) -> Vec<Stamp> {
@@ -272,10 +273,7 @@ mod tests {
         let texts: Vec<&str> = texts.iter().map(|t| t.text.as_str()).collect();
         let summary = texts.join("|");
         if summary.contains("broken") {
-            return Err(SourceError::Unreadable {
-                path: "test".to_owned(),
-                reason: summary,
-            });
+            return Err(SourceError::of_file("test", summary));
         }
         Ok(Configuration {
             summary,

@@ -5,13 +5,15 @@
 
 mod file;
 mod memory;
+pub(crate) mod mesh;
 mod watch;
 
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use crate::snapshot::{InconsistentSnapshot, RawResource, References, ServerListeners};
+use crate::model::{Diagnostic, Place, Severity};
+use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, ServerListeners};
 
 pub use file::{FileSource, Parser, SourceText};
 pub use memory::RawResources;
@@ -29,7 +31,7 @@ pub trait Source: Send + 'static {
 }
 
 /// One state of the configuration as a source gives it, not yet checked for consistency.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Configuration {
     /// All resources that can be named in advance.
     pub resources: Vec<RawResource>,
@@ -40,39 +42,57 @@ pub struct Configuration {
     /// What is in it, in a few words, for people: `2 services, 5 endpoints`.
     pub summary: String,
     /// What is allowed but probably not meant, located.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Why a source has no valid state now. The last good one stays in use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// A file or directory cannot be read.
-    #[error("{path}: {reason}")]
-    Unreadable {
-        /// Which.
-        path: String,
-        /// The system's words.
-        reason: String,
-    },
-    /// What is written there is not valid.
-    #[error("{}", .0.join("\n"))]
+    /// What is there cannot be read, or is not valid.
+    #[error("{}", lines(.0))]
     Invalid(
-        /// Everything that is wrong, each located: `mesh.yaml:12:5: …`.
-        Vec<String>,
+        /// Everything that is wrong.
+        Vec<Diagnostic>,
     ),
-    /// What is written there names things that do not exist.
+    /// What is there names things that do not exist.
     #[error(transparent)]
     Inconsistent(#[from] InconsistentSnapshot),
 }
 
 impl SourceError {
-    /// The error as lines, one for each fault.
+    /// Everything that is wrong, one for each fault.
     #[must_use]
-    pub fn lines(&self) -> Vec<String> {
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
         match self {
-            Self::Unreadable { .. } => vec![self.to_string()],
-            Self::Invalid(lines) => lines.clone(),
-            Self::Inconsistent(error) => error.faults.iter().map(ToString::to_string).collect(),
+            Self::Invalid(diagnostics) => diagnostics.clone(),
+            Self::Inconsistent(error) => error.faults.iter().map(diagnostic).collect(),
         }
+    }
+
+    /// A fault of a file as a whole.
+    pub(crate) fn of_file(file: &str, message: String) -> Self {
+        Self::Invalid(vec![Diagnostic::whole_file(file, message)])
+    }
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+fn diagnostic(fault: &Fault) -> Diagnostic {
+    let message = fault.kind.to_string();
+    match &fault.origin {
+        Some(place) => Diagnostic::new(Severity::Error, place, "", message),
+        // Made by a program: there is no text to point at.
+        None => Diagnostic::new(Severity::Error, &nowhere(), "", message),
+    }
+}
+
+fn nowhere() -> Place {
+    Place {
+        file: "memory".into(),
+        line: 0,
+        column: 0,
     }
 }

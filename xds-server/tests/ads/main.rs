@@ -237,7 +237,9 @@ async fn a_broken_change_reaches_nobody_and_shows_in_status() {
         .errors;
     assert_eq!(
         errors,
-        ["RouteConfiguration \"greeter\" mentions Cluster \"absent\", which does not exist"]
+        [
+            "memory: RouteConfiguration \"greeter\" mentions Cluster \"absent\", which does not exist"
+        ]
     );
 
     let mut sound = mesh();
