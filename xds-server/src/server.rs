@@ -28,11 +28,11 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use sidestep_server::{FileSource, ManagementServer};
+/// use sidestep_server::{FileSource, ListenAddress, ManagementServer};
 ///
 /// let running = ManagementServer::builder()
 ///     .source(FileSource::new(["mesh.yaml"]))
-///     .listen("127.0.0.1:18000".parse()?)
+///     .listen("127.0.0.1:18000".parse::<ListenAddress>()?)
 ///     .start()
 ///     .await?;
 /// println!("serving on {}", running.address());
