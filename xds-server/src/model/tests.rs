@@ -437,7 +437,7 @@ fn valid(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
         Some("object") => value.as_object().is_some_and(|fields| {
             fields.iter().all(|(key, value)| {
                 let known = schema["properties"].get(key);
-                match known.unwrap_or(&schema["additionalProperties"]) {
+                match known.unwrap_or_else(|| &schema["additionalProperties"]) {
                     serde_json::Value::Bool(allowed) => *allowed,
                     schema => valid(schema, value),
                 }
