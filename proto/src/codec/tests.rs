@@ -28,9 +28,12 @@ pub(super) fn ignored<M: Name>(t: ResourceType, message: &M) -> Vec<String> {
     decoded.ignored.into_iter().map(|i| i.path).collect()
 }
 
+/// What to expect of a change, and the change.
+pub(super) type Case<'a, M> = (&'a str, &'a dyn Fn(&mut M));
+
 /// Changes a valid message and checks what becomes of it. An expectation is the beginning of
 /// `path: reason`; an empty one is acceptance.
-pub(super) fn check<M: Name + Clone>(t: ResourceType, base: &M, cases: &[(&str, &dyn Fn(&mut M))]) {
+pub(super) fn check<M: Name + Clone>(t: ResourceType, base: &M, cases: &[Case<'_, M>]) {
     read(t, base).expect("the base is valid");
     for (i, (expected, change)) in cases.iter().enumerate() {
         let mut message = base.clone();

@@ -229,7 +229,7 @@ fn the_first_supported_policy_of_the_list_is_used() {
     let drawn = |choice_count| Ok(LbPolicy::LeastRequest { choice_count });
     let cases = [
         (vec![round_robin.clone()], Ok(LbPolicy::RoundRobin)),
-        (vec![pick_first], shuffled.clone()),
+        (vec![pick_first], shuffled),
         (vec![least(None)], drawn(2)),
         (vec![ring.clone(), custom.clone(), least(Some(3))], drawn(3)),
         (
@@ -257,7 +257,7 @@ fn the_first_supported_policy_of_the_list_is_used() {
             Err("1 is out of range"),
         ),
         (
-            vec![wrr(&[ring.clone()]), round_robin],
+            vec![wrr(std::slice::from_ref(&ring)), round_robin],
             Err("none of the policies"),
         ),
         (vec![ring, weighted, custom], Err("none of the policies")),
@@ -477,4 +477,52 @@ fn fields_that_are_not_honoured_are_reported() {
         "outlier_detection".to_owned(),
     ];
     assert_eq!(ignored(TYPE, &wire), expected);
+}
+
+#[test]
+fn envoy_and_older_grpc_find_what_they_need() {
+    let instance = crate::resource::CertificateInstance {
+        instance: "roots".into(),
+        certificate_name: String::new(),
+    };
+    let wire = encode(&Cluster {
+        tls: Some(crate::resource::UpstreamTls {
+            roots: instance.clone(),
+            identity: Some(instance),
+            sans: Vec::new(),
+        }),
+        ..decoded(&base())
+    });
+    assert_eq!(
+        wire.connect_timeout,
+        Some(wire_duration(Duration::from_secs(5)))
+    );
+    let options = &wire.typed_extension_protocol_options[HTTP_OPTIONS];
+    let options: HttpProtocolOptions = options.unpack().expect("HTTP options");
+    assert_eq!(options, http2_options());
+
+    let socket = wire.transport_socket.expect("the cluster has TLS");
+    assert_eq!(socket.name, "envoy.transport_sockets.tls");
+    let Some(core::transport_socket::ConfigType::TypedConfig(any)) = socket.config_type else {
+        panic!("a socket has a configuration");
+    };
+    let context: tls::UpstreamTlsContext = any.unpack().expect("TLS context");
+    let common = context.common_tls_context.expect("is always written");
+    assert!(common.tls_certificate_provider_instance.is_some());
+    assert!(
+        common
+            .tls_certificate_certificate_provider_instance
+            .is_some()
+    );
+    use tls::common_tls_context::ValidationContextType::CombinedValidationContext;
+    let Some(CombinedValidationContext(combined)) = common.validation_context_type else {
+        panic!("both generations of fields only fit into the combined context");
+    };
+    let default = combined.default_validation_context.expect("is written");
+    assert!(default.ca_certificate_provider_instance.is_some());
+    assert!(
+        combined
+            .validation_context_certificate_provider_instance
+            .is_some()
+    );
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::codec::tests::{check, ignored, read, typed_struct};
+use crate::codec::tests::{Case, check, ignored, read, typed_struct};
 use crate::resource::{Resource, ResourceType};
 use crate::wire::hcm::http_filter::ConfigType;
 use crate::wire::http_filter::Router;
@@ -49,7 +49,7 @@ fn api(http: &Wire) -> listener::Listener {
     }
 }
 
-fn check_http(cases: &[(&str, &dyn Fn(&mut Wire))]) {
+fn check_http(cases: &[Case<'_, Wire>]) {
     for (expected, change) in cases {
         let mut http = base();
         change(&mut http);

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::codec::tests::{check, ignored, read, typed_struct};
+use crate::codec::tests::{Case, check, ignored, read, typed_struct};
 use crate::resource::{
     Forward, HeaderCondition, PerMillion, Resource, ResourceType, RetryPolicy, RouteAction,
     StringMatcher, Text,
@@ -422,17 +422,17 @@ fn plugin(name: &str, is_optional: bool) -> wire::ClusterSpecifierPlugin {
 
 #[test]
 fn routes_that_grpc_skips_are_skipped_and_reported() {
-    let skipping: [(&str, fn(&mut Wire)); 4] = [
-        ("virtual_hosts[0].routes[0].match.query_parameters", |w| {
+    let skipping: [Case<'_, Wire>; 4] = [
+        ("virtual_hosts[0].routes[0].match.query_parameters", &|w| {
             matches(w).query_parameters.push(Default::default());
         }),
-        ("virtual_hosts[0].routes[0].route.cluster_specifier", |w| {
+        ("virtual_hosts[0].routes[0].route.cluster_specifier", &|w| {
             action(w).cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into()));
         }),
-        ("virtual_hosts[0].routes[0].route.cluster_specifier", |w| {
+        ("virtual_hosts[0].routes[0].route.cluster_specifier", &|w| {
             action(w).cluster_specifier = None;
         }),
-        ("virtual_hosts[0].routes[0].route.cluster_specifier", |w| {
+        ("virtual_hosts[0].routes[0].route.cluster_specifier", &|w| {
             w.cluster_specifier_plugins.push(plugin("p", true));
             let specifier = ClusterSpecifier::ClusterSpecifierPlugin("p".into());
             action(w).cluster_specifier = Some(specifier);
