@@ -15,8 +15,7 @@ mod message;
 mod pair;
 mod server;
 
-pub use client::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo, Timers,
-};
+pub use crate::bootstrap::ServerFeatures;
+pub use client::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
 pub use message::{Request, Response, Variant};
 pub use server::{Entry, Missing, ServerEvent, ServerOutput, ServerResponse, ServerStream, View};

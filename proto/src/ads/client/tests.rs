@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo, Timers,
-};
+use super::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
 use crate::ads::fake::{self, any};
 use crate::ads::{Request, Response, Variant};
+use crate::bootstrap::ServerFeatures;
 use crate::codec::{Context, InvalidResource};
 use crate::resource::ResourceType::{self, Cluster, EndpointAssignment, Listener};
 use crate::resource::{Resource, ResourceType as T};
