@@ -14,6 +14,8 @@ mod message;
 #[cfg(test)]
 mod pair;
 mod server;
+#[cfg(test)]
+mod wildcard;
 
 pub use crate::bootstrap::ServerFeatures;
 pub use client::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
