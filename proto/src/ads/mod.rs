@@ -8,7 +8,11 @@
 //! outputs until `poll_output` returns `None`, then sleep until `poll_timeout` or the next input.
 
 mod client;
+#[cfg(test)]
+mod fake;
 mod message;
+#[cfg(test)]
+mod pair;
 mod server;
 
 pub use client::{

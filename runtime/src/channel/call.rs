@@ -109,7 +109,7 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
     let TargetState::Ready(snapshot) = &**state else {
         return Go::Slowly;
     };
-    let call = view(inner, terms, request);
+    let call = view(inner, terms, request.uri(), request.headers());
     let Some(route) = snapshot.routes.find(&call) else {
         return Go::Fail(no_route(&call));
     };
@@ -133,11 +133,16 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
 }
 
 /// What routes and pickers may see of the call.
-pub(super) fn view<'a, B>(inner: &'a Inner, terms: &Terms, request: &'a http::Request<B>) -> Call<'a> {
+pub(super) fn view<'a>(
+    inner: &'a Inner,
+    terms: &Terms,
+    uri: &'a http::Uri,
+    headers: &'a http::HeaderMap,
+) -> Call<'a> {
     Call {
         authority: inner.authority.as_str(),
-        path: request.uri().path(),
-        headers: request.headers(),
+        path: uri.path(),
+        headers,
         random: terms.random,
     }
 }
@@ -191,7 +196,7 @@ pub(super) fn pick(
         }
         None => Picked::Fail(CallError::CircuitOpen {
             cluster: cluster.name().to_string(),
-            limit: cluster.breaker().limit(),
+            limit: cluster.breaker().max(),
         }),
     }
 }
@@ -278,7 +283,7 @@ where
             }
             Err(SendError { unprocessed: Some(request), .. }) => {
                 drop(rest.in_flight);
-                Err(Box::pin(slow::run(rest.inner, rest.terms, *request, 1)))
+                Err(Box::pin(slow::run(rest.inner, rest.terms, request, 1)))
             }
             Err(error) => Ok(Err(slow::transport_error(&error.cause, rest.in_flight.endpoint()))),
         })

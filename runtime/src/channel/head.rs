@@ -40,10 +40,7 @@ impl Terms {
     /// The smaller of the caller's bound and the route's (gRFC A31). The clock is read only if
     /// there is one, and once a call.
     pub(super) fn deadline(&mut self, route: RouteTimeout) -> Option<Deadline> {
-        let after = match route {
-            RouteTimeout::Application => self.timeout?,
-            RouteTimeout::AtMost(most) => self.timeout.map_or(most, |own| own.min(most)),
-        };
+        let after = route.limit(self.timeout)?;
         Deadline::new(*self.start.get_or_insert_with(Instant::now), after)
     }
 }

@@ -16,7 +16,7 @@ mod deadline;
 mod head;
 mod options;
 mod slow;
-mod status;
+pub(crate) mod status;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -70,7 +70,7 @@ fn route<'a, B>(
     request: &Request<B>,
     snapshot: &'a Snapshot,
 ) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
-    let call = call::view(inner, terms, request);
+    let call = call::view(inner, terms, request.uri(), request.headers());
     let route = snapshot.routes.find(&call).ok_or_else(|| call::no_route(&call))?;
     let Action::Forward(forward) = &route.action else {
         return Err(CallError::UnsupportedRoute { route: route.name.to_string() });
@@ -132,7 +132,7 @@ impl Run<'_> {
     async fn repeatedly<B>(
         &mut self,
         request: Request<B>,
-        mut retries: Retries,
+        mut retries: Retries<'_>,
     ) -> Result<http::Response<ResponseBody>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -150,7 +150,7 @@ impl Run<'_> {
             }
             let (outcome, end) = match self.attempt(request, previous).await {
                 // Dropped, circuit open, deadline: final whatever the policy says.
-                Err(error @ (CallError::NoEndpoint { .. })) => {
+                Err(error @ CallError::NoEndpoint { .. }) => {
                     (Outcome::failed(error.code()), Err(error))
                 }
                 Err(error) => return Err(error),
@@ -193,39 +193,41 @@ impl Run<'_> {
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
     async fn attempt<B>(
         &mut self,
-        mut request: Request<B>,
+        request: Request<B>,
         previous: u32,
     ) -> Result<Attempt<B>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
-        let picked = self.picked(&request, previous);
+        let (head, body) = request.into_parts();
+        let picked = self.picked(&head, previous);
         let (connection, in_flight) = within(self.deadline, "an endpoint", picked).await??;
+        let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
         head::bound(request.headers_mut(), self.terms.timeout, left);
         let sent = within(self.deadline, "an answer", connection.send(request)).await?;
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),
-            Err(SendError { cause, unprocessed }) => {
+            Err(SendError { cause, unprocessed, .. }) => {
                 let error = transport_error(&cause, in_flight.endpoint());
                 let full = matches!(cause, SendFailure::Full);
                 drop(in_flight);
                 if full {
                     within(self.deadline, "room on a connection", connection.room()).await?;
                 }
-                Attempt::Failed { error, again: unprocessed.map(|request| *request), full }
+                Attempt::Failed { error, again: unprocessed, full }
             }
         })
     }
 
-    async fn picked<B>(
+    async fn picked(
         &self,
-        request: &Request<B>,
+        head: &http::request::Parts,
         previous: u32,
     ) -> Result<(Arc<Connection>, InFlight), CallError> {
-        let mut call = call::view(self.inner, self.terms, request);
+        let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
         // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
         call.random = call.random.wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
         loop {

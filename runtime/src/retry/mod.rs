@@ -1,3 +1,5 @@
-//! Trying a call again: when, after how long, and with what body.
+//! Trying a call again: whether, after how long, and with what body.
 
+pub(crate) mod backoff;
+pub(crate) mod policy;
 pub mod replay;

@@ -1,1 +1,342 @@
-//! (being built)
+//! A meshed server: our accept loop, the Listener's filter chains, the user's tonic services.
+//!
+//! ```text
+//!   accept -> admission ( first bytes -> filter chain -> TLS -> preface ) -> connection ( HTTP/2 )
+//!               ^                                                              |  per call
+//!   Listener -> serving ( Gate, Generation )                     service ( route -> deadline -> handler )
+//! ```
+//!
+//! Semantics follow gRFC A36 (serving mode, filter chains, draining) and A29 (TLS), with one
+//! addition of our own: a *permissive* port, on which a chain for `transport_protocol: tls` and one
+//! for `raw_buffer` are told apart by the first bytes of each connection.
+//!
+//! A Listener that is missing, unusable or for another address means that nobody is served.
+//! Nothing falls back to plaintext.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use sidestep_proto::resource::Address;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tower_layer::{Identity, Layer, Stack};
+use tower_service::Service;
+
+mod accept;
+mod admission;
+mod connect_info;
+mod connection;
+mod drain;
+mod filter_chain;
+mod first_bytes;
+mod incoming;
+mod reply_body;
+mod run;
+mod service;
+mod serving;
+mod stats;
+#[cfg(test)]
+mod tests;
+mod timeout;
+
+use accept::Bound;
+use admission::Limits;
+use connection::Shared;
+use serving::{Gate, OnMode};
+
+pub use connect_info::ConnectInfo;
+pub use incoming::{Accepted, Incoming};
+pub use serving::{ServerMode, ServerSource, Subscribe};
+pub use stats::{Refusal, ServerStats};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a server cannot run. A missing Listener is no error: it is waited for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Neither `IP:port` nor `unix:path`.
+    #[error("{0:?} is no listening address; give IP:port, [IPv6]:port or unix:/path")]
+    Address(String),
+    /// The address cannot be bound.
+    #[error("cannot bind {address}: {source}")]
+    Bind {
+        /// The address asked for.
+        address: Address,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The bound address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The real address.
+        address: Address,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no way to a Listener for the address, such as no name template in the bootstrap.
+    #[error("no Listener can be named for {address}: {source}")]
+    Listener {
+        /// The real address.
+        address: Address,
+        /// What is missing.
+        source: BoxError,
+    },
+}
+
+/// Bounds of a server's connections.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// Calls that one connection may have open at once. Default 1,000.
+    pub max_concurrent_streams: u32,
+    /// Largest header list of a call, in bytes as HTTP/2 counts them. Default 16 KiB.
+    pub max_header_list_bytes: u32,
+    /// Silence after which a connection is asked for a sign of life; `None`: never. Default 2 h, as
+    /// in other gRPC servers.
+    pub keepalive_interval: Option<Duration>,
+    /// How long that sign may take. Default 20 s.
+    pub keepalive_timeout: Duration,
+    /// How long calls in flight may go on once their connection is drained. Default 10 min (A36).
+    pub drain_grace: Duration,
+    limits: Limits,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 1000,
+            max_header_list_bytes: 16 * 1024,
+            keepalive_interval: Some(Duration::from_secs(2 * 60 * 60)),
+            keepalive_timeout: Duration::from_secs(20),
+            drain_grace: Duration::from_secs(10 * 60),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Builds a meshed server around tonic services.
+///
+/// It listens once the control plane has given it a Listener for its address, and keeps serving by
+/// the last good one when the control plane is lost.
+#[must_use = "a server does nothing until it is served"]
+pub struct Server<L = Identity> {
+    address: String,
+    source: ServerSource,
+    routes: Routes,
+    layer: L,
+    options: ServerOptions,
+    on_mode: Option<OnMode>,
+    stats: Arc<ServerStats>,
+}
+
+impl Server {
+    /// A server for `address`: `IP:port` (port 0 picks one), `[IPv6]:port` or `unix:/path`.
+    pub fn new(address: impl Into<String>, source: ServerSource) -> Self {
+        Self {
+            address: address.into(),
+            source,
+            routes: Routes::default(),
+            layer: Identity::new(),
+            options: ServerOptions::default(),
+            on_mode: None,
+            stats: Arc::default(),
+        }
+    }
+}
+
+impl<L> Server<L> {
+    /// Adds a generated tonic service.
+    pub fn add_service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+            + NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        self.routes = self.routes.add_service(service);
+        self
+    }
+
+    /// Serves these routes. Services added before are replaced; add further ones after.
+    pub fn add_routes(mut self, routes: Routes) -> Self {
+        self.routes = routes;
+        self
+    }
+
+    /// Puts a tower layer around all services. The first one added is the outermost.
+    pub fn layer<N>(self, layer: N) -> Server<Stack<N, L>> {
+        Server {
+            address: self.address,
+            source: self.source,
+            routes: self.routes,
+            layer: Stack::new(layer, self.layer),
+            options: self.options,
+            on_mode: self.on_mode,
+            stats: self.stats,
+        }
+    }
+
+    /// Changes the bounds of connections: `.options(|o| o.max_concurrent_streams = 100)`.
+    pub fn options(mut self, change: impl FnOnce(&mut ServerOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// Allows plaintext from other hosts where xDS configures no TLS. Where xDS does configure it,
+    /// nothing changes: an error there never ends in plaintext.
+    pub fn plaintext_where_unsecured(mut self) -> Self {
+        self.source.plaintext_where_unsecured = true;
+        self
+    }
+
+    /// Calls `tell` with the real address at each change of mode, from the task that serves. It
+    /// must not block. Changes are logged in any case.
+    pub fn on_mode_change(
+        mut self,
+        tell: impl Fn(&Address, &ServerMode) + Send + Sync + 'static,
+    ) -> Self {
+        self.on_mode = Some(Arc::new(tell));
+        self
+    }
+
+    /// The counters of this server, to be read while it runs and after.
+    #[must_use]
+    pub fn stats(&self) -> Arc<ServerStats> {
+        self.stats.clone()
+    }
+
+    /// Binds the address, so that the real one is known; nobody can connect yet.
+    ///
+    /// # Errors
+    /// The address is none, or cannot be bound.
+    pub fn bind(self) -> Result<BoundServer<L>, ServerError> {
+        let address = parse_address(&self.address)?;
+        let bound =
+            Bound::bind(&address).map_err(|source| ServerError::Bind { address, source })?;
+        Ok(BoundServer {
+            bound,
+            server: self,
+        })
+    }
+}
+
+impl<L, B> Server<L>
+where
+    L: Layer<Routes>,
+    L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Error: Into<BoxError>,
+    <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Serves for ever. Dropping the future closes all connections at once.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. Trouble with the control plane is none.
+    pub async fn serve(self) -> Result<(), ServerError> {
+        self.bind()?.serve().await
+    }
+
+    /// Serves until `signal` resolves, then drains: no new connection, GOAWAY on the old ones, and
+    /// their calls are finished within [`ServerOptions::drain_grace`].
+    ///
+    /// # Errors
+    /// See [`ServerError`]. Trouble with the control plane is none.
+    pub async fn serve_with_shutdown<F: Future>(self, signal: F) -> Result<(), ServerError> {
+        self.bind()?.serve_with_shutdown(signal).await
+    }
+}
+
+/// A server whose address is bound.
+#[must_use = "a server does nothing until it is served"]
+pub struct BoundServer<L = Identity> {
+    bound: Bound,
+    server: Server<L>,
+}
+
+impl<L> BoundServer<L> {
+    /// The real address: port 0 has become the port that the system picked.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        self.bound.address()
+    }
+
+    /// Gives authenticated connections to tonic's own server; the services and layers added here
+    /// are not used. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// There is no way to a Listener for the address.
+    pub fn incoming(self) -> Result<Incoming, ServerError> {
+        let (gate, bound, shared) = self.open()?.0;
+        Ok(Incoming::start(gate, bound, shared))
+    }
+
+    #[allow(clippy::type_complexity, reason = "taken apart at once, in this file")]
+    fn open(self) -> Result<((Gate, Bound, Arc<Shared>), (Routes, L)), ServerError> {
+        let Self { bound, server } = self;
+        let address = bound.address().clone();
+        let gate = Gate::open(address.clone(), server.source, server.on_mode)
+            .map_err(|source| ServerError::Listener { address, source })?;
+        let shared = Shared {
+            options: server.options,
+            stats: server.stats,
+        };
+        Ok((
+            (gate, bound, Arc::new(shared)),
+            (server.routes, server.layer),
+        ))
+    }
+}
+
+impl<L, B> BoundServer<L>
+where
+    L: Layer<Routes>,
+    L::Service: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    <L::Service as Service<Request<Body>>>::Error: Into<BoxError>,
+    <L::Service as Service<Request<Body>>>::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// As [`Server::serve`].
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub async fn serve(self) -> Result<(), ServerError> {
+        self.serve_with_shutdown(pending::<()>()).await
+    }
+
+    /// As [`Server::serve_with_shutdown`].
+    ///
+    /// # Errors
+    /// As [`Server::serve_with_shutdown`].
+    pub async fn serve_with_shutdown<F: Future>(self, signal: F) -> Result<(), ServerError> {
+        let ((gate, bound, shared), (routes, layer)) = self.open()?;
+        let handler = layer.layer(routes.prepare());
+        let every = shared.clone();
+        let handle = move |raw, generation, draining| {
+            connection::serve(raw, generation, draining, handler.clone(), every.clone())
+        };
+        run::run(gate, bound, shared, signal, handle).await
+    }
+}
+
+fn parse_address(text: &str) -> Result<Address, ServerError> {
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        // `unix:///path` is how gRPC names an absolute path.
+        return Ok(Address::Unix(
+            path.strip_prefix("//").unwrap_or(path).into(),
+        ));
+    }
+    let parsed = text.parse().map(Address::Tcp);
+    parsed.map_err(|_| ServerError::Address(text.into()))
+}

@@ -22,6 +22,8 @@ mod config;
 mod connection;
 mod event;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod type_state;
 mod update;
 

@@ -1,0 +1,126 @@
+//! One connection: HTTP/2 over an admitted socket, until its peer or a drain ends it.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::timeout;
+use tonic::body::Body;
+use tower_service::Service;
+
+use super::accept::Raw;
+use super::admission::{Admitted, Refused, admit};
+use super::drain::Draining;
+use super::service::Calls;
+use super::serving::Generation;
+use super::{BoxError, Refusal, ServerOptions, ServerStats};
+
+/// What every connection of a server shares.
+pub(super) struct Shared {
+    pub(super) options: ServerOptions,
+    pub(super) stats: Arc<ServerStats>,
+}
+
+impl Shared {
+    /// Counts and logs a connection that was not admitted.
+    pub(super) fn refuse(&self, refused: &Refused, peer: Option<SocketAddr>) {
+        self.stats.count_refused(refused.why);
+        let peer = peer.map(tracing::field::display);
+        let (why, detail) = (refused.why, refused.detail.as_str());
+        // Port scans and health checks connect and go; what the operator can mend is a warning.
+        match why {
+            Refusal::Gone | Refusal::NotServing => {
+                tracing::debug!(target: "sidestep::server", peer, %why, detail, "closed");
+            }
+            _ => tracing::warn!(target: "sidestep::server", peer, %why, detail, "closed"),
+        }
+    }
+
+    pub(super) fn count_way_in(&self, admitted: &Admitted) {
+        match admitted.info.is_tls() {
+            true => self.stats.count_tls(),
+            false => self.stats.count_plaintext(),
+        }
+    }
+}
+
+/// Serves a socket from its first byte to its last.
+pub(super) async fn serve<S, B>(
+    raw: Raw,
+    generation: Arc<Generation>,
+    draining: Draining,
+    handler: S,
+    shared: Arc<Shared>,
+) where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let peer = raw.addresses.map(|(_, peer)| peer);
+    let limits = &shared.options.limits;
+    let admitted = match admit(raw, &generation, limits).await {
+        Ok(admitted) => admitted.expect_preface(limits).await,
+        Err(refused) => Err(refused),
+    };
+    drop(generation);
+    match admitted {
+        Ok(admitted) => {
+            shared.count_way_in(&admitted);
+            carry_calls(admitted, draining, handler, &shared).await;
+        }
+        Err(refused) => shared.refuse(&refused, peer),
+    }
+}
+
+async fn carry_calls<S, B>(admitted: Admitted, mut draining: Draining, handler: S, shared: &Shared)
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let _open = shared.stats.opened();
+    let Admitted {
+        io, info, routes, ..
+    } = admitted;
+    let calls = Calls::new(handler, routes, info);
+    let connection = http2(&shared.options).serve_connection(TokioIo::new(io), calls);
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => return log_end(ended),
+        () = draining.started() => {}
+    }
+    // GOAWAY: the peer sends no more calls here, those it has sent are answered.
+    connection.as_mut().graceful_shutdown();
+    match timeout(shared.options.drain_grace, connection).await {
+        Ok(ended) => log_end(ended),
+        Err(_) => {
+            shared.stats.count_cut();
+            tracing::warn!(target: "sidestep::server", "closed with calls in flight: the grace time is over");
+        }
+    }
+}
+
+fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_header_list_size(options.max_header_list_bytes)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+fn log_end(ended: hyper::Result<()>) {
+    if let Err(error) = ended {
+        tracing::debug!(target: "sidestep::server", %error, "connection broke");
+    }
+}

@@ -1,0 +1,96 @@
+//! The body of a reply: the handler's, until the caller's deadline.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tonic::Status;
+
+use super::{BoxError, service::deadline_exceeded};
+
+pin_project! {
+    /// Ends with the handler's trailers, or with a status in their place when the handler fails
+    /// or the deadline passes; then the handler's body is dropped at once.
+    pub(super) struct ReplyBody<B> {
+        #[pin]
+        inner: Option<B>,
+        deadline: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<B> ReplyBody<B> {
+    pub(super) fn new(inner: B, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+        Self {
+            inner: Some(inner),
+            deadline,
+        }
+    }
+
+    /// Of a reply that is a status only.
+    pub(super) fn empty() -> Self {
+        Self {
+            inner: None,
+            deadline: None,
+        }
+    }
+}
+
+impl<B> Body for ReplyBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let last = match inner.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(Some(Ok(trailers))) => Some(trailers),
+            Poll::Ready(Some(Err(error))) => Some(trailers(&Status::from_error(error.into()))),
+            Poll::Ready(None) => None,
+            Poll::Pending => {
+                let Some(deadline) = this.deadline else {
+                    return Poll::Pending;
+                };
+                ready!(deadline.as_mut().poll(cx));
+                Some(trailers(&deadline_exceeded()))
+            }
+        };
+        this.inner.set(None);
+        Poll::Ready(last.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Some(inner) => inner.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
+
+fn trailers(status: &Status) -> Frame<Bytes> {
+    let mut headers = HeaderMap::new();
+    if status.add_header(&mut headers).is_err() {
+        // Only a message that is no header value can fail, and tonic escapes those.
+        headers.insert("grpc-status", i32::from(status.code()).into());
+    }
+    Frame::trailers(headers)
+}

@@ -1,0 +1,164 @@
+//! One call: its route, its deadline, its handler (gRFC A36, per RPC).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::transport::server::TcpConnectInfo;
+use tower::util::Oneshot;
+use tower_service::Service;
+
+use crate::control::{ChainRoutes, RoutesState};
+use super::reply_body::ReplyBody;
+use super::timeout::grpc_timeout;
+use super::{BoxError, ConnectInfo};
+use crate::routing::{Action, Call};
+
+/// The calls of one connection.
+#[derive(Debug)]
+pub(super) struct Calls<S> {
+    handler: S,
+    routes: ChainRoutes,
+    info: Arc<ConnectInfo>,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn new(handler: S, routes: ChainRoutes, info: ConnectInfo) -> Self {
+        Self {
+            handler,
+            routes,
+            info: Arc::new(info),
+        }
+    }
+
+    /// Whether a handler may answer, by the connection's routes.
+    fn check_route<B>(&self, request: &Request<B>) -> Result<(), Status> {
+        let state = self.routes.routes.load();
+        let RoutesState::Ready(table) = &**state else {
+            return Err(Status::unavailable(
+                "the server has no valid route configuration",
+            ));
+        };
+        let host = || request.headers().get(http::header::HOST)?.to_str().ok();
+        let authority = request.uri().authority().map(http::uri::Authority::as_str);
+        let call = Call {
+            authority: authority.or_else(host).unwrap_or_default(),
+            path: request.uri().path(),
+            headers: request.headers(),
+            random: fastrand::u64(..),
+        };
+        match table.find(&call).map(|route| &route.action) {
+            Some(Action::NonForwarding) => Ok(()),
+            Some(_) => Err(Status::unavailable(
+                "the server's route for this call is not one for servers (non_forwarding_action)",
+            )),
+            None => Err(Status::unavailable("the server has no route for this call")),
+        }
+    }
+
+    fn introduce<B>(&self, request: &mut Request<B>) {
+        let extensions = request.extensions_mut();
+        if self.info.remote_addr().is_some() {
+            extensions.insert(TcpConnectInfo {
+                local_addr: self.info.local_addr(),
+                remote_addr: self.info.remote_addr(),
+            });
+        }
+        if let Some(identity) = self.info.identity() {
+            extensions.insert(identity.clone());
+        }
+        extensions.insert(ConnectInfo::clone(&self.info));
+    }
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Calls<S>
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone,
+    S::Error: Into<BoxError>,
+    B: http_body::Body<Data = Bytes>,
+{
+    type Response = Response<ReplyBody<B>>;
+    type Error = Infallible;
+    type Future = Reply<Oneshot<S, Request<Body>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(status) = self.check_route(&request) {
+            tracing::debug!(target: "sidestep::server", path = request.uri().path(), %status, "refused");
+            return Reply::status(status);
+        }
+        let deadline = match grpc_timeout(request.headers()) {
+            Ok(timeout) => timeout.map(|timeout| Box::pin(sleep(timeout))),
+            Err(malformed) => return Reply::status(Status::internal(malformed.to_string())),
+        };
+        self.introduce(&mut request);
+        let call = Oneshot::new(self.handler.clone(), request.map(Body::new));
+        Reply {
+            handler: Some(call),
+            deadline,
+            status: None,
+        }
+    }
+}
+
+pin_project! {
+    /// The head of a reply: the handler's, or a status if it fails or is too late.
+    pub(super) struct Reply<F> {
+        #[pin]
+        handler: Option<F>,
+        deadline: Option<Pin<Box<Sleep>>>,
+        status: Option<Status>,
+    }
+}
+
+impl<F> Reply<F> {
+    fn status(status: Status) -> Self {
+        Self {
+            handler: None,
+            deadline: None,
+            status: Some(status),
+        }
+    }
+}
+
+impl<F, B, E> Future for Reply<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<ReplyBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let status = match this.handler.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
+            Some(Poll::Ready(Ok(response))) => {
+                let deadline = this.deadline.take();
+                return Poll::Ready(Ok(response.map(|body| ReplyBody::new(body, deadline))));
+            }
+            Some(Poll::Ready(Err(error))) => Status::from_error(error.into()),
+            Some(Poll::Pending) => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => deadline_exceeded(),
+                _ => return Poll::Pending,
+            },
+            None => this.status.take().unwrap_or_else(deadline_exceeded),
+        };
+        this.handler.set(None);
+        Poll::Ready(Ok(trailers_only(status)))
+    }
+}
+
+pub(super) fn deadline_exceeded() -> Status {
+    Status::deadline_exceeded("the call's deadline passed at the server")
+}
+
+fn trailers_only<B>(status: Status) -> Response<ReplyBody<B>> {
+    status.into_http::<()>().map(|()| ReplyBody::empty())
+}
