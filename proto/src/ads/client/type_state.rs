@@ -357,12 +357,12 @@ impl TypeState {
         for (index, item) in items.into_iter().enumerate() {
             match self.read(item, reader) {
                 Ok((name, read)) => {
-                    if all.contains_key(&name) {
-                        let invalid = self.invalid(&name, Reason::Duplicate(name.clone()));
-                        all.insert(name, Read::Bad(invalid));
-                    } else {
-                        all.insert(name, read);
-                    }
+                    let duplicate = || self.invalid(&name, Reason::Duplicate(name.clone()));
+                    let read = match all.get(&name) {
+                        Some(_) => Read::Bad(duplicate()),
+                        None => read,
+                    };
+                    all.insert(name, read);
                 }
                 Err(reason) => {
                     nameless += 1;

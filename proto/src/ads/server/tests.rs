@@ -605,17 +605,17 @@ fn other_types_are_served_by_name_and_wait_for_nobody() {
 fn events_tell_who_asks_for_what_and_holds_what() {
     for variant in BOTH {
         let mut peer = Peer::with(variant, &[(Cluster, "a=1")]);
-        let node = Some(Node {
+        let node = Node {
             id: "me".into(),
             ..Node::default()
-        });
+        };
         let mut first = match variant {
             Variant::StateOfTheWorld => whole(Cluster, "", &["*", "a"]),
             Variant::Delta => Request::Delta(delta(Cluster, &["*", "a"], &[])),
         };
         match &mut first {
-            Request::StateOfTheWorld(r) => r.node = node.clone(),
-            Request::Delta(r) => r.node = node.clone(),
+            Request::StateOfTheWorld(r) => r.node = Some(node.clone()),
+            Request::Delta(r) => r.node = Some(node.clone()),
         }
         peer.request(first);
         let response = peer.only();
@@ -623,7 +623,7 @@ fn events_tell_who_asks_for_what_and_holds_what() {
         let type_url = CDS.to_owned();
         let (version, nonce) = (response.version, response.nonce);
         let expected = [
-            ServerEvent::Node(Box::new(node.expect("set above"))),
+            ServerEvent::Node(Box::new(node)),
             ServerEvent::Request {
                 type_url: type_url.clone(),
                 names: vec!["*".into(), "a".into()],
