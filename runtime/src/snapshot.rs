@@ -208,7 +208,7 @@ impl Cluster {
             name: name.into(),
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
-            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX_REQUESTS)),
+            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX)),
             control,
         }
     }

@@ -20,6 +20,8 @@ mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, Weak};

@@ -212,7 +212,7 @@ async fn connect(server: &Server, dial: &Dial) -> Result<(Connection, Authority)
     let place = place(&server.uri)?;
     let target = ConnectTarget {
         addresses: addresses(&place).await?,
-        tls: tls(&server.credentials)?,
+        tls: tls(&server.credentials),
         server_name: place.host().to_owned(),
         options: Arc::new(Http2Options {
             keepalive_interval: Some(KEEPALIVE_INTERVAL),
@@ -244,9 +244,18 @@ async fn addresses(target: &DirectTarget) -> Result<Vec<Address>, String> {
     }
 }
 
-fn tls(credentials: &Credentials) -> Result<Option<Arc<ClientTls>>, String> {
+fn tls(credentials: &Credentials) -> Option<Arc<ClientTls>> {
     match credentials {
-        Credentials::Insecure => Ok(None),
-        Credentials::Tls { .. } => Err("TODO".into()),
+        Credentials::Insecure => None,
+        Credentials::Tls {
+            ca_certificate_file,
+            certificate_file,
+            private_key_file,
+            ..
+        } => {
+            let identity = certificate_file.clone().zip(private_key_file.clone());
+            let roots = ca_certificate_file.clone();
+            Some(Arc::new(ClientTls::for_control_plane(roots, identity)))
+        }
     }
 }
