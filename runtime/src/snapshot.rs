@@ -197,12 +197,7 @@ impl Published {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        id: ClusterId,
-        name: &str,
-        published: Published,
-        control: WeakInbox,
-    ) -> Self {
+    pub(crate) fn new(id: ClusterId, name: &str, published: Published, control: WeakInbox) -> Self {
         Self {
             id,
             name: name.into(),

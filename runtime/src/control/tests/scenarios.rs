@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sidestep_proto::resource::{ResourceType, Resource};
+use sidestep_proto::resource::{Resource, ResourceType};
 
 use super::backend::Backend;
 use super::fixtures::*;
