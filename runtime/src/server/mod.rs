@@ -102,7 +102,8 @@ pub struct ServerOptions {
     /// Silence after which a connection is asked for a sign of life; `None`: never. Default 2 h, as
     /// in other gRPC servers.
     pub keepalive_interval: Option<Duration>,
-    /// How long that sign may take. Default 20 s.
+    /// How long that sign may take, and how long a peer without calls may take to answer a
+    /// GOAWAY. Default 20 s.
     pub keepalive_timeout: Duration,
     /// How long calls in flight may go on once their connection is drained. Default 10 min (A36).
     pub drain_grace: Duration,

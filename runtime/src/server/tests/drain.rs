@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::super::Refusal;
+use super::super::first_bytes::PREFACE;
 use super::kit::*;
 
 const HOLD: &str = "test.Echo/Hold";
@@ -189,4 +191,51 @@ async fn the_grace_time_is_the_builders() {
     running.served.await.unwrap().unwrap();
     assert_eq!(began.elapsed().as_secs(), 3);
     assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_calls_that_ignores_the_goaway_is_not_waited_for() {
+    let server = start_piped(&Plan::default(), no_certificates(), |server| server).await;
+    let mut io = server.connect(NEAR);
+    begin_silently(&mut io).await;
+    while server.running.stats.open() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut running = server.running;
+    let began = Instant::now();
+    running.stop();
+    running.served.await.unwrap().unwrap();
+    assert_eq!((began.elapsed().as_secs(), running.stats.cut()), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_in_the_queue_at_shutdown_is_let_in_and_told_to_go() {
+    let server = start_piped(&Plan::default(), no_certificates(), |server| server).await;
+    let mut io = server.connect(NEAR);
+    let mut running = server.running;
+    running.stop();
+    begin_silently(&mut io).await;
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.unwrap();
+    running.served.await.unwrap().unwrap();
+    assert!(frame_types(&answer).contains(&GOAWAY), "{answer:?}");
+    assert_eq!(running.stats.plaintext(), 1);
+}
+
+const GOAWAY: u8 = 7;
+
+/// The preface and an empty SETTINGS frame; nothing that comes is ever answered.
+async fn begin_silently(io: &mut tokio::io::DuplexStream) {
+    io.write_all(PREFACE).await.unwrap();
+    io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+}
+
+fn frame_types(mut bytes: &[u8]) -> Vec<u8> {
+    let mut types = Vec::new();
+    while let [a, b, c, kind, ..] = *bytes {
+        types.push(kind);
+        let len = u32::from_be_bytes([0, a, b, c]) as usize;
+        bytes = bytes.get(9 + len..).unwrap_or_default();
+    }
+    types
 }
