@@ -1,1 +1,341 @@
-//! (being built)
+//! The process's part in the mesh: one [`Mesh`], shared by all its channels and servers.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use http::uri::Authority;
+use sidestep_proto::ads::Variant;
+use sidestep_proto::bootstrap::{Bootstrap, BootstrapError};
+use sidestep_proto::resource::LbPolicy;
+
+use crate::channel::Channel;
+use crate::control::{self, Config, PlaintextPolicy, Timers};
+use crate::resolver::DirectTarget;
+use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
+use crate::snapshot::Target;
+use crate::subchannel::{Connector, Http2Options};
+
+/// The process's handle to the mesh: make one, early, and clone it freely.
+///
+/// It holds the one ADS stream to the control plane and the connections to endpoints, shared by
+/// all channels and servers made from it. Making it reads files but never waits for the network:
+/// a service starts while its control plane is down. `Send + Sync`, cheap to clone.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), sidestep::BuildError> {
+/// let mesh = sidestep::Mesh::from_env()?;
+/// let channel = mesh.channel("xds:///greeter")?; // goes where a tonic Channel goes
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Mesh {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    control: control::Handle,
+    bootstrap: Option<Bootstrap>,
+    targets: Mutex<Vec<Weak<Target>>>,
+}
+
+impl Mesh {
+    /// Reads the standard gRPC bootstrap: the file that `GRPC_XDS_BOOTSTRAP` names, or else the
+    /// JSON text in `GRPC_XDS_BOOTSTRAP_CONFIG`.
+    ///
+    /// # Errors
+    /// Neither is set, the file cannot be read, or the bootstrap is not valid.
+    pub fn from_env() -> Result<Self, BuildError> {
+        Self::builder().from_env()?.build()
+    }
+
+    /// Starts from nothing: for a bootstrap in code, other options, or no control plane at all.
+    #[must_use]
+    pub fn builder() -> MeshBuilder {
+        MeshBuilder::new()
+    }
+
+    /// A channel to `target`: `xds:///name` or `xds://authority/name` through the control plane;
+    /// `dns:///host:port`, `host:port`, `ipv4:…`, `ipv6:…` or `unix:…` without one.
+    ///
+    /// Never waits. Call it inside a tokio runtime, or make the first call inside one.
+    ///
+    /// # Errors
+    /// The target does not parse, names an unknown authority, or needs a bootstrap and there is
+    /// none.
+    pub fn channel(&self, target: &str) -> Result<Channel, BuildError> {
+        let bad = |reason: String| BuildError::Target { target: target.to_owned(), reason };
+        let (watched, authority) = match target.strip_prefix("xds:") {
+            Some(rest) => self.xds(target, rest)?,
+            None => {
+                let direct = DirectTarget::parse(target, LbPolicy::PickFirst { shuffle: false })
+                    .map_err(|e| bad(e.reason.to_owned()))?;
+                let authority = direct.authority.clone();
+                (self.inner.control.direct(direct), authority)
+            }
+        };
+        self.remember(&watched);
+        let authority = Authority::try_from(authority.as_str())
+            .map_err(|e| bad(format!("{authority:?} cannot be an authority: {e}")))?;
+        Ok(Channel::new(watched, authority))
+    }
+
+    fn xds(&self, target: &str, rest: &str) -> Result<(Arc<Target>, String), BuildError> {
+        let bad = |reason: String| BuildError::Target { target: target.to_owned(), reason };
+        let bootstrap = self.inner.bootstrap.as_ref().ok_or_else(BuildError::no_bootstrap)?;
+        let (authority, name) = match rest.strip_prefix("//") {
+            Some(rest) => rest
+                .split_once('/')
+                .ok_or_else(|| bad("expected xds:///name or xds://authority/name".to_owned()))?,
+            None => ("", rest.trim_start_matches('/')),
+        };
+        if name.is_empty() {
+            return Err(bad("the name is empty".to_owned()));
+        }
+        let authority = (!authority.is_empty()).then_some(authority);
+        let listener =
+            bootstrap.client_listener_name(authority, name).map_err(|e| bad(e.to_string()))?;
+        Ok((self.inner.control.target(&listener, name), name.to_owned()))
+    }
+
+    fn remember(&self, target: &Arc<Target>) {
+        let mut targets = self.inner.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets.retain(|known| known.strong_count() > 0);
+        targets.push(Arc::downgrade(target));
+    }
+
+    /// Waits until every channel made so far has its configuration and a connected endpoint in
+    /// each of its clusters. For start-up probes; nothing else needs to wait.
+    pub async fn ready(&self) {
+        let targets: Vec<_> = {
+            let targets = self.inner.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            targets.iter().filter_map(Weak::upgrade).collect()
+        };
+        for target in targets {
+            target.ready().await;
+        }
+    }
+}
+
+/// Makes a [`Mesh`].
+pub struct MeshBuilder {
+    bootstrap: Option<Bootstrap>,
+    providers: Vec<(String, Arc<dyn CertificateProvider>)>,
+    plaintext: PlaintextPolicy,
+    variant: Variant,
+    http2: Http2Options,
+    connector: Connector,
+    max_response_bytes: usize,
+    timers: Timers,
+}
+
+impl MeshBuilder {
+    fn new() -> Self {
+        Self {
+            bootstrap: None,
+            providers: Vec::new(),
+            plaintext: PlaintextPolicy::default(),
+            variant: Variant::StateOfTheWorld,
+            http2: Http2Options::default(),
+            connector: crate::subchannel::default_connector(),
+            max_response_bytes: 256 << 20,
+            timers: Timers::default(),
+        }
+    }
+
+    /// Takes the bootstrap that the environment names; see [`Mesh::from_env`].
+    ///
+    /// # Errors
+    /// As for [`Mesh::from_env`].
+    pub fn from_env(self) -> Result<Self, BuildError> {
+        self.from_lookup(|name| std::env::var_os(name))
+    }
+
+    /// [`MeshBuilder::from_env`] over any environment: `lookup` answers for a variable's name.
+    ///
+    /// # Errors
+    /// As for [`Mesh::from_env`].
+    pub fn from_lookup(
+        self,
+        lookup: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, BuildError> {
+        if let Some(path) = lookup(FILE_VARIABLE) {
+            let path = PathBuf::from(path);
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| BuildError::Read { path: path.clone(), source })?;
+            let bootstrap = Bootstrap::parse(&text)
+                .map_err(|error| BuildError::Bootstrap { origin: path.display().to_string(), error })?;
+            return Ok(self.bootstrap(bootstrap));
+        }
+        if let Some(text) = lookup(TEXT_VARIABLE) {
+            return self.bootstrap_json(&text.to_string_lossy()).map_err(|error| match error {
+                BuildError::Bootstrap { error, .. } => {
+                    BuildError::Bootstrap { origin: TEXT_VARIABLE.to_owned(), error }
+                }
+                other => other,
+            });
+        }
+        Err(BuildError::no_bootstrap())
+    }
+
+    /// Takes a bootstrap from its JSON text.
+    ///
+    /// # Errors
+    /// The text is not a valid bootstrap.
+    pub fn bootstrap_json(self, text: &str) -> Result<Self, BuildError> {
+        let bootstrap = Bootstrap::parse(text)
+            .map_err(|error| BuildError::Bootstrap { origin: "bootstrap".to_owned(), error })?;
+        Ok(self.bootstrap(bootstrap))
+    }
+
+    /// Takes a bootstrap made in code.
+    #[must_use]
+    pub fn bootstrap(mut self, bootstrap: Bootstrap) -> Self {
+        self.bootstrap = Some(bootstrap);
+        self
+    }
+
+    /// Adds a certificate provider under a name that resources refer to; it replaces one of the
+    /// bootstrap.
+    #[must_use]
+    pub fn certificate_provider(
+        mut self,
+        instance: &str,
+        provider: Arc<dyn CertificateProvider>,
+    ) -> Self {
+        self.providers.push((instance.to_owned(), provider));
+        self
+    }
+
+    /// Allows plaintext to and from any peer where the control plane gives no transport security.
+    /// Without it, only loopback peers and Unix sockets may be unencrypted. An *error* in a
+    /// security context never falls back to plaintext, whatever is said here.
+    #[must_use]
+    pub fn plaintext_where_unsecured(mut self) -> Self {
+        self.plaintext = PlaintextPolicy::Always;
+        self
+    }
+
+    /// Which form of ADS is spoken: state of the world (default, understood by every control
+    /// plane) or delta.
+    #[must_use]
+    pub fn variant(mut self, variant: Variant) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// Options of the HTTP/2 connections to endpoints.
+    #[must_use]
+    pub fn http2(mut self, options: Http2Options) -> Self {
+        self.http2 = options;
+        self
+    }
+
+    /// How sockets are opened. Default: TCP without delay, and Unix sockets.
+    #[must_use]
+    pub fn connector(mut self, connector: Connector) -> Self {
+        self.connector = connector;
+        self
+    }
+
+    /// Largest message taken from the control plane, in bytes. Default 256 MiB: 10,000 clusters
+    /// can come in one response.
+    #[must_use]
+    pub fn max_response_bytes(mut self, bytes: usize) -> Self {
+        self.max_response_bytes = bytes;
+        self
+    }
+
+    /// Shortened timers, for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn timers(mut self, timers: Timers) -> Self {
+        self.timers = timers;
+        self
+    }
+
+    /// Makes the mesh. Reads certificate files if there are any; waits for nothing.
+    ///
+    /// # Errors
+    /// A certificate provider of the bootstrap is of a kind that there is not.
+    pub fn build(self) -> Result<Mesh, BuildError> {
+        let configured = match &self.bootstrap {
+            Some(bootstrap) => CertificateProviders::from_bootstrap(&bootstrap.certificate_providers)?,
+            None => CertificateProviders::default(),
+        };
+        let providers = self
+            .providers
+            .into_iter()
+            .fold(configured, |all, (name, provider)| all.with(&name, provider));
+        let control = control::Handle::new(Config {
+            bootstrap: self.bootstrap.clone(),
+            variant: self.variant,
+            plaintext: self.plaintext,
+            providers,
+            connector: self.connector,
+            http2: Arc::new(self.http2),
+            max_response_bytes: self.max_response_bytes,
+            timers: self.timers,
+        });
+        let inner = Inner { control, bootstrap: self.bootstrap, targets: Mutex::default() };
+        Ok(Mesh { inner: Arc::new(inner) })
+    }
+}
+
+impl fmt::Debug for MeshBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeshBuilder").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
+    }
+}
+
+const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
+const TEXT_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP_CONFIG";
+
+/// Why a mesh, a channel or a server could not be made. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The environment names no bootstrap.
+    #[error(
+        "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to its text, \
+         pass one to Mesh::builder().bootstrap_json(), or dial a target that needs none \
+         (dns:///host:port, host:port, unix:path)"
+    )]
+    NoBootstrap,
+    /// The bootstrap file cannot be read.
+    #[error("bootstrap {}: {source}", path.display())]
+    Read {
+        /// As `GRPC_XDS_BOOTSTRAP` says.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bootstrap is not valid.
+    #[error("bootstrap {origin}: {error}")]
+    Bootstrap {
+        /// The file, or where else the text came from.
+        origin: String,
+        /// What is wrong, and where in it.
+        error: BootstrapError,
+    },
+    /// A target that cannot be dialled.
+    #[error("target {target:?}: {reason}")]
+    Target {
+        /// As given.
+        target: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Transport security cannot be set up.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
+}
+
+impl BuildError {
+    fn no_bootstrap() -> Self {
+        Self::NoBootstrap
+    }
+}

@@ -1,1 +1,339 @@
-//! (being built)
+//! What a call reads: routes and clusters that agree with each other.
+//!
+//! ```text
+//!   Target ── state ──> Snapshot { routes, clusters[] }      swapped whole by configuration
+//!                                          │
+//!                       Cluster ── published ──> { picker, slots[] }    swapped by connections
+//!                                                            │
+//!                                                 Slot ── connection, load
+//! ```
+//!
+//! Everything here is written by [`crate::control`] alone and read by calls without a lock. A call
+//! that has to wait first reads a version, then the state, and then waits for a later version: no
+//! change between the two is lost.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use http::HeaderMap;
+use tokio::sync::watch;
+
+use crate::balancer::{Call, Connectivity, Failure, Load, Pick, Picker, SubchannelId};
+use crate::circuit_breaker::CircuitBreaker;
+use crate::control::{Handle, Input, WeakInbox};
+use crate::routing::{ClusterIndex, RouteTable};
+use crate::subchannel::Connection;
+
+/// What a channel is connected to: one listener name (or direct address) and its current state.
+///
+/// `control` stops watching the name when the last `Arc` of it is dropped.
+#[derive(Debug)]
+pub struct Target {
+    name: Box<str>,
+    state: ArcSwap<TargetState>,
+    version: watch::Sender<u64>,
+    /// Told when this is dropped; keeps the control task alive.
+    control: Option<Handle>,
+}
+
+/// What is known of a target.
+#[derive(Debug)]
+pub enum TargetState {
+    /// Nothing yet: calls wait.
+    Pending,
+    /// There is no usable configuration, and why: calls fail `UNAVAILABLE` with this text, those
+    /// that wait for ready wait on.
+    Failed(Failure),
+    /// Calls can be routed.
+    Ready(Snapshot),
+}
+
+/// One complete configuration of a target (gRFC A74).
+#[derive(Debug)]
+pub struct Snapshot {
+    /// From a request to a cluster index.
+    pub routes: RouteTable,
+    /// Each cluster that the routes name, indexed by [`ClusterIndex`].
+    pub clusters: Box<[Arc<Cluster>]>,
+}
+
+impl Snapshot {
+    /// The cluster that a route of this very snapshot named.
+    #[must_use]
+    pub fn cluster(&self, index: ClusterIndex) -> &Arc<Cluster> {
+        &self.clusters[index.0 as usize]
+    }
+}
+
+impl Target {
+    pub(crate) fn new(name: &str, control: Option<Handle>) -> Self {
+        Self {
+            name: name.into(),
+            state: ArcSwap::from_pointee(TargetState::Pending),
+            version: watch::Sender::new(0),
+            control,
+        }
+    }
+
+    /// The listener name, or the direct address as dialled.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The current state.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<TargetState>> {
+        self.state.load()
+    }
+
+    /// Counts the states that there were. Read it before [`Target::load`] when you mean to wait.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        *self.version.borrow()
+    }
+
+    /// Waits for a state later than the one of version `seen`.
+    pub async fn changed_since(&self, seen: u64) {
+        if let Some(control) = &self.control {
+            // The channel may have been made before there was a tokio runtime.
+            control.start();
+        }
+        wait_past(&self.version, seen).await;
+    }
+
+    /// Waits for the first definite answer.
+    ///
+    /// # Errors
+    /// There is no usable configuration, and why. It may still come: call again to wait for the
+    /// next answer only after [`Target::changed_since`].
+    pub async fn loaded(&self) -> Result<(), Failure> {
+        loop {
+            let seen = self.version();
+            match &**self.load() {
+                TargetState::Pending => {}
+                TargetState::Failed(failure) => return Err(failure.clone()),
+                TargetState::Ready(_) => return Ok(()),
+            }
+            self.changed_since(seen).await;
+        }
+    }
+
+    /// Waits, through failures, until the configuration is there and each of its clusters has a
+    /// connection. Connects clusters that would otherwise wait for their first call.
+    pub async fn ready(&self) {
+        loop {
+            let seen = self.version();
+            let clusters = match &**self.load() {
+                TargetState::Ready(snapshot) => Some(snapshot.clusters.clone()),
+                _ => None,
+            };
+            let Some(clusters) = clusters else {
+                self.changed_since(seen).await;
+                continue;
+            };
+            let all_ready = async {
+                for cluster in &clusters {
+                    cluster.ready().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = all_ready => return,
+                () = self.changed_since(seen) => {}
+            }
+        }
+    }
+
+    pub(crate) fn publish(&self, state: Arc<TargetState>) {
+        self.state.store(state);
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if let Some(control) = &self.control {
+            control.send(Input::TargetDropped);
+        }
+    }
+}
+
+/// Tells one life of a cluster from the next one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClusterId(pub(crate) u64);
+
+/// A cluster as calls see it, shared by all snapshots that name it.
+#[derive(Debug)]
+pub struct Cluster {
+    id: ClusterId,
+    name: Arc<str>,
+    published: ArcSwap<Published>,
+    version: watch::Sender<u64>,
+    breaker: Arc<CircuitBreaker>,
+    /// Told when a call wants an endpoint connected. Weak: the control task owns this cluster.
+    control: WeakInbox,
+}
+
+/// A picker and the table that it speaks about, swapped together.
+#[derive(Debug)]
+pub struct Published {
+    /// The state of the whole cluster.
+    pub connectivity: Connectivity,
+    /// Where the next call goes.
+    pub picker: Arc<dyn Picker>,
+    /// Indexed by [`SubchannelId`].
+    pub slots: Arc<[Arc<Slot>]>,
+}
+
+impl Published {
+    /// The endpoint that the picker of this very value answered with.
+    #[must_use]
+    pub fn slot(&self, id: SubchannelId) -> Option<&Arc<Slot>> {
+        self.slots.get(id.0 as usize)
+    }
+}
+
+impl Cluster {
+    pub(crate) fn new(
+        id: ClusterId,
+        name: &str,
+        published: Published,
+        control: WeakInbox,
+    ) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            published: ArcSwap::from_pointee(published),
+            version: watch::Sender::new(0),
+            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX_REQUESTS)),
+            control,
+        }
+    }
+
+    pub(crate) fn id(&self) -> ClusterId {
+        self.id
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// The current picker and its table.
+    #[must_use]
+    pub fn published(&self) -> Guard<Arc<Published>> {
+        self.published.load()
+    }
+
+    /// Counts the pickers that there were. Read it before [`Cluster::published`] when you mean to
+    /// wait.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        *self.version.borrow()
+    }
+
+    /// Waits for a picker later than the one of version `seen`.
+    pub async fn changed_since(&self, seen: u64) {
+        wait_past(&self.version, seen).await;
+    }
+
+    /// Bounds the calls in flight (gRFC A32).
+    #[must_use]
+    pub fn breaker(&self) -> &Arc<CircuitBreaker> {
+        &self.breaker
+    }
+
+    /// Passes on a [`Pick::Connect`]. However many calls ask, `control` is woken once.
+    pub fn request_connect(&self, published: &Published, id: SubchannelId) {
+        let Some(slot) = published.slot(id) else {
+            return;
+        };
+        if slot.connect_requested.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(control) = self.control.upgrade() {
+            // A control task that has ended connects nothing any more.
+            let _ = control.send(Input::ConnectRequested {
+                cluster: self.id,
+                endpoint: id,
+                slot: slot.clone(),
+            });
+        }
+    }
+
+    /// Waits until a call could be sent, connecting an idle cluster.
+    pub async fn ready(&self) {
+        loop {
+            let seen = self.version();
+            {
+                let published = self.published();
+                match published.connectivity {
+                    Connectivity::Ready => return,
+                    Connectivity::Idle => self.leave_idle(&published),
+                    Connectivity::Connecting | Connectivity::TransientFailure(_) => {}
+                }
+            }
+            self.changed_since(seen).await;
+        }
+    }
+
+    /// An idle picker names the endpoint that it wants connected to whoever calls first.
+    fn leave_idle(&self, published: &Published) {
+        let call = Call {
+            authority: "",
+            path: "/",
+            headers: &HeaderMap::new(),
+            random: 0,
+        };
+        if let Pick::Connect(id) = published.picker.pick(&call) {
+            self.request_connect(published, id);
+        }
+    }
+
+    pub(crate) fn publish(&self, published: Published) {
+        self.published.store(Arc::new(published));
+        self.version.send_modify(|version| *version += 1);
+    }
+}
+
+/// One endpoint as calls see it. It keeps its place and its connection over every update that
+/// keeps the endpoint.
+pub struct Slot {
+    /// `None` while not connected: the picker was overtaken; wait for the next one.
+    pub connection: ArcSwapOption<Connection>,
+    /// Raised before a call is sent, lowered when its response ended or was dropped.
+    pub load: Arc<Load>,
+    /// Its first address, for people.
+    pub address: Arc<str>,
+    pub(crate) connect_requested: AtomicBool,
+}
+
+impl Slot {
+    pub(crate) fn new(address: &str, load: Arc<Load>) -> Self {
+        Self {
+            connection: ArcSwapOption::empty(),
+            load,
+            address: address.into(),
+            connect_requested: AtomicBool::new(false),
+        }
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slot")
+            .field("address", &self.address)
+            .field("connected", &self.connection.load().is_some())
+            .field("load", &self.load)
+            .finish_non_exhaustive()
+    }
+}
+
+async fn wait_past(version: &watch::Sender<u64>, seen: u64) {
+    // The sender is borrowed for as long as this waits, so the channel cannot close.
+    let _ = version.subscribe().wait_for(|now| *now > seen).await;
+}

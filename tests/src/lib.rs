@@ -1,1 +1,10 @@
-//! End-to-end tests through the public Channel and Server, with a live control plane.
+//! What the end-to-end tests and the interop programs share: the public interop service.
+
+/// `grpc.testing`: stubs generated from `protos/grpc/testing/test.proto`.
+#[allow(missing_docs, clippy::all, clippy::use_self, unreachable_pub, unused_qualifications, reason = "generated")]
+pub mod testing {
+    include!("generated/grpc.testing.rs");
+}
+
+pub mod flags;
+pub mod service;

@@ -1,4 +1,5 @@
-//! `cargo xtask codegen`: from `proto/protos` to `proto/src/wire`.
+//! `cargo xtask codegen`: from `proto/protos` to `proto/src/wire`, and from the services of the
+//! examples and tests to their stubs.
 //!
 //! The result is committed, so that nobody who builds Sidestep needs a generator. Everything here is
 //! deterministic: the same `.proto` files give the same bytes on every machine.
@@ -18,8 +19,15 @@ pub(crate) fn root() -> &'static Path {
         .expect("xtask lies inside the workspace")
 }
 
-/// Generated files by their path below `proto/src/wire`.
+/// Generated files by their path below the folder they belong to.
 type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// gRPC services with stubs: their `.proto` folder, and where the stubs go.
+const SERVICES: [(&str, &str); 3] = [
+    ("examples/protos", "examples/src/generated"),
+    ("examples/protos", "cli/src/demo/generated"),
+    ("tests/protos", "tests/src/generated"),
+];
 
 /// Writes what is stale and removes what is left over.
 pub(crate) fn write() -> Result<()> {
@@ -36,17 +44,33 @@ pub(crate) fn write() -> Result<()> {
         .with_context(|| target.display().to_string())?;
     }
     println!("{} files, {} changed", wanted.len(), stale.len());
+    for (sources, target) in SERVICES {
+        let target = root().join(target);
+        fs::create_dir_all(&target)?;
+        for (path, content) in generate_stubs(sources)? {
+            fs::write(target.join(path), content)?;
+        }
+    }
     Ok(())
 }
 
 /// Fails, naming the files, when committed code differs from what would be generated.
 pub(crate) fn check() -> Result<()> {
-    let stale = differences(&generate()?, &committed(&root().join("proto/src/wire"))?);
+    let wire = Path::new("proto/src/wire");
+    let mut stale: Vec<_> = differences(&generate()?, &committed(&root().join(wire))?)
+        .into_iter()
+        .map(|path| wire.join(path))
+        .collect();
+    for (sources, target) in SERVICES {
+        let found = read_directory(&root().join(target), Path::new(""))?;
+        let differ = differences(&generate_stubs(sources)?, &found);
+        stale.extend(differ.into_iter().map(|path| Path::new(target).join(path)));
+    }
     if stale.is_empty() {
         return Ok(());
     }
     for path in &stale {
-        eprintln!("stale: proto/src/wire/{}", path.display());
+        eprintln!("stale: {}", path.display());
     }
     bail!("run `cargo xtask codegen` and commit the result");
 }
@@ -60,22 +84,19 @@ fn differences(wanted: &Files, found: &Files) -> Vec<PathBuf> {
 }
 
 fn committed(wire: &Path) -> Result<Files> {
-    let mut files = read_directory(&wire.join("generated"))?;
+    let mut files = read_directory(&wire.join("generated"), Path::new("generated"))?;
     if let Ok(content) = fs::read(wire.join("descriptors.bin")) {
         files.insert("descriptors.bin".into(), content);
     }
     Ok(files)
 }
 
-fn read_directory(directory: &Path) -> Result<Files> {
+fn read_directory(directory: &Path, prefix: &Path) -> Result<Files> {
     let mut files = Files::new();
     if directory.is_dir() {
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
-            files.insert(
-                Path::new("generated").join(entry.file_name()),
-                fs::read(entry.path())?,
-            );
+            files.insert(prefix.join(entry.file_name()), fs::read(entry.path())?);
         }
     }
     Ok(files)
@@ -84,10 +105,7 @@ fn read_directory(directory: &Path) -> Result<Files> {
 fn generate() -> Result<Files> {
     let mut descriptors = compile(&root().join("proto/protos"))?;
 
-    let scratch = root()
-        .join("target/xtask")
-        .join(format!("codegen-{}", std::process::id()));
-    fs::create_dir_all(&scratch)?;
+    let scratch = scratch()?;
     let outcome = prost_build::Config::new()
         .extern_path(".google.protobuf.Any", "crate::wire::Any")
         .bytes(["."])
@@ -99,7 +117,7 @@ fn generate() -> Result<Files> {
         .out_dir(&scratch)
         .compile_fds(descriptors.clone())
         .context("generating Rust code")
-        .and_then(|()| read_directory(&scratch));
+        .and_then(|()| read_directory(&scratch, Path::new("generated")));
     fs::remove_dir_all(&scratch)?;
     let mut files = plain_names(outcome?)?;
 
@@ -108,6 +126,28 @@ fn generate() -> Result<Files> {
     }
     files.insert("descriptors.bin".into(), descriptors.encode_to_vec());
     Ok(files)
+}
+
+/// Stubs of the services below `sources`, one file for each package.
+fn generate_stubs(sources: &str) -> Result<Files> {
+    let descriptors = compile(&root().join(sources))?;
+    let scratch = scratch()?;
+    let outcome = tonic_prost_build::configure()
+        .build_transport(false)
+        .out_dir(&scratch)
+        .compile_fds(descriptors)
+        .context("generating stubs")
+        .and_then(|()| read_directory(&scratch, Path::new("")));
+    fs::remove_dir_all(&scratch)?;
+    outcome
+}
+
+fn scratch() -> Result<PathBuf> {
+    let scratch = root()
+        .join("target/xtask")
+        .join(format!("codegen-{}", std::process::id()));
+    fs::create_dir_all(&scratch)?;
+    Ok(scratch)
 }
 
 /// Takes the raw identifiers out of file names: a package called `type` is no keyword on disk.

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
+mod check;
 mod codegen;
+mod deny;
 mod descriptors;
 
 const HELP: &str = "\
@@ -11,7 +13,9 @@ Recurring work on this repository.
 Usage: cargo xtask <verb> [options]
 
 Verbs:
-  codegen [--check]        generate the wire types from proto/protos;
+  check                    formatting, lints, documentation, generated code, licences and layers
+  deny                     licences, banned crates and the dependency rule alone
+  codegen [--check]        generate wire types and stubs from the .proto files;
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
@@ -26,6 +30,8 @@ fn main() -> ExitCode {
             print!("{HELP}");
             return ExitCode::SUCCESS;
         }
+        ["check"] => check::run(),
+        ["deny"] => deny::check(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),

@@ -1,1 +1,118 @@
-//! (being built)
+//! The client's end of a call.
+//!
+//! ```text
+//!   call ─> snapshot.load ─> routes.find ─> picker.pick ─> Connection::send ─> response
+//!           └──────────── no lock of ours, no allocation ────────────┘
+//! ```
+//!
+//! A call that finds all of that ready stays in its caller's task, without a box
+//! ([`call::CallFuture`]'s direct state). Whatever has to wait or may be repeated (configuration
+//! or endpoint not there yet, a retry policy, a stream that no server began) pays one box and is
+//! an ordinary `async fn` in `slow.rs`.
+
+mod body;
+mod call;
+mod deadline;
+mod head;
+mod options;
+mod slow;
+pub(crate) mod status;
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Body;
+use tower_service::Service;
+
+pub use body::ResponseBody;
+pub use call::CallFuture;
+pub use options::{Authority, CallInfo, WaitForReady};
+pub use status::CallError;
+
+use crate::balancer::Failure;
+use crate::snapshot::Target;
+use crate::subchannel::BoxError;
+
+/// A meshed client connection: routes and balances every call by the live configuration.
+///
+/// Use it wherever a `tonic::transport::Channel` goes: generated clients of tonic 0.12, 0.13 and
+/// 0.14 take it, and so does any tower layer. Cheap to clone; clones share everything.
+/// `Send + Sync`. Connections are shared by all channels of a [`Mesh`](crate::Mesh).
+///
+/// gRPC calls never fail as a service: what goes wrong here becomes a gRPC status (see
+/// [`CallError`]).
+#[derive(Debug, Clone)]
+pub struct Channel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Clone)]
+struct Inner {
+    target: Arc<Target>,
+    /// What was dialled: selects the virtual host, and is the `:authority` unless the caller says
+    /// another one.
+    authority: http::uri::Authority,
+    wait_for_ready: bool,
+    authority_override: Option<http::uri::Authority>,
+}
+
+impl Channel {
+    pub(crate) fn new(target: Arc<Target>, authority: http::uri::Authority) -> Self {
+        let inner = Inner { target, authority, wait_for_ready: false, authority_override: None };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Whether calls that do not say otherwise wait for an endpoint instead of failing at once.
+    /// Default: `false`. A call says otherwise by the request extension [`WaitForReady`].
+    #[must_use]
+    pub fn wait_for_ready(mut self, wait: bool) -> Self {
+        Arc::make_mut(&mut self.inner).wait_for_ready = wait;
+        self
+    }
+
+    /// The `:authority` of calls that do not say otherwise. Default: the target's name. A call
+    /// says otherwise by the request extension [`Authority`].
+    #[must_use]
+    pub fn authority(mut self, authority: http::uri::Authority) -> Self {
+        Arc::make_mut(&mut self.inner).authority_override = Some(authority);
+        self
+    }
+
+    /// Waits, through failures, until the configuration is there and each of its clusters has a
+    /// connected endpoint. For start-up probes; calls need not wait for it.
+    pub async fn ready(&self) {
+        self.inner.target.ready().await;
+    }
+
+    /// Waits for the first definite answer about this target.
+    ///
+    /// # Errors
+    /// There is no usable configuration: the text names resource, server and node.
+    pub async fn loaded(&self) -> Result<(), CallError> {
+        self.inner.target.loaded().await.map_err(config_error)
+    }
+}
+
+fn config_error(failure: Failure) -> CallError {
+    CallError::Config(failure.0.to_string())
+}
+
+impl<B> Service<http::Request<B>> for Channel
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = http::Response<ResponseBody>;
+    type Error = CallError;
+    type Future = CallFuture<B>;
+
+    /// Always ready: which cluster a call needs is unknown before it is routed.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> CallFuture<B> {
+        call::start(&self.inner, request)
+    }
+}

@@ -1,1 +1,240 @@
-//! (being built)
+//! The single owner of everything that changes.
+//!
+//! ```text
+//!   Handle ─────┐
+//!   Cluster ────┼─> Inbox ─> one task ─┬─> resource_cache ─> dependency ─> reconcile   (pure)
+//!   connections ┤                      ├─> cluster: load balancer, subchannels, picker
+//!   ADS stream ─┘                      └─> Target, Cluster: swapped for the calls to read
+//! ```
+
+mod attempt;
+mod clients;
+mod cluster;
+mod clusters;
+mod config_source;
+mod dependency;
+mod directs;
+mod endpoint;
+mod handle;
+mod reconcile;
+mod resource_cache;
+mod servers;
+mod task;
+
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use sidestep_proto::ads;
+use sidestep_proto::bootstrap::Bootstrap;
+use sidestep_proto::resource::{Address, ServerListener};
+use tokio::sync::{mpsc, watch};
+
+use crate::balancer::{Failure, SubchannelId};
+use crate::resolver::DirectTarget;
+use crate::routing::RouteTable;
+use crate::security::CertificateProviders;
+use crate::source::ads::{LinkId, Said};
+use crate::snapshot::{ClusterId, Slot, Target};
+use crate::subchannel::state::Backoff;
+use crate::subchannel::{Connector, Http2Options, default_connector};
+
+pub use handle::Handle;
+pub use sidestep_proto::ads::Variant;
+
+use attempt::{Outcome, Owner};
+use task::Task;
+
+/// The way into the task. Unbounded, so that nobody who talks to the task can block it or be
+/// blocked by it: what goes in is bounded by the number of targets, endpoints and streams.
+pub(crate) type Inbox = mpsc::UnboundedSender<Input>;
+
+/// For what the task itself owns or started, so that it can end.
+pub(crate) type WeakInbox = mpsc::WeakUnboundedSender<Input>;
+
+/// All that the task hears.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A channel wants a listener.
+    Watch {
+        /// Its name.
+        listener: Box<str>,
+        /// Selects the virtual host.
+        authority: Box<str>,
+        /// Where the outcome goes.
+        target: Weak<Target>,
+    },
+    /// A channel wants addresses.
+    WatchDirect {
+        /// Which.
+        direct: DirectTarget,
+        /// Where the outcome goes.
+        target: Weak<Target>,
+    },
+    /// A server wants its listener.
+    WatchServer {
+        /// Its name.
+        listener: Box<str>,
+        /// Where the outcome goes.
+        state: watch::Sender<ServerState>,
+    },
+    /// A target's last user is gone.
+    TargetDropped,
+    /// A call met an idle endpoint.
+    ConnectRequested {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Which endpoint of it.
+        endpoint: SubchannelId,
+        /// The very slot that the call saw: its id may have passed to another endpoint since.
+        slot: Arc<Slot>,
+    },
+    /// A connection was made, was not, or ended.
+    Connection {
+        /// Whose.
+        owner: Owner,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The ADS stream has news.
+    Ads {
+        /// Which try.
+        link: LinkId,
+        /// What.
+        said: Said,
+    },
+    /// A direct target's name was looked up.
+    Found {
+        /// Which.
+        direct: DirectTarget,
+        /// Its addresses, or why there are none.
+        found: Result<Vec<Address>, String>,
+    },
+}
+
+/// What a server's listener name has come to.
+#[derive(Debug, Clone)]
+pub enum ServerState {
+    /// Nothing yet.
+    Pending,
+    /// The server must not serve, and why.
+    Failed(Failure),
+    /// Serve by this. A new value means: new connections by it, old ones are drained (gRFC A36).
+    Serving(Arc<ServerConfig>),
+}
+
+/// One Listener and the routes of each of its filter chains.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// The Listener, as validated.
+    pub listener: Arc<ServerListener>,
+    /// Index-aligned with `listener.filter_chains`; the default chain's comes last, if there is one.
+    pub chains: Vec<ChainRoutes>,
+}
+
+/// The routes of one filter chain. A change of a referenced RouteConfiguration is swapped in here
+/// and reaches live connections at once.
+#[derive(Debug, Clone)]
+pub struct ChainRoutes {
+    /// Shared by chains that refer to the same RouteConfiguration.
+    pub routes: Arc<ArcSwap<RoutesState>>,
+}
+
+/// What a filter chain's routes have come to.
+#[derive(Debug)]
+pub enum RoutesState {
+    /// Requests can be routed.
+    Ready(RouteTable),
+    /// Every request fails `UNAVAILABLE` with this text.
+    Failed(Failure),
+}
+
+
+/// What the task is told at the start.
+pub struct Config {
+    /// Where configuration comes from. `None`: direct targets only.
+    pub bootstrap: Option<Bootstrap>,
+    /// Which form of ADS is spoken.
+    pub variant: Variant,
+    /// What happens where the control plane gives no transport security.
+    pub plaintext: PlaintextPolicy,
+    /// By instance name.
+    pub providers: CertificateProviders,
+    /// How sockets are opened.
+    pub connector: Connector,
+    /// Of the connections to endpoints.
+    pub http2: Arc<Http2Options>,
+    /// Largest ADS response taken, in bytes. Default 256 MiB.
+    pub max_response_bytes: usize,
+    /// Shortened by tests.
+    pub timers: Timers,
+}
+
+impl Config {
+    /// Everything at its default.
+    #[must_use]
+    pub fn new(bootstrap: Option<Bootstrap>, providers: CertificateProviders) -> Self {
+        Self {
+            bootstrap,
+            variant: Variant::StateOfTheWorld,
+            plaintext: PlaintextPolicy::default(),
+            providers,
+            connector: default_connector(),
+            http2: Arc::default(),
+            max_response_bytes: 256 * 1024 * 1024,
+            timers: Timers::default(),
+        }
+    }
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("bootstrap", &self.bootstrap)
+            .field("variant", &self.variant)
+            .field("plaintext", &self.plaintext)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All periods of the control task. Not for users: tests shorten them.
+#[doc(hidden)]
+#[derive(Debug, Clone)]
+pub struct Timers {
+    /// Of the ADS protocol.
+    pub ads: ads::Timers,
+    /// Between tries to connect to an endpoint.
+    pub connect_backoff: Backoff,
+    /// How long one try to connect to a control plane may take. 20 s.
+    pub connect_timeout: Duration,
+    /// How long a snapshot waits for its new clusters to be ready for calls. 1 s.
+    pub publish_wait: Duration,
+    /// Least time between two look-ups of a direct target's name. 30 s.
+    pub lookup_interval: Duration,
+    /// Until a failed look-up is repeated; doubles up to 128 times. 1 s.
+    pub lookup_backoff: Duration,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Self {
+            ads: ads::Timers::default(),
+            connect_backoff: Backoff::default(),
+            connect_timeout: Duration::from_secs(20),
+            publish_wait: Duration::from_secs(1),
+            lookup_interval: Duration::from_secs(30),
+            lookup_backoff: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Whether a connection may be unencrypted where the control plane gives no transport security.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PlaintextPolicy {
+    /// Only to a loopback address or a Unix socket.
+    #[default]
+    Loopback,
+    /// To every peer: the builder's `plaintext_where_unsecured()`.
+    Always,
+}

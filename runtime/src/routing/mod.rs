@@ -16,12 +16,24 @@ mod weighted;
 use std::time::Duration;
 
 use http::HeaderMap;
-use sidestep_proto::resource::RetryPolicy;
+use sidestep_proto::resource::{RetryPolicy, VirtualHost};
 
 pub use explain::{Explanation, Tried};
 pub use random::{Purpose, below, draw};
 pub use rule::{Mismatch, Route};
 pub use table::RouteTable;
+
+/// The virtual host for `authority` (gRFC A27), of a configuration that is not compiled.
+#[must_use]
+pub(crate) fn virtual_host<'a>(hosts: &'a [VirtualHost], authority: &str) -> Option<&'a VirtualHost> {
+    let mut index = host::HostIndex::default();
+    for (place, host) in hosts.iter().enumerate() {
+        for domain in &host.domains {
+            index.insert(domain, place);
+        }
+    }
+    hosts.get(index.find(authority)?)
+}
 
 /// All that a route (or a picker) may see of a call. Borrowed: finding a route copies nothing.
 #[derive(Debug, Clone, Copy)]

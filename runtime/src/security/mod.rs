@@ -16,6 +16,9 @@ mod san;
 mod tls;
 mod verifier;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;

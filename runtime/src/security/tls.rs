@@ -8,13 +8,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use sidestep_proto::resource::{DownstreamTls, StringMatcher, UpstreamTls};
+use sidestep_proto::resource::{CertificateInstance, DownstreamTls, StringMatcher, UpstreamTls};
 
-use super::verifier::SanVerifier;
+use super::verifier::{SanVerifier, host_name_verifier};
 use super::{CertificateProvider, CertificateProviders, Material, SecurityError};
 
 /// HTTP/2, the only protocol that is offered and accepted.
@@ -37,8 +38,16 @@ pub struct ClientTls {
     tls: UpstreamTls,
     roots: Source,
     identity: Option<Source>,
-    sans: Arc<[StringMatcher]>,
+    trust: Trust,
     cache: Cache<ClientConfig>,
+}
+
+/// What makes a server the right one, besides its chain.
+enum Trust {
+    /// One of its names matches (the mesh).
+    Sans(Arc<[StringMatcher]>),
+    /// It is made out to the host that was dialled (the control plane).
+    HostName,
 }
 
 impl ClientTls {
@@ -53,7 +62,7 @@ impl ClientTls {
             identity: identity
                 .map(|identity| Source::find(&identity.instance, providers))
                 .transpose()?,
-            sans: tls.sans.as_slice().into(),
+            trust: Trust::Sans(tls.sans.as_slice().into()),
             tls: tls.clone(),
             cache: Cache::default(),
         })
@@ -75,41 +84,57 @@ impl ClientTls {
             self.identity.as_ref().map(Source::current).transpose()?,
         );
         self.cache.get(used, |(roots, identity)| {
-            let roots = self.roots.roots(roots)?;
             let identity = self.identity.as_ref().zip(identity.as_ref());
             let identity = identity.map(|(source, material)| source.identity(material));
             self.build(roots, identity.transpose()?)
         })
     }
 
+    /// For a control plane: verified by host name, against `provider`'s roots or, where it has
+    /// none, the platform's.
+    pub(super) fn verifying_host_name(
+        tls: UpstreamTls,
+        provider: Arc<dyn CertificateProvider>,
+    ) -> Self {
+        let source = |named: &CertificateInstance| Source {
+            instance: named.instance.clone(),
+            provider: Arc::clone(&provider),
+        };
+        Self {
+            roots: source(&tls.roots),
+            identity: tls.identity.as_ref().map(source),
+            trust: Trust::HostName,
+            tls,
+            cache: Cache::default(),
+        }
+    }
+
     fn build(
         &self,
-        roots: Arc<RootCertStore>,
+        material: &Material,
         identity: Option<Arc<CertifiedKey>>,
     ) -> Result<ClientConfig, SecurityError> {
         let crypto = crypto_provider();
-        let verifier = SanVerifier::new(roots, Arc::clone(&self.sans), &crypto);
+        let verifier: Arc<dyn ServerCertVerifier> = match &self.trust {
+            Trust::Sans(sans) => {
+                let roots = self.roots.roots(material)?;
+                Arc::new(SanVerifier::new(roots, Arc::clone(sans), &crypto))
+            }
+            Trust::HostName => host_name_verifier(material.roots.clone(), &crypto)?,
+        };
         let builder = ClientConfig::builder_with_provider(crypto)
             .with_safe_default_protocol_versions()
             .map_err(refused)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier));
-        Ok(finish_client(builder, identity))
+            .with_custom_certificate_verifier(verifier);
+        let mut config = match identity {
+            None => builder.with_no_client_auth(),
+            Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.resumption = Resumption::disabled();
+        Ok(config)
     }
-}
-
-/// What all client configurations share.
-pub(super) fn finish_client(
-    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
-    identity: Option<Arc<CertifiedKey>>,
-) -> ClientConfig {
-    let mut config = match identity {
-        None => builder.with_no_client_auth(),
-        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
-    };
-    config.alpn_protocols = vec![ALPN.to_vec()];
-    config.resumption = Resumption::disabled();
-    config
 }
 
 impl fmt::Debug for ClientTls {

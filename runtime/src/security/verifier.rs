@@ -1,10 +1,11 @@
 //! Verifies a server by chain, validity and subject alternative names, in place of its host name
-//! (gRFC A29: the control plane says which names are good).
+//! (gRFC A29: the control plane says which names are good); and by host name, where no control
+//! plane has spoken yet.
 
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor};
 use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
@@ -13,7 +14,26 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sidestep_proto::resource::StringMatcher;
 
-use super::san;
+use super::tls::refused;
+use super::{SecurityError, san};
+
+/// Verifies host names against `roots`, or against the platform's (gRFC A65).
+pub(super) fn host_name_verifier(
+    roots: Option<Arc<RootCertStore>>,
+    crypto: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, SecurityError> {
+    let crypto = Arc::clone(crypto);
+    match roots {
+        Some(roots) => match WebPkiServerVerifier::builder_with_provider(roots, crypto).build() {
+            Ok(verifier) => Ok(verifier),
+            Err(error) => Err(SecurityError::Tls(error.to_string())),
+        },
+        None => match rustls_platform_verifier::Verifier::new(crypto) {
+            Ok(verifier) => Ok(Arc::new(verifier)),
+            Err(error) => Err(refused(error)),
+        },
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct SanVerifier {

@@ -1,1 +1,3 @@
-//! (being built)
+//! Where configuration comes from.
+
+pub(crate) mod ads;

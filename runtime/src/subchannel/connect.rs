@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustls_pki_types::ServerName;
+use http::uri::Scheme;
 use sidestep_proto::resource::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -186,7 +187,8 @@ async fn establish(
         None => io,
         Some(tls) => secure(io, tls, &target.server_name, address).await?,
     };
-    start_http2(Watched::new(io), address, &target.options).await
+    let scheme = if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    start_http2(Watched::new(io), address, scheme, &target.options).await
 }
 
 async fn secure(
@@ -225,6 +227,7 @@ fn tls_name(server_name: &str, address: &Address) -> Result<ServerName<'static>,
 async fn start_http2(
     io: Watched,
     address: &Address,
+    scheme: Scheme,
     options: &Http2Options,
 ) -> Result<(Connection, Driver), AttemptError> {
     let failed = |error: h2::Error| AttemptError::Http2(error.to_string());
@@ -251,7 +254,7 @@ async fn start_http2(
         .keepalive_interval
         .zip(h2.ping_pong())
         .map(|(interval, ping)| Keepalive::new(ping, heard, interval, options.keepalive_timeout));
-    let status = Arc::new(Status::new(address.clone(), written));
+    let status = Arc::new(Status::new(address.clone(), scheme, written));
     let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
     Ok((Connection::new(sender, status), driver))
 }

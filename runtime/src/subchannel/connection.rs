@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use h2::client::SendRequest;
 use http::Request;
+use http::uri::Scheme;
 use sidestep_proto::resource::Address;
 use tokio::sync::Notify;
 
@@ -85,6 +86,12 @@ impl Connection {
         }
     }
 
+    /// `https` if the connection is secured, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &Scheme {
+        &self.status().scheme
+    }
+
     /// The address that answered.
     #[must_use]
     pub fn peer(&self) -> &Address {
@@ -125,6 +132,7 @@ impl fmt::Debug for Connection {
 /// What handles, streams and driver know together. No lock in it.
 pub(super) struct Status {
     peer: Address,
+    scheme: Scheme,
     /// The peer's limit, kept current by the driver.
     limit: AtomicUsize,
     in_flight: AtomicUsize,
@@ -144,9 +152,10 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(peer: Address, written: Arc<AtomicU32>) -> Self {
+    pub(super) fn new(peer: Address, scheme: Scheme, written: Arc<AtomicU32>) -> Self {
         Self {
             peer,
+            scheme,
             limit: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             draining: AtomicBool::new(false),

@@ -126,8 +126,9 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// Client keepalive (gRFC A8): a ping once nothing was heard for an interval in which streams
-/// were open; the end of the connection if nothing is heard for a time-out after it.
+/// Client keepalive (gRFC A8): a ping at the end of an interval in which nothing was heard, if
+/// streams are open; the end of the connection if nothing is heard for a time-out after it.
+/// Intervals follow each other, so a silence is asked about one to two of them after it began.
 ///
 /// ```text
 ///   Quiet ── interval over, nothing heard, streams open ──> Asked ── time-out ──> dead
@@ -151,6 +152,8 @@ impl Keepalive {
         timeout: Duration,
     ) -> Self {
         let interval = interval.max(LEAST_KEEPALIVE);
+        // The handshake belongs to no interval.
+        heard.store(false, Ordering::Relaxed);
         Self {
             ping,
             heard,

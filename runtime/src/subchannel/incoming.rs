@@ -9,6 +9,7 @@ use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::connection::Permit;
+use crate::channel::status;
 use super::pump::PumpLink;
 use super::request_body::BoxError;
 
@@ -41,6 +42,14 @@ pub enum IncomingError {
 }
 
 impl IncomingError {
+    /// The gRPC status code that it stands for.
+    pub(crate) fn code(&self) -> u32 {
+        match self {
+            Self::RequestBody(_) => status::CANCELLED,
+            Self::Stream(error) => error.reason().map_or(status::UNAVAILABLE, status::code_of_reset),
+        }
+    }
+
     /// The HTTP/2 error code, where there is one.
     #[must_use]
     pub fn reason(&self) -> Option<Reason> {

@@ -26,6 +26,9 @@ mod single;
 pub mod state;
 mod watched;
 
+#[cfg(test)]
+mod tests;
+
 pub use connect::{
     AttemptError, ConnectError, ConnectTarget, Connector, Http2Options, Io, connect,
     default_connector,

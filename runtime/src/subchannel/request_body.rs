@@ -6,6 +6,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
+use crate::retry::replay::Replay;
+
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -17,6 +19,8 @@ pub enum RequestBody<B> {
     /// One message that is already there (`None`: no body at all). A request that is handed back
     /// unprocessed has this form.
     Whole(Option<Bytes>),
+    /// One attempt's view of a body that may be sent again.
+    Replay(Replay<B>),
 }
 
 impl<B> RequestBody<B>
@@ -29,6 +33,7 @@ where
         match self {
             Self::Stream(body) => body.is_end_stream(),
             Self::Whole(data) => data.is_none(),
+            Self::Replay(body) => body.is_end_stream(),
         }
     }
 
@@ -39,6 +44,9 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
             Self::Stream(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|next| next.map(|frame| frame.map_err(Into::into))),
+            Self::Replay(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|next| next.map(|frame| frame.map_err(Into::into))),
             Self::Whole(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),

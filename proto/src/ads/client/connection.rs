@@ -1,0 +1,106 @@
+//! Which server is tried when.
+//!
+//! ```text
+//!            first subscription          handle_connected
+//!   Idle ───────────────────► Connecting ────────────────► Open
+//!    ▲                          ▲     │                     │ closed
+//!    │ nothing subscribed       │     │ closed              │
+//!    └───────── BackingOff ─────┘◄────┴─────────────────────┘
+//!                        pause over, or at once
+//! ```
+
+use std::time::{Duration, Instant};
+
+use super::Timers;
+
+/// Where the stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Nothing to ask for.
+    Idle,
+    /// `Output::Connect` was given.
+    Connecting,
+    /// Requests may be sent.
+    Open {
+        /// The node travels in the first request only.
+        node_sent: bool,
+        /// Decides whether its end counts as a failure.
+        had_response: bool,
+    },
+    /// Every server failed; the next round starts then.
+    BackingOff { until: Instant },
+}
+
+/// Pauses between rounds of attempts: exponential, with jitter (the gRPC connection backoff).
+#[derive(Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    random: u64,
+}
+
+impl Backoff {
+    pub(super) fn new(timers: &Timers, seed: u64) -> Self {
+        Self {
+            next: timers.backoff_initial,
+            random: seed,
+        }
+    }
+
+    /// The server works: the next failure is a first one again.
+    pub(super) fn reset(&mut self, timers: &Timers) {
+        self.next = timers.backoff_initial;
+    }
+
+    /// How long to wait now; the following pause is longer.
+    pub(super) fn pause(&mut self, timers: &Timers) -> Duration {
+        let base = self.next.min(timers.backoff_max);
+        self.next = base
+            .mul_f64(timers.backoff_multiplier)
+            .min(timers.backoff_max);
+        let swing = timers.backoff_jitter * (2.0 * self.fraction() - 1.0);
+        base.mul_f64((1.0 + swing).max(0.0))
+    }
+
+    /// From 0 up to 1: SplitMix64, enough for jitter and free of dependencies.
+    fn fraction(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        // 53 bits are what an f64 holds exactly.
+        (z >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_the_limit_and_stay_within_their_jitter() {
+        let timers = Timers::default();
+        let mut backoff = Backoff::new(&timers, 7);
+        let mut expected: f64 = 1.0;
+        for _ in 0..20 {
+            let pause = backoff.pause(&timers).as_secs_f64();
+            assert!(
+                (expected * 0.799..=expected * 1.201).contains(&pause),
+                "{pause} is not near {expected}"
+            );
+            expected = (expected * 1.6).min(120.0);
+        }
+        assert_eq!(expected, 120.0);
+        backoff.reset(&timers);
+        assert!(backoff.pause(&timers) <= Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn seeds_spread_processes() {
+        let timers = Timers::default();
+        let pauses: std::collections::BTreeSet<_> = (0..50)
+            .map(|seed| Backoff::new(&timers, seed).pause(&timers))
+            .collect();
+        assert!(pauses.len() > 40);
+    }
+}

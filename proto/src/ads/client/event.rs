@@ -1,0 +1,144 @@
+//! What a client stream asks for and reports.
+
+use std::fmt;
+
+use crate::ads::Request;
+use crate::codec::{Ignored, InvalidResource};
+use crate::resource::{Resource, ResourceType};
+
+/// What the driver of a [`super::ClientStream`] has to do next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Open a stream to this server (an index into [`super::ClientConfig::servers`]), closing any
+    /// older one; answer with `handle_connected` or `handle_closed`. Comes only while something
+    /// is subscribed.
+    Connect {
+        /// Which.
+        server: usize,
+    },
+    /// Write this to the open stream.
+    Send(Request),
+    /// Something others want to know.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// New or changed. Equal content is not repeated.
+    Resource(Resource),
+    /// A subscribed resource is not there, or not as it should be. An equal error is not repeated.
+    Error {
+        /// Its type.
+        resource_type: ResourceType,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: ResourceError,
+        /// The last good one stays in use: an ambient error (gRFC A88).
+        cached: bool,
+    },
+    /// An ambient error is over. If the content changed as well, `Resource` follows.
+    Cleared {
+        /// Its type.
+        resource_type: ResourceType,
+        /// Its name.
+        name: String,
+    },
+    /// A full round of servers failed while something subscribed is not cached. Given for each
+    /// such round, and to those who subscribe before the next one begins.
+    Unreachable {
+        /// Each server and how it failed.
+        reason: String,
+    },
+    /// The stream is open.
+    StreamUp {
+        /// To which server.
+        server: usize,
+    },
+    /// The stream ended or could not be opened.
+    StreamDown {
+        /// To which server.
+        server: usize,
+        /// Why.
+        reason: String,
+        /// Whether it had answered. If so, this is no failure and the next attempt is immediate.
+        had_response: bool,
+    },
+    /// A response was good.
+    Accepted {
+        /// Of which type.
+        resource_type: ResourceType,
+        /// The server's name for it.
+        version: String,
+    },
+    /// A response was refused. What was good in it is used all the same (gRFC A46).
+    Rejected {
+        /// Of which type.
+        resource_type: ResourceType,
+        /// The server's name for it.
+        version: String,
+        /// Every problem, as the server is told.
+        detail: String,
+    },
+    /// An accepted resource has fields that are not honoured. Once per content.
+    Ignored {
+        /// Its type.
+        resource_type: ResourceType,
+        /// Its name.
+        name: String,
+        /// Which fields.
+        fields: Vec<Ignored>,
+    },
+}
+
+/// What is wrong with a subscribed resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ResourceError {
+    /// The server's version of it breaks a rule.
+    Invalid(InvalidResource),
+    /// It was there and the server removed it.
+    Deleted,
+    /// The server says, or its silence means, that there is none.
+    DoesNotExist,
+    /// The server says why it does not give it (`resource_errors`, xRFC TP3).
+    Refused {
+        /// A gRPC status code, 0 to 16.
+        code: i32,
+        /// For people.
+        message: String,
+    },
+    /// The server did not answer in time, which says nothing about the resource.
+    TimedOut,
+}
+
+/// gRPC status codes that speak about the data and not about the server (gRFC A88).
+const NOT_FOUND: i32 = 5;
+const PERMISSION_DENIED: i32 = 7;
+
+impl ResourceError {
+    /// Whether it speaks about the data, so that `fail_on_data_errors` applies; anything else
+    /// passes and never costs a cached resource.
+    #[must_use]
+    pub fn is_data_error(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::Deleted | Self::DoesNotExist => true,
+            Self::Refused { code, .. } => matches!(*code, NOT_FOUND | PERMISSION_DENIED),
+            Self::TimedOut => false,
+        }
+    }
+}
+
+impl fmt::Display for ResourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(invalid) => invalid.fmt(f),
+            Self::Deleted => f.write_str("was removed by the control plane"),
+            Self::DoesNotExist => f.write_str("does not exist"),
+            Self::Refused { code, message } => {
+                write!(f, "refused by the control plane: {message} (code {code})")
+            }
+            Self::TimedOut => f.write_str("the control plane did not answer in time"),
+        }
+    }
+}

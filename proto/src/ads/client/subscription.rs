@@ -1,0 +1,109 @@
+//! One subscribed name: what is held of it, what is wrong with it, how long to wait for it.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::{Event, Output, ResourceError};
+use crate::resource::{Resource, ResourceType};
+use crate::wire::Any;
+
+/// The last good content.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// As it arrived, for comparing before decoding.
+    pub(super) raw: Any,
+    /// Delta only: the server's name for this content.
+    pub(super) version: String,
+    /// What it means.
+    pub(super) resource: Resource,
+}
+
+/// One name.
+#[derive(Debug, Default)]
+pub(super) struct Subscription {
+    /// False between `unsubscribe` and the request that says so. Until then the server keeps the
+    /// content current, so a new subscription may have it.
+    pub(super) wanted: bool,
+    /// Named to the server on this stream.
+    pub(super) on_wire: bool,
+    pub(super) held: Option<Held>,
+    pub(super) error: Option<ResourceError>,
+    /// When silence means that it does not exist.
+    pub(super) deadline: Option<Instant>,
+}
+
+/// Where events of one type go.
+pub(super) struct Announce<'a> {
+    pub(super) resource_type: ResourceType,
+    pub(super) fail_on_data_errors: bool,
+    pub(super) out: &'a mut VecDeque<Output>,
+}
+
+impl Announce<'_> {
+    fn push(&mut self, wanted: bool, event: Event) {
+        if wanted {
+            self.out.push_back(Output::Event(event));
+        }
+    }
+}
+
+impl Subscription {
+    /// A good version of it has come. `new` is `None` where the bytes are those already held.
+    pub(super) fn good(&mut self, name: &str, new: Option<Held>, announce: &mut Announce<'_>) {
+        self.deadline = None;
+        // Only an ambient error can be over; any other ends with the resource itself.
+        if self.error.take().is_some() && self.held.is_some() {
+            let cleared = Event::Cleared {
+                resource_type: announce.resource_type,
+                name: name.to_owned(),
+            };
+            announce.push(self.wanted, cleared);
+        }
+        let Some(new) = new else { return };
+        let changed = self
+            .held
+            .as_ref()
+            .is_none_or(|held| held.resource != new.resource);
+        if changed {
+            announce.push(self.wanted, Event::Resource(new.resource.clone()));
+        }
+        self.held = Some(new);
+    }
+
+    /// Something is wrong with it.
+    pub(super) fn bad(&mut self, name: &str, error: ResourceError, announce: &mut Announce<'_>) {
+        self.deadline = None;
+        let was_held = self.held.is_some();
+        if error.is_data_error() && announce.fail_on_data_errors {
+            self.held = None;
+        }
+        if self.error.as_ref() == Some(&error) && self.held.is_some() == was_held {
+            return;
+        }
+        self.error = Some(error.clone());
+        let event = Event::Error {
+            resource_type: announce.resource_type,
+            name: name.to_owned(),
+            error,
+            cached: self.held.is_some(),
+        };
+        announce.push(self.wanted, event);
+    }
+
+    /// Wanted again before the server heard otherwise: say what is known.
+    pub(super) fn revive(&mut self, name: &str, announce: &mut Announce<'_>) {
+        self.wanted = true;
+        if let Some(held) = &self.held {
+            announce.push(true, Event::Resource(held.resource.clone()));
+        }
+        if let Some(error) = &self.error {
+            let event = Event::Error {
+                resource_type: announce.resource_type,
+                name: name.to_owned(),
+                error: error.clone(),
+                cached: self.held.is_some(),
+            };
+            announce.push(true, event);
+        }
+    }
+}

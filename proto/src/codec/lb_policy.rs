@@ -1,0 +1,214 @@
+//! How a cluster spreads calls: `lb_policy` and its successor (gRFC A48, A52, A62).
+
+use prost_types::{Struct, value::Kind};
+
+use super::at::{At, Result};
+use crate::resource::LbPolicy;
+use crate::wire::Any;
+use crate::wire::cluster::{
+    self, LoadBalancingPolicy, cluster::LbConfig, cluster::LbPolicy as Enum,
+    cluster::LeastRequestLbConfig, load_balancing_policy::Policy,
+};
+use crate::wire::core::TypedExtensionConfig;
+use crate::wire::load_balancing::{LeastRequest, PickFirst, RoundRobin, WrrLocality};
+use crate::wire::typed_struct::{TypedStruct, UdpaTypedStruct};
+
+/// Policies may hold policies this deep.
+const MAX_DEPTH: usize = 16;
+const DEFAULT_CHOICES: u32 = 2;
+/// More choices are cut down to this.
+const MAX_CHOICES: u32 = 10;
+
+const SLOW_START: &str = "new endpoints get their full share at once";
+const LOCALITY: &str = "localities are always weighted";
+
+/// Reads the policy of the cluster at `at`. The extension list wins over the enum.
+pub(super) fn decode(at: &At<'_>, wire: &cluster::Cluster) -> Result<LbPolicy> {
+    if let Some(list) = &wire.load_balancing_policy {
+        return decode_list(&at.field("load_balancing_policy"), list, 0);
+    }
+    match Enum::try_from(wire.lb_policy) {
+        Ok(Enum::RoundRobin) => {
+            if let Some(LbConfig::RoundRobinLbConfig(config)) = &wire.lb_config {
+                let at = at.field("round_robin_lb_config");
+                at.ignore(
+                    "slow_start_config",
+                    config.slow_start_config.is_some(),
+                    SLOW_START,
+                );
+            }
+            Ok(LbPolicy::RoundRobin)
+        }
+        Ok(Enum::LeastRequest) => {
+            let at = at.field("least_request_lb_config");
+            match &wire.lb_config {
+                Some(LbConfig::LeastRequestLbConfig(config)) => {
+                    at.ignore(
+                        "active_request_bias",
+                        config.active_request_bias.is_some(),
+                        "load is counted without bias",
+                    );
+                    at.ignore(
+                        "slow_start_config",
+                        config.slow_start_config.is_some(),
+                        SLOW_START,
+                    );
+                    least_request(&at, config.choice_count)
+                }
+                _ => least_request(&at, None),
+            }
+        }
+        Ok(other) => Err(at.field("lb_policy").unsupported(other.as_str_name())),
+        Err(_) => {
+            let place = at.field("lb_policy");
+            Err(place.unsupported(format!("the number {}", wire.lb_policy)))
+        }
+    }
+}
+
+fn least_request(at: &At<'_>, choice_count: Option<u32>) -> Result<LbPolicy> {
+    match choice_count.unwrap_or(DEFAULT_CHOICES) {
+        few @ 0..2 => Err(at.field("choice_count").out_of_range(few, "at least 2")),
+        choices => Ok(LbPolicy::LeastRequest {
+            choice_count: choices.min(MAX_CHOICES),
+        }),
+    }
+}
+
+/// The first entry that is supported. If that one is wrong, the cluster is.
+fn decode_list(at: &At<'_>, list: &LoadBalancingPolicy, depth: usize) -> Result<LbPolicy> {
+    if depth == MAX_DEPTH {
+        return Err(at.rule("policies are nested more than 16 levels deep"));
+    }
+    for (i, policy) in list.policies.iter().enumerate() {
+        let at = at.item("policies", i);
+        let at = at.field("typed_extension_config");
+        let extension = at.required(policy.typed_extension_config.as_ref())?;
+        let at = at.field("typed_config");
+        let config = at.required(extension.typed_config.as_ref())?;
+        if let Some(policy) = decode_policy(&at, config, depth)? {
+            return Ok(policy);
+        }
+    }
+    Err(at.field("policies").unsupported("none of the policies"))
+}
+
+/// A policy, or `None` for one that we do not have.
+fn decode_policy(at: &At<'_>, any: &Any, depth: usize) -> Result<Option<LbPolicy>> {
+    if any.is::<RoundRobin>() {
+        let config: RoundRobin = at.unpack(any)?;
+        at.ignore(
+            "slow_start_config",
+            config.slow_start_config.is_some(),
+            SLOW_START,
+        );
+        at.ignore(
+            "locality_lb_config",
+            config.locality_lb_config.is_some(),
+            LOCALITY,
+        );
+        return Ok(Some(LbPolicy::RoundRobin));
+    }
+    if any.is::<LeastRequest>() {
+        let config: LeastRequest = at.unpack(any)?;
+        at.ignore(
+            "active_request_bias",
+            config.active_request_bias.is_some(),
+            "load is counted without bias",
+        );
+        at.ignore(
+            "slow_start_config",
+            config.slow_start_config.is_some(),
+            SLOW_START,
+        );
+        at.ignore(
+            "locality_lb_config",
+            config.locality_lb_config.is_some(),
+            LOCALITY,
+        );
+        at.ignore(
+            "selection_method",
+            config.selection_method != 0,
+            "endpoints are always drawn",
+        );
+        at.ignore(
+            "enable_full_scan",
+            config.enable_full_scan == Some(true),
+            "endpoints are always drawn",
+        );
+        return least_request(at, config.choice_count).map(Some);
+    }
+    if any.is::<PickFirst>() {
+        let config: PickFirst = at.unpack(any)?;
+        let shuffle = config.shuffle_address_list;
+        return Ok(Some(LbPolicy::PickFirst { shuffle }));
+    }
+    if any.is::<WrrLocality>() {
+        let config: WrrLocality = at.unpack(any)?;
+        let at = at.field("endpoint_picking_policy");
+        let list = at.required(config.endpoint_picking_policy)?;
+        return decode_list(&at, &list, depth + 1).map(Some);
+    }
+    if any.is::<TypedStruct>() {
+        let config: TypedStruct = at.unpack(any)?;
+        return decode_struct(at, &config.type_url, config.value.unwrap_or_default());
+    }
+    if any.is::<UdpaTypedStruct>() {
+        let config: UdpaTypedStruct = at.unpack(any)?;
+        return decode_struct(at, &config.type_url, config.value.unwrap_or_default());
+    }
+    Ok(None)
+}
+
+/// A policy under the name and with the JSON configuration that gRPC's service config gives it.
+fn decode_struct(at: &At<'_>, type_url: &str, config: Struct) -> Result<Option<LbPolicy>> {
+    let at = at.field("value");
+    let field = |name: &str| config.fields.get(name).and_then(|v| v.kind.clone());
+    match type_url.rsplit('/').next().unwrap_or_default() {
+        "round_robin" => Ok(Some(LbPolicy::RoundRobin)),
+        "pick_first" => match field("shuffleAddressList") {
+            None | Some(Kind::NullValue(_)) => Ok(Some(LbPolicy::PickFirst { shuffle: false })),
+            Some(Kind::BoolValue(shuffle)) => Ok(Some(LbPolicy::PickFirst { shuffle })),
+            Some(_) => Err(at.field("shuffleAddressList").rule("must be a boolean")),
+        },
+        "least_request_experimental" => match field("choiceCount") {
+            None | Some(Kind::NullValue(_)) => least_request(&at, None).map(Some),
+            // Fractions and numbers beyond u32 are no counts.
+            Some(Kind::NumberValue(n)) if n == f64::from(n as u32) => {
+                least_request(&at, Some(n as u32)).map(Some)
+            }
+            Some(_) => Err(at.field("choiceCount").rule("must be a whole number")),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// Writes the enum where it suffices, because every client knows it.
+pub(super) fn encode(policy: LbPolicy, wire: &mut cluster::Cluster) {
+    match policy {
+        LbPolicy::RoundRobin => wire.lb_policy = Enum::RoundRobin as i32,
+        LbPolicy::LeastRequest { choice_count } => {
+            wire.lb_policy = Enum::LeastRequest as i32;
+            wire.lb_config = Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
+                choice_count: Some(choice_count),
+                ..Default::default()
+            }));
+        }
+        LbPolicy::PickFirst { shuffle } => {
+            wire.load_balancing_policy = Some(list_of(&PickFirst {
+                shuffle_address_list: shuffle,
+            }));
+        }
+    }
+}
+
+fn list_of(config: &PickFirst) -> LoadBalancingPolicy {
+    LoadBalancingPolicy {
+        policies: vec![Policy {
+            typed_extension_config: Some(TypedExtensionConfig {
+                name: "envoy.load_balancing_policies.pick_first".to_owned(),
+                typed_config: Some(Any::pack(config)),
+            }),
+        }],
+    }
+}

@@ -1,0 +1,146 @@
+//! The body of a response: what the server sends, bounded by the deadline, keeping the call
+//! counted as in flight until its end.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+use super::deadline::Deadline;
+use super::status::CallError;
+use crate::circuit_breaker::Permit;
+use crate::snapshot::Slot;
+use crate::subchannel::Incoming;
+
+/// Counts a call as in flight, at its endpoint and its cluster, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    slot: Arc<Slot>,
+    _permit: Permit,
+}
+
+impl InFlight {
+    pub(crate) fn new(slot: Arc<Slot>, permit: Permit) -> Self {
+        slot.load.in_flight.fetch_add(1, Ordering::Relaxed);
+        Self { slot, _permit: permit }
+    }
+
+    pub(crate) fn endpoint(&self) -> &Arc<str> {
+        &self.slot.address
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.slot.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pin_project! {
+    /// The body of a response.
+    ///
+    /// A gRPC call always ends with a status: where the stream breaks or the deadline passes, the
+    /// body ends with trailers that say so. Dropping it early resets the stream.
+    #[derive(Debug, Default)]
+    pub struct ResponseBody {
+        open: Option<Open>,
+        // Made at the first wait, so that an answer that is already there needs no timer.
+        #[pin]
+        timer: Option<Sleep>,
+    }
+}
+
+#[derive(Debug)]
+struct Open {
+    incoming: Incoming,
+    in_flight: InFlight,
+    deadline: Option<Deadline>,
+    grpc: bool,
+}
+
+impl ResponseBody {
+    pub(crate) fn new(
+        incoming: Incoming,
+        in_flight: InFlight,
+        deadline: Option<Deadline>,
+        grpc: bool,
+    ) -> Self {
+        Self { open: Some(Open { incoming, in_flight, deadline, grpc }), timer: None }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = CallError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
+        let mut this = self.project();
+        let Some(open) = this.open.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let broken = match Pin::new(&mut open.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                if frame.is_trailers() {
+                    *this.open = None;
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(None) => {
+                *this.open = None;
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => CallError::Transport {
+                code: error.code(),
+                endpoint: open.in_flight.endpoint().to_string(),
+                reason: error.to_string(),
+            },
+            Poll::Pending => {
+                let Some(deadline) = open.deadline else {
+                    return Poll::Pending;
+                };
+                if this.timer.is_none() {
+                    this.timer.set(Some(tokio::time::sleep_until(deadline.at.into())));
+                }
+                let fired = this.timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx));
+                if fired != Some(Poll::Ready(())) {
+                    return Poll::Pending;
+                }
+                CallError::DeadlineExceeded {
+                    after: deadline.after,
+                    waiting_for: "the rest of the answer",
+                }
+            }
+        };
+        let grpc = open.grpc;
+        *this.open = None;
+        Poll::Ready(Some(end_with(broken, grpc)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.open.as_ref().map_or_else(SizeHint::default, |open| open.incoming.size_hint())
+    }
+}
+
+use std::future::Future as _;
+
+fn end_with(error: CallError, grpc: bool) -> Result<Frame<Bytes>, CallError> {
+    if !grpc {
+        return Err(error);
+    }
+    let mut trailers = HeaderMap::with_capacity(3);
+    error.write(&mut trailers);
+    Ok(Frame::trailers(trailers))
+}

@@ -1,0 +1,291 @@
+//! The future of one call.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+
+use super::body::{InFlight, ResponseBody};
+use super::deadline::Deadline;
+use super::head::{self, Terms};
+use super::options::CallInfo;
+use super::status::CallError;
+use super::{Inner, slow};
+use crate::balancer::Pick;
+use crate::routing::{Action, Call};
+use crate::snapshot::{Cluster, Published, TargetState};
+use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
+
+type Outcome = Result<http::Response<ResponseBody>, CallError>;
+
+pin_project! {
+    /// The future of one call; see [`Channel`](super::Channel).
+    pub struct CallFuture<B> {
+        #[pin]
+        state: State<B>,
+        grpc: bool,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<B> {
+        /// Everything was ready: straight to the connection.
+        Direct {
+            #[pin]
+            direct: Direct<B>,
+        },
+        /// Something has to wait or may be repeated.
+        Slow {
+            slow: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+        },
+        /// Ended before it was sent.
+        Failed {
+            error: Option<CallError>,
+        },
+    }
+}
+
+pin_project! {
+    struct Direct<B> {
+        #[pin]
+        exchange: Exchange<B>,
+        #[pin]
+        timer: Option<Sleep>,
+        // Taken when the call ends or goes the slow way.
+        rest: Option<Rest>,
+    }
+}
+
+struct Rest {
+    inner: Arc<Inner>,
+    terms: Terms,
+    deadline: Option<Deadline>,
+    in_flight: InFlight,
+}
+
+/// Begins a call: everything in here is synchronous, without a lock of ours or an allocation.
+pub(super) fn start<B>(inner: &Arc<Inner>, mut request: http::Request<B>) -> CallFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let mut terms = Terms::read(inner, &request);
+    let grpc = terms.grpc;
+    let state = match go(inner, &mut terms, &mut request) {
+        Go::Send { connection, deadline, in_flight } => State::Direct {
+            direct: Direct {
+                exchange: connection.send(request.map(RequestBody::Stream)),
+                timer: None,
+                rest: Some(Rest { inner: Arc::clone(inner), terms, deadline, in_flight }),
+            },
+        },
+        Go::Slowly => State::Slow {
+            slow: Box::pin(slow::run(
+                Arc::clone(inner),
+                terms,
+                request.map(RequestBody::Stream),
+                0,
+            )),
+        },
+        Go::Fail(error) => State::Failed { error: Some(error) },
+    };
+    CallFuture { state, grpc }
+}
+
+enum Go {
+    Send { connection: Arc<Connection>, deadline: Option<Deadline>, in_flight: InFlight },
+    Slowly,
+    Fail(CallError),
+}
+
+fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go {
+    let state = inner.target.load();
+    let TargetState::Ready(snapshot) = &**state else {
+        return Go::Slowly;
+    };
+    let call = view(inner, terms, request.uri(), request.headers());
+    let Some(route) = snapshot.routes.find(&call) else {
+        return Go::Fail(no_route(&call));
+    };
+    let Action::Forward(forward) = &route.action else {
+        return Go::Fail(CallError::UnsupportedRoute { route: route.name.to_string() });
+    };
+    if forward.retry.is_some() {
+        return Go::Slowly;
+    }
+    let cluster = snapshot.cluster(forward.pick(terms.random));
+    match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
+        Picked::Wait => Go::Slowly,
+        Picked::Fail(error) => Go::Fail(error),
+        Picked::Send { connection, in_flight } => {
+            let deadline = terms.deadline(forward.timeout);
+            head::address(inner, connection.scheme(), request);
+            head::bound(request.headers_mut(), terms.timeout, deadline.map(|d| d.after));
+            Go::Send { connection, deadline, in_flight }
+        }
+    }
+}
+
+/// What routes and pickers may see of the call.
+pub(super) fn view<'a>(
+    inner: &'a Inner,
+    terms: &Terms,
+    uri: &'a http::Uri,
+    headers: &'a http::HeaderMap,
+) -> Call<'a> {
+    Call {
+        authority: inner.authority.as_str(),
+        path: uri.path(),
+        headers,
+        random: terms.random,
+    }
+}
+
+pub(super) fn no_route(call: &Call<'_>) -> CallError {
+    CallError::NoRoute { authority: call.authority.to_owned(), path: call.path.to_owned() }
+}
+
+/// What became of a pick.
+pub(super) enum Picked {
+    Send { connection: Arc<Connection>, in_flight: InFlight },
+    /// For the next picker.
+    Wait,
+    Fail(CallError),
+}
+
+/// Picks an endpoint and takes the circuit breaker's permit for it.
+pub(super) fn pick(
+    cluster: &Cluster,
+    published: &Published,
+    call: &Call<'_>,
+    wait_for_ready: bool,
+) -> Picked {
+    let id = match published.picker.pick(call) {
+        Pick::Ready(id) => id,
+        Pick::Queue => return Picked::Wait,
+        Pick::Connect(id) => {
+            cluster.request_connect(published, id);
+            return Picked::Wait;
+        }
+        Pick::Fail(_) if wait_for_ready => return Picked::Wait,
+        Pick::Fail(failure) => {
+            return Picked::Fail(CallError::no_endpoint(cluster.name(), failure));
+        }
+        Pick::Drop { category } => {
+            return Picked::Fail(CallError::Dropped {
+                cluster: cluster.name().to_string(),
+                category: category.to_owned(),
+            });
+        }
+    };
+    let Some(slot) = published.slot(id) else {
+        return Picked::Wait;
+    };
+    let Some(connection) = slot.connection.load_full() else {
+        return Picked::Wait;
+    };
+    match cluster.breaker().try_acquire() {
+        Some(permit) => {
+            Picked::Send { connection, in_flight: InFlight::new(Arc::clone(slot), permit) }
+        }
+        None => Picked::Fail(CallError::CircuitOpen {
+            cluster: cluster.name().to_string(),
+            limit: cluster.breaker().max(),
+        }),
+    }
+}
+
+/// Turns what the connection answered into what the caller gets.
+pub(super) fn answer(
+    response: http::Response<Incoming>,
+    in_flight: InFlight,
+    deadline: Option<Deadline>,
+    grpc: bool,
+    attempts: u32,
+) -> http::Response<ResponseBody> {
+    let info = CallInfo { endpoint: Arc::clone(in_flight.endpoint()), attempts };
+    let mut response =
+        response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc));
+    response.extensions_mut().insert(info);
+    response
+}
+
+impl<B> Future for CallFuture<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut this = self.project();
+        loop {
+            let outcome = match this.state.as_mut().project() {
+                StateProj::Slow { slow } => ready!(slow.as_mut().poll(cx)),
+                StateProj::Failed { error } => Err(error.take().expect("polled after the end")),
+                StateProj::Direct { direct } => match ready!(direct.poll(cx)) {
+                    Ok(outcome) => outcome,
+                    Err(slow) => {
+                        this.state.set(State::Slow { slow });
+                        continue;
+                    }
+                },
+            };
+            return Poll::Ready(match outcome {
+                Err(error) if *this.grpc => Ok(error.into_response(ResponseBody::default())),
+                outcome => outcome,
+            });
+        }
+    }
+}
+
+impl<B> Direct<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// The outcome, or the slow way on for a request that no server has begun.
+    #[allow(clippy::type_complexity, reason = "named nowhere else")]
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Outcome, Pin<Box<dyn Future<Output = Outcome> + Send>>>> {
+        let mut this = self.project();
+        let sent = match this.exchange.poll(cx) {
+            Poll::Ready(sent) => sent,
+            Poll::Pending => {
+                let Some(deadline) = this.rest.as_ref().and_then(|rest| rest.deadline) else {
+                    return Poll::Pending;
+                };
+                if this.timer.is_none() {
+                    this.timer.set(Some(tokio::time::sleep_until(deadline.at.into())));
+                }
+                if let Some(timer) = this.timer.as_mut().as_pin_mut() {
+                    ready!(timer.poll(cx));
+                }
+                return Poll::Ready(Ok(Err(CallError::DeadlineExceeded {
+                    after: deadline.after,
+                    waiting_for: "an answer",
+                })));
+            }
+        };
+        let rest = this.rest.take().expect("polled after the end");
+        Poll::Ready(match sent {
+            Ok(response) => {
+                let grpc = rest.terms.grpc;
+                Ok(Ok(answer(response, rest.in_flight, rest.deadline, grpc, 1)))
+            }
+            Err(SendError { unprocessed: Some(request), .. }) => {
+                drop(rest.in_flight);
+                Err(Box::pin(slow::run(rest.inner, rest.terms, request, 1)))
+            }
+            Err(error) => Ok(Err(slow::transport_error(&error.cause, rest.in_flight.endpoint()))),
+        })
+    }
+}

@@ -1,0 +1,333 @@
+//! The slow way of a call: everything that waits or repeats, as an ordinary `async fn`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::HeaderValue;
+use http_body::Body;
+
+use super::body::{InFlight, ResponseBody};
+use super::call::{self, Picked};
+use super::deadline::Deadline;
+use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
+use super::status::{CallError, UNAVAILABLE, code_of_reset};
+use super::{Inner, config_error};
+use crate::retry::policy::{Decision, Outcome, Retries};
+use crate::retry::replay::Replay;
+use crate::routing::{Action, Forward, RouteTimeout};
+use crate::snapshot::{Cluster, Snapshot, TargetState};
+use crate::subchannel::{BoxError, Connection, Incoming, RequestBody, SendError, SendFailure};
+
+type Request<B> = http::Request<RequestBody<B>>;
+
+/// Runs a call to its end. `unbegun` counts the sends so far that no server began.
+pub(super) async fn run<B>(
+    inner: Arc<Inner>,
+    mut terms: Terms,
+    request: Request<B>,
+    unbegun: u32,
+) -> Result<http::Response<ResponseBody>, CallError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let own = terms.deadline(RouteTimeout::Application);
+    let state = within(own, "configuration", configured(&inner, terms.wait_for_ready)).await??;
+    let TargetState::Ready(snapshot) = &*state else {
+        return Err(CallError::Config(format!("{}: no configuration", inner.target.name())));
+    };
+    let (forward, cluster) = route(&inner, &terms, &request, snapshot)?;
+    let deadline = terms.deadline(forward.timeout);
+    let mut run = Run { inner: &inner, terms: &terms, cluster, deadline };
+    match &forward.retry {
+        None => run.once(request, unbegun).await,
+        Some(policy) => run.repeatedly(request, Retries::new(policy, terms.random)).await,
+    }
+}
+
+/// Waits for a configuration, or for the definite answer that there is none.
+async fn configured(inner: &Inner, wait_for_ready: bool) -> Result<Arc<TargetState>, CallError> {
+    loop {
+        let seen = inner.target.version();
+        let state = Arc::clone(&inner.target.load());
+        match &*state {
+            TargetState::Ready(_) => return Ok(state),
+            TargetState::Failed(failure) if !wait_for_ready => {
+                return Err(config_error(failure.clone()));
+            }
+            TargetState::Failed(_) | TargetState::Pending => {}
+        }
+        inner.target.changed_since(seen).await;
+    }
+}
+
+fn route<'a, B>(
+    inner: &Inner,
+    terms: &Terms,
+    request: &Request<B>,
+    snapshot: &'a Snapshot,
+) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
+    let call = call::view(inner, terms, request.uri(), request.headers());
+    let route = snapshot.routes.find(&call).ok_or_else(|| call::no_route(&call))?;
+    let Action::Forward(forward) = &route.action else {
+        return Err(CallError::UnsupportedRoute { route: route.name.to_string() });
+    };
+    Ok((forward, snapshot.cluster(forward.pick(terms.random))))
+}
+
+/// Bounds a wait by the deadline, and says what was waited for.
+async fn within<T>(
+    deadline: Option<Deadline>,
+    waiting_for: &'static str,
+    wait: impl Future<Output = T>,
+) -> Result<T, CallError> {
+    let Some(deadline) = deadline else {
+        return Ok(wait.await);
+    };
+    tokio::time::timeout_at(deadline.at.into(), wait)
+        .await
+        .map_err(|_| CallError::DeadlineExceeded { after: deadline.after, waiting_for })
+}
+
+/// A routed call: it stays in its cluster whatever happens (gRFC A31).
+struct Run<'a> {
+    inner: &'a Inner,
+    terms: &'a Terms,
+    cluster: &'a Arc<Cluster>,
+    deadline: Option<Deadline>,
+}
+
+impl Run<'_> {
+    /// Without a retry policy: only sends that no server has begun are repeated.
+    async fn once<B>(
+        &mut self,
+        mut request: Request<B>,
+        mut unbegun: u32,
+    ) -> Result<http::Response<ResponseBody>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        loop {
+            match self.attempt(request, 0).await? {
+                Attempt::Answered(response, in_flight) => {
+                    return Ok(self.answer(response, in_flight, 1));
+                }
+                Attempt::Failed { error, again: Some(next), full } if unbegun < MOST_UNBEGUN => {
+                    if !full {
+                        unbegun += 1;
+                    }
+                    drop(error);
+                    request = next;
+                }
+                Attempt::Failed { error, .. } => return Err(error),
+            }
+        }
+    }
+
+    /// With a retry policy (gRFC A44 over A6).
+    async fn repeatedly<B>(
+        &mut self,
+        request: Request<B>,
+        mut retries: Retries<'_>,
+    ) -> Result<http::Response<ResponseBody>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let mut body = repeatable(body);
+        let mut next = again(&body);
+        // A body that is not whole any more ends the loop below.
+        while let Some(attempt) = next {
+            let mut request = http::Request::from_parts(copy(&head), attempt);
+            let previous = retries.previous_attempts();
+            if previous > 0 {
+                request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
+            }
+            let (outcome, end) = match self.attempt(request, previous).await {
+                // Dropped, circuit open, deadline: final whatever the policy says.
+                Err(error @ CallError::NoEndpoint { .. }) => {
+                    (Outcome::failed(error.code()), Err(error))
+                }
+                Err(error) => return Err(error),
+                Ok(Attempt::Failed { again: Some(_), full: true, .. }) => {
+                    next = again(&body);
+                    continue;
+                }
+                Ok(Attempt::Failed { error, again: Some(_), .. }) => {
+                    (Outcome::unbegun(error.code()), Err(error))
+                }
+                Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
+                Ok(Attempt::Answered(response, in_flight)) => {
+                    let outcome = match trailers_only(&response) {
+                        Some(code) => Outcome::answered(code, response.headers()),
+                        None => Outcome::committed(),
+                    };
+                    (outcome, Ok((response, in_flight)))
+                }
+            };
+            let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+            next = again(&body);
+            match retries.decide(&outcome, left) {
+                Decision::Retry { after } if next.is_some() => {
+                    drop(end);
+                    if !after.is_zero() {
+                        within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
+                    }
+                }
+                _ => {
+                    commit(&mut body);
+                    return end.map(|(response, in_flight)| {
+                        self.answer(response, in_flight, previous + 1)
+                    });
+                }
+            }
+        }
+        unreachable!("a body is whole at its first attempt, and is looked at before each other one")
+    }
+
+    /// Picks an endpoint, waiting for one if need be, and sends the request there.
+    async fn attempt<B>(
+        &mut self,
+        request: Request<B>,
+        previous: u32,
+    ) -> Result<Attempt<B>, CallError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (head, body) = request.into_parts();
+        let picked = self.picked(&head, previous);
+        let (connection, in_flight) = within(self.deadline, "an endpoint", picked).await??;
+        let mut request = http::Request::from_parts(head, body);
+        head::address(self.inner, connection.scheme(), &mut request);
+        let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+        head::bound(request.headers_mut(), self.terms.timeout, left);
+        let sent = within(self.deadline, "an answer", connection.send(request)).await?;
+        Ok(match sent {
+            Ok(response) => Attempt::Answered(response, in_flight),
+            Err(SendError { cause, unprocessed, .. }) => {
+                let error = transport_error(&cause, in_flight.endpoint());
+                let full = matches!(cause, SendFailure::Full);
+                drop(in_flight);
+                if full {
+                    within(self.deadline, "room on a connection", connection.room()).await?;
+                }
+                Attempt::Failed { error, again: unprocessed, full }
+            }
+        })
+    }
+
+    async fn picked(
+        &self,
+        head: &http::request::Parts,
+        previous: u32,
+    ) -> Result<(Arc<Connection>, InFlight), CallError> {
+        let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
+        // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
+        call.random = call.random.wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
+        loop {
+            let seen = self.cluster.version();
+            let picked = call::pick(
+                self.cluster,
+                &self.cluster.published(),
+                &call,
+                self.terms.wait_for_ready,
+            );
+            match picked {
+                Picked::Send { connection, in_flight } => return Ok((connection, in_flight)),
+                Picked::Fail(error) => return Err(error),
+                Picked::Wait => self.cluster.changed_since(seen).await,
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        response: http::Response<Incoming>,
+        in_flight: InFlight,
+        attempts: u32,
+    ) -> http::Response<ResponseBody> {
+        call::answer(response, in_flight, self.deadline, self.terms.grpc, attempts)
+    }
+}
+
+/// Odd, so that consecutive attempts draw far apart.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// A request that no connection ever took is given up after so many connections.
+const MOST_UNBEGUN: u32 = 32;
+
+enum Attempt<B> {
+    Answered(http::Response<Incoming>, InFlight),
+    Failed {
+        error: CallError,
+        /// The request, if no server has begun it.
+        again: Option<Request<B>>,
+        /// The connection had no room for another stream.
+        full: bool,
+    },
+}
+
+/// Makes a body that can be sent again. The first poll already records a unary call's message.
+fn repeatable<B>(body: RequestBody<B>) -> RequestBody<B> {
+    match body {
+        RequestBody::Stream(body) => RequestBody::Replay(Replay::new(body)),
+        body => body,
+    }
+}
+
+fn again<B>(body: &RequestBody<B>) -> Option<RequestBody<B>> {
+    match body {
+        RequestBody::Whole(data) => Some(RequestBody::Whole(data.clone())),
+        RequestBody::Replay(replay) => replay.again().map(RequestBody::Replay),
+        RequestBody::Stream(_) => None,
+    }
+}
+
+fn commit<B>(body: &mut RequestBody<B>) {
+    if let RequestBody::Replay(replay) = body {
+        replay.commit();
+    }
+}
+
+fn copy(head: &http::request::Parts) -> http::request::Parts {
+    let mut request = http::Request::new(());
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = head.uri.clone();
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers.clone();
+    *request.extensions_mut() = head.extensions.clone();
+    request.into_parts().0
+}
+
+/// The status code of an answer that is nothing but a status.
+fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
+    status_code(response.headers()).or_else(|| {
+        // Not a gRPC answer at all: what stands between us failed (gRPC's HTTP mapping).
+        let status = response.status().as_u16();
+        match status {
+            200 => None,
+            429 | 502..=504 => Some(UNAVAILABLE),
+            _ => None,
+        }
+    })
+}
+
+fn status_code(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// What a broken exchange means to the caller.
+pub(super) fn transport_error(cause: &SendFailure, endpoint: &str) -> CallError {
+    let code = match cause {
+        SendFailure::RequestBody(error) => return CallError::RequestBody(error.to_string()),
+        SendFailure::Reset(reason) => code_of_reset(*reason),
+        _ => UNAVAILABLE,
+    };
+    CallError::Transport { code, endpoint: endpoint.to_owned(), reason: cause.to_string() }
+}

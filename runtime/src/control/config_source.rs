@@ -1,0 +1,275 @@
+//! The control plane as the task sees it: the ADS machine, its link, and what it said.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
+use sidestep_proto::bootstrap::Server;
+use sidestep_proto::codec;
+use sidestep_proto::resource::ResourceType;
+
+use super::dependency::Origin;
+use super::resource_cache::{Key, ResourceCache};
+use super::{Config, WeakInbox};
+use crate::source::ads::{Dial, Link, LinkId, Said};
+
+/// One process's view of its control plane.
+pub(super) struct ConfigSource {
+    inbox: WeakInbox,
+    servers: Vec<Server>,
+    dial: Dial,
+    machine: ClientStream,
+    link: Option<Link>,
+    links: u64,
+    cache: ResourceCache,
+    origin: Origin,
+    unreachable: Option<String>,
+    changes: Changes,
+}
+
+/// What differs since it was last asked.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Something that routes rest on.
+    pub(super) routes: bool,
+    /// EDS names, mapped to clusters by the task.
+    pub(super) assignments: BTreeSet<Arc<str>>,
+    /// Clusters themselves.
+    pub(super) clusters: BTreeSet<Arc<str>>,
+}
+
+impl ConfigSource {
+    /// `None` without a bootstrap.
+    pub(super) fn new(config: &Config, inbox: WeakInbox, now: Instant) -> Option<Self> {
+        let bootstrap = config.bootstrap.as_ref()?;
+        let servers = bootstrap.servers.clone();
+        let providers = bootstrap.certificate_providers.keys().cloned().collect();
+        let machine = ClientStream::new(
+            ClientConfig {
+                variant: config.variant,
+                node: bootstrap.wire_node(env!("CARGO_PKG_VERSION")),
+                context: codec::Context {
+                    certificate_providers: Some(providers),
+                },
+                servers: servers.iter().map(info).collect(),
+                timers: config.timers.ads.clone(),
+                seed: fastrand::u64(..),
+            },
+            now,
+        );
+        let first = servers.first().map_or("", |server| &server.uri);
+        Some(Self {
+            inbox,
+            dial: Dial {
+                connector: config.connector.clone(),
+                variant: config.variant,
+                max_response_bytes: config.max_response_bytes,
+                connect_timeout: config.timers.connect_timeout,
+            },
+            machine,
+            link: None,
+            links: 0,
+            cache: ResourceCache::default(),
+            origin: Origin {
+                server: first.into(),
+                node: bootstrap.node.id.as_str().into(),
+            },
+            servers,
+            unreachable: None,
+            changes: Changes::default(),
+        })
+    }
+
+    /// What the control plane has said.
+    pub(super) fn cache(&self) -> &ResourceCache {
+        &self.cache
+    }
+
+    /// Ends every failure's text.
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Why no control plane can be asked, if so.
+    pub(super) fn unreachable(&self) -> Option<&str> {
+        self.unreachable.as_deref()
+    }
+
+    /// What differs since the last time.
+    pub(super) fn take_changes(&mut self) -> Changes {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Hears from a link.
+    pub(super) fn heard(&mut self, now: Instant, link: LinkId, said: Said) {
+        if self.link.as_ref().is_none_or(|current| current.id != link) {
+            return;
+        }
+        match said {
+            Said::Open => self.machine.handle_connected(now),
+            Said::Response(response, _read) => self.machine.handle_response(now, response),
+            Said::Closed(reason) => {
+                self.link = None;
+                self.machine.handle_closed(now, &reason);
+            }
+        }
+        self.drive();
+    }
+
+    /// Wants these.
+    pub(super) fn subscribe(&mut self, now: Instant, names: Vec<Key>) {
+        for key in names {
+            self.machine.subscribe(now, key.0, &key.1);
+            self.cache.expect(key);
+        }
+        self.drive();
+    }
+
+    /// Does not want these any more.
+    pub(super) fn unsubscribe(&mut self, now: Instant, names: Vec<Key>) {
+        for key in names {
+            self.machine.unsubscribe(now, key.0, &key.1);
+            self.cache.forget(&key);
+        }
+        self.drive();
+    }
+
+    /// When [`ConfigSource::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    /// The moment has come, or not: the machine knows.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_some_and(|at| at <= now) {
+            self.machine.handle_timeout(now);
+            self.drive();
+        }
+    }
+
+    fn drive(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Connect { server } => self.connect(server),
+                Output::Send(request) => {
+                    if let Some(link) = &self.link {
+                        link.send(request);
+                    }
+                }
+                Output::Event(event) => self.take(event),
+            }
+        }
+    }
+
+    fn connect(&mut self, server: usize) {
+        self.links += 1;
+        let (inbox, id) = (self.inbox.clone(), LinkId(self.links));
+        let server = self.servers[server].clone();
+        // The link before ends here.
+        self.link = Some(Link::open(inbox, id, server, self.dial.clone()));
+    }
+
+    fn take(&mut self, event: Event) {
+        self.trace(&event);
+        match &event {
+            Event::StreamUp { server } => {
+                self.origin.server = self.servers[*server].uri.as_str().into();
+                self.unreachable = None;
+            }
+            Event::Unreachable { reason } => {
+                self.unreachable = Some(reason.clone());
+                self.changes.routes = true;
+            }
+            _ => {}
+        }
+        let Some((resource_type, name)) = self.cache.apply(event) else {
+            return;
+        };
+        match resource_type {
+            ResourceType::Listener | ResourceType::RouteConfiguration => self.changes.routes = true,
+            ResourceType::Cluster => {
+                self.changes.clusters.insert(name);
+            }
+            ResourceType::EndpointAssignment => {
+                self.changes.assignments.insert(name);
+            }
+        }
+    }
+
+    fn trace(&self, event: &Event) {
+        match event {
+            Event::StreamUp { server } => {
+                let server = &*self.servers[*server].uri;
+                tracing::info!(target: "sidestep::ads", server, "stream up");
+            }
+            Event::StreamDown {
+                server,
+                reason,
+                had_response,
+            } => {
+                let server = &*self.servers[*server].uri;
+                if *had_response {
+                    tracing::info!(target: "sidestep::ads", server, reason, "stream down");
+                } else {
+                    tracing::warn!(target: "sidestep::ads", server, reason, "no stream");
+                }
+            }
+            Event::Unreachable { reason } => {
+                tracing::warn!(target: "sidestep::ads", reason, "no control plane can be reached");
+            }
+            Event::Accepted {
+                resource_type,
+                version,
+            } => tracing::debug!(target: "sidestep::ads", %resource_type, version, "ACK"),
+            Event::Rejected {
+                resource_type,
+                version,
+                detail,
+            } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
+            Event::Error {
+                resource_type,
+                name,
+                error,
+                cached,
+            } => tracing::warn!(
+                target: "sidestep::config",
+                %resource_type, name, %error, last_good_stays = cached, "bad resource"
+            ),
+            Event::Cleared {
+                resource_type,
+                name,
+            } => tracing::info!(
+                target: "sidestep::config",
+                %resource_type, name, "resource is good again"
+            ),
+            Event::Ignored {
+                resource_type,
+                name,
+                fields,
+            } => {
+                for field in fields {
+                    let (path, note) = (&*field.path, field.note);
+                    tracing::warn!(
+                        target: "sidestep::config",
+                        %resource_type, name, path, note, "field ignored"
+                    );
+                }
+            }
+            Event::Resource(_) => {}
+        }
+    }
+}
+
+fn info(server: &Server) -> ServerInfo {
+    let features = &server.features;
+    ServerInfo {
+        uri: server.uri.clone(),
+        features: ServerFeatures {
+            ignore_resource_deletion: features.ignore_resource_deletion,
+            trusted_xds_server: features.trusted_xds_server,
+            fail_on_data_errors: features.fail_on_data_errors,
+            resource_timer_is_transient_error: features.resource_timer_is_transient_error,
+        },
+    }
+}

@@ -1,0 +1,294 @@
+//! From cached resources to complete configurations (gRFC A74). Pure.
+//!
+//! ```text
+//!   Listener ─> RouteConfiguration ─> virtual host ─> clusters ─> Cluster ─> ClusterLoadAssignment
+//! ```
+//!
+//! Each function notes in [`Needs`] every name that it looked at: the union over all targets is
+//! what is subscribed. A Listener or RouteConfiguration without content fails its target; a
+//! Cluster or EndpointAssignment without content is an error of that cluster alone.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sidestep_proto::ads::ResourceError;
+use sidestep_proto::resource::{
+    Cluster, Discovery, EndpointAssignment, HttpConnectionManager, Listener, ListenerKind,
+    ResourceType, RouteAction, RouteConfiguration, RouteSource, ServerListener,
+};
+
+use super::resource_cache::{Key, Lookup, ResourceCache};
+use crate::balancer::Failure;
+use crate::routing;
+
+/// Names that a configuration rests on.
+pub(super) type Needs = BTreeSet<Key>;
+
+/// Whom to ask about a failure; ends every text.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// URI of the control plane that is in use.
+    pub(super) server: Arc<str>,
+    /// This process's node id.
+    pub(super) node: Arc<str>,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(xDS server {}, node {:?})", self.server, self.node)
+    }
+}
+
+/// How far a configuration has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Resolution<T> {
+    /// Something it rests on has not been answered.
+    Waiting,
+    /// Complete.
+    Ready(T),
+    /// It cannot be complete, and why.
+    Failed(Failure),
+}
+
+/// A client target's routes. Comparable: an equal one is no update.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClientRoutes {
+    /// Holds only the target's virtual host, for every authority: which one applies is decided
+    /// once, by the name that was dialled (gRFC A27).
+    pub(super) configuration: Arc<RouteConfiguration>,
+    /// The connection manager's bound on streams (gRFC A31).
+    pub(super) max_stream_duration: Option<Duration>,
+    /// Each cluster that a route may choose, once, in the order of the routes.
+    pub(super) clusters: Vec<Arc<str>>,
+}
+
+/// A cluster and its endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClusterConfig {
+    /// The cluster.
+    pub(super) cluster: Arc<Cluster>,
+    /// Its endpoints, or why there are none.
+    pub(super) endpoints: Result<Arc<EndpointAssignment>, Failure>,
+}
+
+/// A server's listener and the routes of its chains, the default chain's last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServerRoutes {
+    /// The listener; its kind is `Server`.
+    pub(super) listener: Arc<Listener>,
+    /// Index-aligned with its chains.
+    pub(super) chains: Vec<Result<Arc<RouteConfiguration>, Failure>>,
+}
+
+/// Resolves a channel's Listener and routes.
+pub(super) fn client_routes(
+    cache: &ResourceCache,
+    origin: &Origin,
+    listener: &Arc<str>,
+    authority: &str,
+    needs: &mut Needs,
+) -> Resolution<ClientRoutes> {
+    needs.insert((ResourceType::Listener, listener.clone()));
+    let found = match cache.listener(listener) {
+        Lookup::Waiting => return Resolution::Waiting,
+        Lookup::Failed(error) => {
+            return failed(origin, ResourceType::Listener, listener, &error);
+        }
+        Lookup::Found(found) => found,
+    };
+    let ListenerKind::Api(http) = &found.kind else {
+        let text = format!("Listener {listener:?} is a server's, not a client's {origin}");
+        return Resolution::Failed(Failure(text.into()));
+    };
+    match routes(cache, origin, http, needs) {
+        Resolution::Waiting => Resolution::Waiting,
+        Resolution::Failed(failure) => Resolution::Failed(failure),
+        Resolution::Ready(configuration) => {
+            select(&configuration, http.max_stream_duration, origin, authority)
+        }
+    }
+}
+
+/// Resolves one cluster.
+pub(super) fn cluster_config(
+    cache: &ResourceCache,
+    origin: &Origin,
+    name: &Arc<str>,
+    needs: &mut Needs,
+) -> Resolution<ClusterConfig> {
+    needs.insert((ResourceType::Cluster, name.clone()));
+    let cluster = match cache.cluster(name) {
+        Lookup::Waiting => return Resolution::Waiting,
+        Lookup::Failed(error) => return failed(origin, ResourceType::Cluster, name, &error),
+        Lookup::Found(cluster) => cluster,
+    };
+    let Discovery::Eds { service_name } = &cluster.discovery else {
+        return Resolution::Failed(not_supported(cluster, origin));
+    };
+    let service_name = Arc::from(service_name.as_str());
+    let endpoints = match cache.endpoints(&service_name) {
+        Lookup::Waiting => None,
+        Lookup::Found(endpoints) => Some(Ok(endpoints.clone())),
+        Lookup::Failed(error) => Some(Err(failure(
+            origin,
+            ResourceType::EndpointAssignment,
+            &service_name,
+            &error,
+        ))),
+    };
+    needs.insert((ResourceType::EndpointAssignment, service_name));
+    endpoints.map_or(Resolution::Waiting, |endpoints| {
+        Resolution::Ready(ClusterConfig {
+            cluster: cluster.clone(),
+            endpoints,
+        })
+    })
+}
+
+/// Resolves a server's Listener and the routes of all its chains.
+pub(super) fn server_routes(
+    cache: &ResourceCache,
+    origin: &Origin,
+    name: &Arc<str>,
+    needs: &mut Needs,
+) -> Resolution<ServerRoutes> {
+    needs.insert((ResourceType::Listener, name.clone()));
+    let listener = match cache.listener(name) {
+        Lookup::Waiting => return Resolution::Waiting,
+        Lookup::Failed(error) => return failed(origin, ResourceType::Listener, name, &error),
+        Lookup::Found(listener) => listener,
+    };
+    let ListenerKind::Server(server) = &listener.kind else {
+        let text = format!("Listener {name:?} is a client's, not a server's {origin}");
+        return Resolution::Failed(Failure(text.into()));
+    };
+    let mut waiting = false;
+    let mut chains = Vec::new();
+    for http in connection_managers(server) {
+        match routes(cache, origin, http, needs) {
+            Resolution::Waiting => waiting = true,
+            Resolution::Ready(configuration) => chains.push(Ok(configuration)),
+            Resolution::Failed(failure) => chains.push(Err(failure)),
+        }
+    }
+    if waiting {
+        return Resolution::Waiting;
+    }
+    Resolution::Ready(ServerRoutes {
+        listener: listener.clone(),
+        chains,
+    })
+}
+
+/// Why nothing is known of a name although the control plane was tried.
+pub(super) fn unreachable(origin: &Origin, what: &str, reason: &str) -> Failure {
+    Failure(format!("no control plane answers for {what}: {reason} {origin}").into())
+}
+
+/// A listener was asked for, and there is nobody to ask.
+pub(super) fn no_bootstrap() -> Failure {
+    Failure("no control plane: xds: targets and meshed servers need a bootstrap".into())
+}
+
+/// Each chain's connection manager, the default chain's last.
+fn connection_managers(server: &ServerListener) -> impl Iterator<Item = &HttpConnectionManager> {
+    let chains = server.filter_chains.iter();
+    chains
+        .chain(&server.default_filter_chain)
+        .map(|chain| &chain.http)
+}
+
+fn routes(
+    cache: &ResourceCache,
+    origin: &Origin,
+    http: &HttpConnectionManager,
+    needs: &mut Needs,
+) -> Resolution<Arc<RouteConfiguration>> {
+    let name = match &http.routes {
+        RouteSource::Inline(configuration) => return Resolution::Ready(configuration.clone()),
+        RouteSource::Named(name) => Arc::from(name.as_str()),
+    };
+    let resolution = match cache.route_configuration(&name) {
+        Lookup::Waiting => Resolution::Waiting,
+        Lookup::Found(configuration) => Resolution::Ready(configuration.clone()),
+        Lookup::Failed(error) => failed(origin, ResourceType::RouteConfiguration, &name, &error),
+    };
+    needs.insert((ResourceType::RouteConfiguration, name));
+    resolution
+}
+
+fn select(
+    configuration: &RouteConfiguration,
+    max_stream_duration: Option<Duration>,
+    origin: &Origin,
+    authority: &str,
+) -> Resolution<ClientRoutes> {
+    let Some(host) = routing::virtual_host(&configuration.virtual_hosts, authority) else {
+        let text = format!(
+            "RouteConfiguration {:?} has no virtual host for {authority:?} {origin}",
+            configuration.name
+        );
+        return Resolution::Failed(Failure(text.into()));
+    };
+    let mut host = host.clone();
+    host.domains = vec!["*".into()];
+    let mut clusters: Vec<Arc<str>> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for route in &host.routes {
+        let RouteAction::Forward(forward) = &route.action else {
+            continue;
+        };
+        for weighted in &forward.clusters {
+            if seen.insert(weighted.name.clone()) {
+                clusters.push(weighted.name.as_str().into());
+            }
+        }
+    }
+    Resolution::Ready(ClientRoutes {
+        configuration: Arc::new(RouteConfiguration {
+            name: configuration.name.clone(),
+            virtual_hosts: vec![host],
+        }),
+        max_stream_duration,
+        clusters,
+    })
+}
+
+fn not_supported(cluster: &Cluster, origin: &Origin) -> Failure {
+    let kind = match cluster.discovery {
+        Discovery::LogicalDns { .. } => "LOGICAL_DNS",
+        Discovery::Aggregate { .. } => "aggregate",
+        Discovery::Eds { .. } => "EDS",
+    };
+    let name = &cluster.name;
+    Failure(format!("Cluster {name:?}: {kind} clusters are not supported yet {origin}").into())
+}
+
+fn failed<T>(
+    origin: &Origin,
+    resource_type: ResourceType,
+    name: &str,
+    error: &ResourceError,
+) -> Resolution<T> {
+    Resolution::Failed(failure(origin, resource_type, name, error))
+}
+
+fn failure(
+    origin: &Origin,
+    resource_type: ResourceType,
+    name: &str,
+    error: &ResourceError,
+) -> Failure {
+    let text = match error {
+        ResourceError::Invalid(invalid) => format!("invalid {invalid}"),
+        ResourceError::Deleted => format!("{resource_type} {name:?} was deleted"),
+        ResourceError::DoesNotExist => format!("{resource_type} {name:?} does not exist"),
+        ResourceError::Refused { code, message } => {
+            format!("{resource_type} {name:?} was refused: {message} (code {code})")
+        }
+        ResourceError::TimedOut => format!("{resource_type} {name:?} was not answered in time"),
+    };
+    Failure(format!("{text} {origin}").into())
+}

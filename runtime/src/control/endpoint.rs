@@ -1,0 +1,277 @@
+//! One endpoint of a cluster: the state of its connection, and the connection.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidestep_proto::resource::Address;
+
+use super::attempt::{self, AttemptId, Claim, Outcome, Owner};
+use super::reconcile::EndpointKey;
+use super::{PlaintextPolicy, WeakInbox};
+use crate::balancer::{Connectivity, Failure, SubchannelId};
+use crate::security::ClientTls;
+use crate::snapshot::{ClusterId, Slot};
+use crate::subchannel::state::{Machine, Output, Outputs};
+use crate::subchannel::state::Backoff;
+use crate::subchannel::{ConnectTarget, Connection, Connector, Http2Options};
+
+/// What every connection of the process is made with.
+pub(super) struct Dialer {
+    pub(super) inbox: WeakInbox,
+    pub(super) connector: Connector,
+    pub(super) http2: Arc<Http2Options>,
+    pub(super) plaintext: PlaintextPolicy,
+    pub(super) backoff: Backoff,
+    pub(super) attempts: u64,
+}
+
+/// How the endpoints of a cluster are secured: `None` where the control plane says nothing.
+pub(super) type Security = Option<Arc<ClientTls>>;
+
+/// The surroundings of one step.
+pub(super) struct Step<'a> {
+    pub(super) now: Instant,
+    pub(super) security: &'a Security,
+    pub(super) dialer: &'a mut Dialer,
+    /// The states that the endpoint passed through, for the policy.
+    pub(super) states: &'a mut Vec<Connectivity>,
+}
+
+/// One endpoint.
+pub(super) struct Endpoint {
+    cluster: ClusterId,
+    id: SubchannelId,
+    key: EndpointKey,
+    pub(super) slot: Arc<Slot>,
+    machine: Machine,
+    /// The try under way, or the connection in use.
+    claim: Option<Claim>,
+    /// The try for a connection by changed security, beside the one in use.
+    replacement: Option<Claim>,
+}
+
+impl Endpoint {
+    pub(super) fn new(
+        cluster: ClusterId,
+        id: SubchannelId,
+        key: EndpointKey,
+        slot: Arc<Slot>,
+        backoff: Backoff,
+    ) -> Self {
+        Self {
+            cluster,
+            id,
+            key,
+            slot,
+            machine: Machine::with_backoff(backoff, fastrand::u64(..)),
+            claim: None,
+            replacement: None,
+        }
+    }
+
+    /// The policy wants it connected.
+    pub(super) fn connect(&mut self, step: &mut Step<'_>) {
+        let mut outputs = Outputs::new();
+        self.machine.connect_requested(step.now, &mut outputs);
+        self.follow(step, outputs);
+    }
+
+    /// The policy gives the connection up; calls in flight go on.
+    pub(super) fn close(&mut self, _step: &mut Step<'_>) {
+        self.release();
+        self.machine.closed();
+    }
+
+    /// The cluster's security changed: a new connection is made, and the one in use goes when
+    /// that one is there.
+    pub(super) fn secure(&mut self, step: &mut Step<'_>) {
+        let mut outputs = Outputs::new();
+        if self.slot.connection.load().is_some() {
+            match self.dial(step) {
+                Ok(claim) => self.replacement = Some(claim),
+                Err(failure) => self.lost(&failure.0, &mut outputs),
+            }
+        } else if self.claim.is_some() {
+            // A try by the old rules must not succeed any more.
+            self.start(step, &mut outputs);
+        }
+        self.follow(step, outputs);
+    }
+
+    /// Hears from a connection.
+    pub(super) fn heard(&mut self, step: &mut Step<'_>, attempt: AttemptId, outcome: Outcome) {
+        let mut outputs = Outputs::new();
+        if is(&self.replacement, attempt) {
+            self.heard_replacement(outcome, &mut outputs);
+        } else if is(&self.claim, attempt) {
+            self.heard_claim(step.now, outcome, &mut outputs);
+        }
+        self.follow(step, outputs);
+    }
+
+    /// When [`Endpoint::handle_timeout`] wants to be called.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.next_timeout()
+    }
+
+    /// The moment has come.
+    pub(super) fn handle_timeout(&mut self, step: &mut Step<'_>) {
+        let mut outputs = Outputs::new();
+        self.machine.timeout(step.now, &mut outputs);
+        self.follow(step, outputs);
+    }
+
+    /// The state that a policy new to this endpoint has to know.
+    pub(super) fn connectivity(&self) -> Connectivity {
+        self.machine.connectivity()
+    }
+
+    fn heard_claim(&mut self, now: Instant, outcome: Outcome, out: &mut Outputs) {
+        match outcome {
+            Outcome::Connected(connection) => {
+                self.hold(connection);
+                self.machine.connected(out);
+            }
+            Outcome::Failed(reason) => {
+                self.claim = None;
+                let failure = self.failure(&reason);
+                self.machine.failed(now, failure, out);
+            }
+            Outcome::Lost(reason) => self.lost(&reason, out),
+        }
+    }
+
+    fn heard_replacement(&mut self, outcome: Outcome, out: &mut Outputs) {
+        match outcome {
+            Outcome::Connected(connection) => {
+                self.claim = self.replacement.take();
+                self.hold(connection);
+            }
+            // What the control plane now demands cannot be had. The connection in use was made
+            // by other rules and must not stay; the reconnect will say what is wrong.
+            Outcome::Failed(reason) | Outcome::Lost(reason) => self.lost(&reason, out),
+        }
+    }
+
+    fn hold(&self, connection: Connection) {
+        self.slot.connection.store(Some(Arc::new(connection)));
+    }
+
+    fn release(&mut self) {
+        self.claim = None;
+        self.replacement = None;
+        self.slot.connection.store(None);
+    }
+
+    fn lost(&mut self, reason: &str, out: &mut Outputs) {
+        self.release();
+        tracing::debug!(
+            target: "sidestep::endpoint",
+            endpoint = %self.slot.address,
+            reason,
+            "connection lost"
+        );
+        self.machine.lost(out);
+    }
+
+    /// Does what the machine decided.
+    fn follow(&mut self, step: &mut Step<'_>, outputs: Outputs) {
+        let mut outputs = VecDeque::from(outputs);
+        while let Some(output) = outputs.pop_front() {
+            match output {
+                Output::StartConnecting => {
+                    let mut more = Outputs::new();
+                    self.start(step, &mut more);
+                    outputs.extend(more);
+                }
+                Output::Report(state) => {
+                    trace(&self.slot.address, &state);
+                    step.states.push(state);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
+        match self.dial(step) {
+            Ok(claim) => self.claim = Some(claim),
+            Err(failure) => {
+                self.claim = None;
+                self.machine.failed(step.now, failure, out);
+            }
+        }
+    }
+
+    fn dial(&self, step: &mut Step<'_>) -> Result<Claim, Failure> {
+        let addresses = self.addresses(step)?;
+        step.dialer.attempts += 1;
+        let owner = Owner {
+            cluster: self.cluster,
+            endpoint: self.id,
+            attempt: AttemptId(step.dialer.attempts),
+        };
+        let target = ConnectTarget {
+            addresses,
+            tls: step.security.clone(),
+            server_name: self.key.hostname.to_string(),
+            options: step.dialer.http2.clone(),
+        };
+        let connector = step.dialer.connector.clone();
+        Ok(attempt::start(
+            step.dialer.inbox.clone(),
+            connector,
+            owner,
+            target,
+        ))
+    }
+
+    /// The addresses that may be dialled: without transport security only those whose traffic
+    /// stays on this machine, unless the builder allowed all.
+    fn addresses(&self, step: &Step<'_>) -> Result<Vec<Address>, Failure> {
+        let all = self.key.addresses.iter();
+        if step.security.is_some() || step.dialer.plaintext == PlaintextPolicy::Always {
+            return Ok(all.cloned().collect());
+        }
+        let local: Vec<_> = all.filter(|address| is_local(address)).cloned().collect();
+        if local.is_empty() {
+            return Err(self.failure(
+                "the control plane gives no transport security and the peer is not local; \
+                 plaintext_where_unsecured() of the builder allows it",
+            ));
+        }
+        Ok(local)
+    }
+
+    fn failure(&self, reason: &str) -> Failure {
+        Failure(format!("endpoint {}: {reason}", self.slot.address).into())
+    }
+}
+
+impl Drop for Endpoint {
+    fn drop(&mut self) {
+        // Calls that still hold the slot wait for the next picker instead.
+        self.slot.connection.store(None);
+    }
+}
+
+fn is(claim: &Option<Claim>, attempt: AttemptId) -> bool {
+    claim.as_ref().is_some_and(|claim| claim.attempt == attempt)
+}
+
+fn is_local(address: &Address) -> bool {
+    match address {
+        Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        Address::Unix(_) => true,
+    }
+}
+
+fn trace(address: &str, state: &Connectivity) {
+    let (state, reason) = match state {
+        Connectivity::Idle => ("idle", None),
+        Connectivity::Connecting => ("connecting", None),
+        Connectivity::Ready => ("ready", None),
+        Connectivity::TransientFailure(failure) => ("transient failure", Some(&*failure.0)),
+    };
+    tracing::debug!(target: "sidestep::endpoint", endpoint = address, state, reason);
+}

@@ -1,0 +1,98 @@
+//! The way in: what channels and servers hold.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{Config, Inbox, Input, ServerState, Task};
+use crate::resolver::DirectTarget;
+use crate::snapshot::Target;
+
+/// Talks to the control task. Cheap to clone.
+///
+/// The task starts on the tokio runtime that is current at the first use inside one, and ends when
+/// the last handle and the last target are gone.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Inbox,
+    unstarted: Arc<Mutex<Option<Task>>>,
+}
+
+impl Handle {
+    /// Prepares the task; nothing runs yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let (inbox, inputs) = mpsc::unbounded_channel();
+        let task = Task::new(config, inbox.downgrade(), inputs);
+        Self {
+            inbox,
+            unstarted: Arc::new(Mutex::new(Some(task))),
+        }
+    }
+
+    /// Watches a listener name for a channel. `authority` selects the virtual host: the target's
+    /// path as dialled (gRFC A27), not the listener name, which may be a template's result.
+    #[must_use]
+    pub fn target(&self, listener_name: &str, authority: &str) -> Arc<Target> {
+        let target = Arc::new(Target::new(listener_name, Some(self.clone())));
+        self.send(Input::Watch {
+            listener: listener_name.into(),
+            authority: authority.into(),
+            target: Arc::downgrade(&target),
+        });
+        self.start();
+        target
+    }
+
+    /// Resolves a target that needs no control plane: one cluster whose endpoints are the
+    /// addresses found.
+    #[must_use]
+    pub fn direct(&self, direct: DirectTarget) -> Arc<Target> {
+        let target = Arc::new(Target::new(&direct.to_string(), Some(self.clone())));
+        self.send(Input::WatchDirect {
+            direct,
+            target: Arc::downgrade(&target),
+        });
+        self.start();
+        target
+    }
+
+    /// Watches a listener name for a server, until the receiver is dropped.
+    #[must_use]
+    pub fn server(&self, listener_name: &str) -> watch::Receiver<ServerState> {
+        let (state, receiver) = watch::channel(ServerState::Pending);
+        self.send(Input::WatchServer {
+            listener: listener_name.into(),
+            state,
+        });
+        self.start();
+        receiver
+    }
+
+    /// Starts the task if a runtime is current and it has not started.
+    pub(crate) fn start(&self) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let task = self
+            .unstarted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(task) = task {
+            runtime.spawn(task.run());
+        }
+    }
+
+    pub(crate) fn send(&self, input: Input) {
+        // A task that has ended with its runtime hears nothing any more.
+        let _ = self.inbox.send(input);
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").finish_non_exhaustive()
+    }
+}

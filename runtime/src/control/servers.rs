@@ -1,0 +1,141 @@
+//! The servers' listeners: from resolved routes to configurations to serve by.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use sidestep_proto::resource::{ListenerKind, RouteConfiguration};
+use tokio::sync::watch;
+
+use super::dependency::{self, Needs, Origin, Resolution, ServerRoutes};
+use super::resource_cache::{Key, ResourceCache};
+use super::{ChainRoutes, RoutesState, ServerConfig, ServerState};
+use crate::balancer::Failure;
+use crate::routing::{ClusterIndex, RouteTable};
+
+/// All listeners that servers watch.
+#[derive(Default)]
+pub(super) struct Servers {
+    watches: Vec<Watch>,
+}
+
+struct Watch {
+    listener: Arc<str>,
+    state: watch::Sender<ServerState>,
+    current: Option<(ServerRoutes, Arc<ServerConfig>)>,
+    needs: Needs,
+}
+
+impl Servers {
+    /// A server was made.
+    pub(super) fn watch(&mut self, listener: Arc<str>, state: watch::Sender<ServerState>) {
+        self.watches.push(Watch {
+            listener,
+            state,
+            current: None,
+            needs: Needs::new(),
+        });
+    }
+
+    /// Forgets servers that are gone.
+    pub(super) fn sweep(&mut self) {
+        self.watches.retain(|watch| !watch.state.is_closed());
+    }
+
+    /// Follows the cache. `unreachable` says why no control plane can be asked, if so.
+    pub(super) fn resolve(
+        &mut self,
+        cache: &ResourceCache,
+        origin: &Origin,
+        unreachable: Option<&str>,
+    ) {
+        for watch in &mut self.watches {
+            watch.needs.clear();
+            let name = watch.listener.clone();
+            match dependency::server_routes(cache, origin, &name, &mut watch.needs) {
+                // What is in use stays in use.
+                Resolution::Waiting => {}
+                Resolution::Failed(failure) => watch.fail(failure),
+                Resolution::Ready(routes) => watch.serve(routes),
+            }
+            let Some(reason) = unreachable else { continue };
+            if matches!(*watch.state.borrow(), ServerState::Pending) {
+                let what = format!("Listener {name:?}");
+                let failure = dependency::unreachable(origin, &what, reason);
+                watch.state.send_replace(ServerState::Failed(failure));
+            }
+        }
+    }
+
+    /// There is no control plane to ask.
+    pub(super) fn fail_all(&mut self, failure: &Failure) {
+        for watch in &mut self.watches {
+            watch.fail(failure.clone());
+        }
+    }
+
+    /// Every name that a server rests on.
+    pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
+        self.watches.iter().flat_map(|watch| &watch.needs)
+    }
+}
+
+impl Watch {
+    fn fail(&mut self, failure: Failure) {
+        self.current = None;
+        self.state.send_if_modified(|state| {
+            let same = matches!(state, ServerState::Failed(last) if *last == failure);
+            *state = ServerState::Failed(failure);
+            !same
+        });
+    }
+
+    fn serve(&mut self, routes: ServerRoutes) {
+        match &mut self.current {
+            Some((current, _)) if *current == routes => {}
+            // A change behind a name reaches live connections and drains none (gRFC A36).
+            Some((current, config)) if current.listener == routes.listener => {
+                for (index, chain) in config.chains.iter().enumerate() {
+                    if current.chains[index] != routes.chains[index] {
+                        chain.routes.store(Arc::new(compile(&routes.chains[index])));
+                    }
+                }
+                *current = routes;
+            }
+            _ => self.replace(routes),
+        }
+    }
+
+    fn replace(&mut self, routes: ServerRoutes) {
+        // The resolution of a server's listener is one of this kind only.
+        let ListenerKind::Server(listener) = &routes.listener.kind else {
+            return;
+        };
+        let chains = routes.chains.iter().map(|chain| ChainRoutes {
+            routes: Arc::new(ArcSwap::from_pointee(compile(chain))),
+        });
+        let config = Arc::new(ServerConfig {
+            listener: Arc::new(listener.clone()),
+            chains: chains.collect(),
+        });
+        tracing::info!(
+            target: "sidestep::config",
+            listener = &*self.listener,
+            chains = config.chains.len(),
+            "server configuration published"
+        );
+        self.state.send_replace(ServerState::Serving(config.clone()));
+        self.current = Some((routes, config));
+    }
+}
+
+/// A server forwards nothing, so the clusters that its routes might name stay unresolved: a
+/// request that meets such a route fails.
+fn compile(routes: &Result<Arc<RouteConfiguration>, Failure>) -> RoutesState {
+    match routes {
+        Ok(routes) => RoutesState::Ready(RouteTable::compile(routes, |_| ClusterIndex(0), None)),
+        Err(failure) => {
+            tracing::warn!(target: "sidestep::config", reason = &*failure.0, "server has no routes");
+            RoutesState::Failed(failure.clone())
+        }
+    }
+}

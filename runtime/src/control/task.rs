@@ -1,0 +1,306 @@
+//! The task: everything that changes is changed here, one input after the other.
+//!
+//! A turn takes in all that has come, then follows the consequences to their end, and only then
+//! publishes: pickers first, snapshots that name them next, removals last.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use super::clients::{ClientKey, Clients};
+use super::cluster::Context;
+use super::clusters::Clusters;
+use super::config_source::ConfigSource;
+use super::dependency::Needs;
+use super::directs::Directs;
+use super::endpoint::Dialer;
+use super::reconcile::{Difference, difference};
+use super::resource_cache::Key;
+use super::servers::Servers;
+use super::{Config, Input, Timers, WeakInbox, dependency};
+use crate::security::CertificateProviders;
+
+/// The control task, not yet running.
+pub(super) struct Task {
+    inputs: mpsc::UnboundedReceiver<Input>,
+    timers: Timers,
+    providers: CertificateProviders,
+    dialer: Dialer,
+    source: Option<ConfigSource>,
+    clients: Clients,
+    servers: Servers,
+    directs: Directs,
+    clusters: Clusters,
+    /// What is subscribed.
+    subscribed: BTreeSet<Key>,
+    work: Work,
+}
+
+/// What has to be looked at again before the next wait.
+#[derive(Default)]
+struct Work {
+    /// A user may be gone.
+    sweep: bool,
+    /// A Listener or RouteConfiguration changed, or who watches them.
+    routes: bool,
+    /// These clusters, or their endpoints, changed.
+    clusters: BTreeSet<Arc<str>>,
+    /// What targets name or rest on may have changed.
+    needs: bool,
+}
+
+impl Task {
+    pub(super) fn new(
+        config: Config,
+        inbox: WeakInbox,
+        inputs: mpsc::UnboundedReceiver<Input>,
+    ) -> Self {
+        let source = ConfigSource::new(&config, inbox.clone(), now());
+        Self {
+            inputs,
+            source,
+            dialer: Dialer {
+                inbox: inbox.clone(),
+                connector: config.connector,
+                http2: config.http2,
+                plaintext: config.plaintext,
+                backoff: config.timers.connect_backoff,
+                attempts: 0,
+            },
+            providers: config.providers,
+            clients: Clients::default(),
+            servers: Servers::default(),
+            directs: Directs::new(inbox.clone(), config.timers.clone()),
+            clusters: Clusters::new(inbox, 0),
+            timers: config.timers,
+            subscribed: BTreeSet::new(),
+            work: Work::default(),
+        }
+    }
+
+    /// Runs until the last handle and the last target are gone.
+    pub(super) async fn run(mut self) {
+        loop {
+            let deadline = self.poll_timeout();
+            tokio::select! {
+                biased;
+                input = self.inputs.recv() => match input {
+                    None => return,
+                    Some(input) => self.handle(input),
+                },
+                () = sleep_until(deadline) => {}
+            }
+            // All that is there now, and no more: a flood of inputs must not hold the turn up.
+            for _ in 0..self.inputs.len() {
+                let Ok(input) = self.inputs.try_recv() else {
+                    break;
+                };
+                self.handle(input);
+            }
+            self.turn(now());
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = now();
+        let mut cx = Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+        };
+        match input {
+            Input::Watch {
+                listener,
+                authority,
+                target,
+            } => {
+                let key = ClientKey {
+                    listener: listener.into(),
+                    authority: authority.into(),
+                };
+                self.clients.watch(key, target);
+                self.work.routes = true;
+            }
+            Input::WatchDirect { direct, target } => self.directs.watch(&mut cx, direct, target),
+            Input::WatchServer { listener, state } => {
+                self.servers.watch(listener.into(), state);
+                self.work.routes = true;
+            }
+            Input::TargetDropped => self.work.sweep = true,
+            Input::ConnectRequested {
+                cluster,
+                endpoint,
+                slot,
+            } => {
+                let clusters = match self.clusters.contains(cluster) {
+                    true => &mut self.clusters,
+                    false => self.directs.clusters(),
+                };
+                clusters.change_by_id(cluster, |c| {
+                    c.connect_requested(&mut cx, endpoint, &slot);
+                });
+            }
+            Input::Connection { owner, outcome } => {
+                let clusters = match self.clusters.contains(owner.cluster) {
+                    true => &mut self.clusters,
+                    false => self.directs.clusters(),
+                };
+                clusters.change_by_id(owner.cluster, |c| {
+                    c.heard(&mut cx, owner.endpoint, owner.attempt, outcome);
+                });
+            }
+            Input::Ads { link, said } => {
+                if let Some(source) = &mut self.source {
+                    source.heard(now, link, said);
+                }
+            }
+            Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
+        }
+    }
+
+    /// Follows all consequences of what was taken in.
+    fn turn(&mut self, now: Instant) {
+        self.handle_timeout(now);
+        loop {
+            self.sweep();
+            self.follow_source();
+            self.resolve_routes(now);
+            self.configure_clusters(now);
+            self.clusters.flush(now);
+            self.directs.clusters().flush(now);
+            let wait = self.timers.publish_wait;
+            self.work.needs |= self.clients.publish(now, wait, &self.clusters);
+            if !std::mem::take(&mut self.work.needs) {
+                return;
+            }
+            self.clusters.retain(&self.clients.clusters());
+            self.subscribe(now);
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        if let Some(source) = &mut self.source {
+            source.handle_timeout(now);
+        }
+        let mut cx = Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+        };
+        self.clusters.handle_timeout(&mut cx);
+        self.directs.handle_timeout(&mut cx);
+    }
+
+    fn sweep(&mut self) {
+        self.servers.sweep();
+        if std::mem::take(&mut self.work.sweep) {
+            self.clients.sweep();
+            self.directs.sweep();
+            self.work.needs = true;
+        }
+    }
+
+    /// Takes over what the control plane changed.
+    fn follow_source(&mut self) {
+        let Some(source) = &mut self.source else {
+            return;
+        };
+        let changes = source.take_changes();
+        self.work.routes |= changes.routes;
+        self.work.clusters.extend(changes.clusters);
+        for assignment in &changes.assignments {
+            let clusters = self.clusters.assigned(assignment).cloned();
+            self.work.clusters.extend(clusters);
+        }
+    }
+
+    fn resolve_routes(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.work.routes) {
+            return;
+        }
+        let Some(source) = &self.source else {
+            let failure = dependency::no_bootstrap();
+            self.clients.fail_all(&failure);
+            return self.servers.fail_all(&failure);
+        };
+        let unreachable = source.unreachable();
+        self.clients
+            .resolve(now, source.cache(), source.origin(), unreachable);
+        self.servers
+            .resolve(source.cache(), source.origin(), unreachable);
+        for name in self.clients.clusters() {
+            if self.clusters.ensure(&name) {
+                self.work.clusters.insert(name);
+            }
+        }
+        self.work.needs = true;
+    }
+
+    fn configure_clusters(&mut self, now: Instant) {
+        let Some(source) = &self.source else {
+            return;
+        };
+        let mut cx = Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+        };
+        for name in std::mem::take(&mut self.work.clusters) {
+            let mut needs = Needs::new();
+            let config =
+                dependency::cluster_config(source.cache(), source.origin(), &name, &mut needs);
+            self.work.needs |= self.clusters.rests_on(&name, needs);
+            self.clusters
+                .change(&name, |cluster| cluster.configure(&mut cx, config));
+        }
+        let Some(reason) = source.unreachable() else {
+            return;
+        };
+        for name in self.clients.first_clusters() {
+            let what = format!("Cluster {name:?}");
+            let failure = dependency::unreachable(source.origin(), &what, reason);
+            self.clusters
+                .change(&name, |cluster| cluster.give_up(now, &failure));
+        }
+    }
+
+    /// Subscribes what something rests on now, and unsubscribes what nothing does any more.
+    fn subscribe(&mut self, now: Instant) {
+        let Some(source) = &mut self.source else {
+            return;
+        };
+        let clients = self.clients.needs().chain(self.servers.needs());
+        let wanted: BTreeSet<Key> = clients.chain(self.clusters.needs()).cloned().collect();
+        let Difference { added, removed } = difference(&self.subscribed, &wanted);
+        self.subscribed = wanted;
+        source.subscribe(now, added);
+        source.unsubscribe(now, removed);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let wait = self.timers.publish_wait;
+        [
+            self.source.as_ref().and_then(ConfigSource::poll_timeout),
+            self.clusters.poll_timeout(),
+            self.directs.poll_timeout(),
+            self.clients.poll_timeout(wait, &self.clusters),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+}
+
+/// By tokio's clock, so that tests may pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

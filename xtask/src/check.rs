@@ -1,0 +1,55 @@
+//! `cargo xtask check`: everything about the code that needs no peer and no measurement.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::codegen::root;
+
+/// Steps in the order in which they fail fastest.
+const STEPS: [&[&str]; 4] = [
+    &["fmt", "--all", "--check"],
+    &[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    &[
+        "clippy",
+        "-p",
+        "sidestep",
+        "--no-default-features",
+        "--features",
+        "ring",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    &["doc", "--workspace", "--no-deps", "--locked"],
+];
+
+pub(crate) fn run() -> Result<()> {
+    for step in STEPS {
+        cargo(step)?;
+    }
+    crate::codegen::check()?;
+    crate::deny::check()
+}
+
+/// Runs one cargo command, shown as a person would type it.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    println!("+ cargo {}", arguments.join(" "));
+    let status = Command::new(env!("CARGO"))
+        .args(arguments)
+        .env("RUSTDOCFLAGS", "-D warnings")
+        .current_dir(root())
+        .status()
+        .context("cargo")?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(())
+}
