@@ -36,7 +36,6 @@ mod drain;
 mod filter_chain;
 mod first_bytes;
 mod incoming;
-mod provisional;
 mod reply_body;
 mod run;
 mod service;

@@ -18,10 +18,10 @@ use tower::util::Oneshot;
 use tower_service::Service;
 
 use super::drain::{InFlight, InFlightView, OpenCall};
-use super::provisional::{ChainRoutes, RoutesState};
 use super::reply_body::ReplyBody;
 use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};
+use crate::control::{ChainRoutes, RoutesState};
 use crate::routing::{Action, Call};
 
 /// The calls of one connection.
