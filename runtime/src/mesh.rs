@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use http::uri::Authority;
 use sidestep_proto::ads::Variant;
 use sidestep_proto::bootstrap::{Bootstrap, BootstrapError};
-use sidestep_proto::resource::LbPolicy;
+use sidestep_proto::resource::Address;
 
 use crate::channel::Channel;
 use crate::control::{self, Config, PlaintextPolicy, Timers};
 use crate::resolver::DirectTarget;
-use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
+use crate::security::{CertificateProvider, CertificateProviders};
+use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
-use crate::subchannel::{Connector, Http2Options};
+use crate::subchannel::{BoxError, Connector, Http2Options};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
 ///
@@ -39,6 +40,8 @@ pub struct Mesh {
 struct Inner {
     control: control::Handle,
     bootstrap: Option<Bootstrap>,
+    providers: Arc<CertificateProviders>,
+    plaintext: PlaintextPolicy,
     targets: Mutex<Vec<Weak<Target>>>,
 }
 
@@ -71,9 +74,8 @@ impl Mesh {
         let (watched, authority) = match target.strip_prefix("xds:") {
             Some(rest) => self.xds(target, rest)?,
             None => {
-                let direct = DirectTarget::parse(target, LbPolicy::PickFirst { shuffle: false })
-                    .map_err(|e| bad(e.reason.to_owned()))?;
-                let authority = direct.authority.clone();
+                let direct = DirectTarget::parse(target).map_err(|e| bad(e.reason.to_owned()))?;
+                let authority = direct.authority();
                 (self.inner.control.direct(direct), authority)
             }
         };
@@ -85,7 +87,7 @@ impl Mesh {
 
     fn xds(&self, target: &str, rest: &str) -> Result<(Arc<Target>, String), BuildError> {
         let bad = |reason: String| BuildError::Target { target: target.to_owned(), reason };
-        let bootstrap = self.inner.bootstrap.as_ref().ok_or_else(BuildError::no_bootstrap)?;
+        let bootstrap = self.inner.bootstrap.as_ref().ok_or(BuildError::NoBootstrap)?;
         let (authority, name) = match rest.strip_prefix("//") {
             Some(rest) => rest
                 .split_once('/')
@@ -99,6 +101,44 @@ impl Mesh {
         let listener =
             bootstrap.client_listener_name(authority, name).map_err(|e| bad(e.to_string()))?;
         Ok((self.inner.control.target(&listener, name), name.to_owned()))
+    }
+
+    /// A meshed server for `address`: `IP:port` (port 0 picks one), `[IPv6]:port` or `unix:/path`.
+    /// Its Listener's name comes from the bootstrap's `server_listener_resource_name_template`.
+    ///
+    /// ```no_run
+    /// # async fn run<S>(mesh: sidestep::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// mesh.server("0.0.0.0:50051")
+    ///     // .add_service(GreeterServer::new(service))
+    ///     .serve_with_shutdown(async { /* until SIGTERM */ })
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn server(&self, address: impl Into<String>) -> Server {
+        let inner = Arc::clone(&self.inner);
+        let subscribe = move |address: &Address| -> Result<_, BoxError> {
+            let bootstrap = inner.bootstrap.as_ref().ok_or(BuildError::NoBootstrap)?;
+            let name = bootstrap.server_listener_name(&address.to_string())?;
+            Ok(inner.control.server(&name))
+        };
+        Server::new(
+            address,
+            ServerSource {
+                subscribe: Arc::new(subscribe),
+                providers: Arc::clone(&self.inner.providers),
+                plaintext_where_unsecured: self.inner.plaintext == PlaintextPolicy::Always,
+            },
+        )
+    }
+
+    /// The connections of a meshed server, accepted and authenticated by the control plane's
+    /// rules, for tonic's own `serve_with_incoming_shutdown`.
+    ///
+    /// # Errors
+    /// The address cannot be bound, or the bootstrap has no listener template.
+    pub fn incoming(&self, address: impl Into<String>) -> Result<Incoming, ServerError> {
+        self.server(address).bind()?.incoming()
     }
 
     fn remember(&self, target: &Arc<Target>) {
@@ -178,7 +218,7 @@ impl MeshBuilder {
                 other => other,
             });
         }
-        Err(BuildError::no_bootstrap())
+        Err(BuildError::NoBootstrap)
     }
 
     /// Takes a bootstrap from its JSON text.
@@ -263,24 +303,30 @@ impl MeshBuilder {
     /// A certificate provider of the bootstrap is of a kind that there is not.
     pub fn build(self) -> Result<Mesh, BuildError> {
         let configured = match &self.bootstrap {
-            Some(bootstrap) => CertificateProviders::from_bootstrap(&bootstrap.certificate_providers)?,
+            Some(bootstrap) => CertificateProviders::from_bootstrap(&bootstrap.certificate_providers),
             None => CertificateProviders::default(),
         };
         let providers = self
             .providers
             .into_iter()
-            .fold(configured, |all, (name, provider)| all.with(&name, provider));
+            .fold(configured, |all, (name, provider)| all.with(name, provider));
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
             variant: self.variant,
             plaintext: self.plaintext,
-            providers,
+            providers: providers.clone(),
             connector: self.connector,
             http2: Arc::new(self.http2),
             max_response_bytes: self.max_response_bytes,
             timers: self.timers,
         });
-        let inner = Inner { control, bootstrap: self.bootstrap, targets: Mutex::default() };
+        let inner = Inner {
+            control,
+            bootstrap: self.bootstrap,
+            providers: Arc::new(providers),
+            plaintext: self.plaintext,
+            targets: Mutex::default(),
+        };
         Ok(Mesh { inner: Arc::new(inner) })
     }
 }
@@ -329,13 +375,4 @@ pub enum BuildError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Transport security cannot be set up.
-    #[error(transparent)]
-    Security(#[from] SecurityError),
-}
-
-impl BuildError {
-    fn no_bootstrap() -> Self {
-        Self::NoBootstrap
-    }
 }

@@ -78,13 +78,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         let this = self.get_mut();
         let shared = Arc::clone(&this.shared);
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = shared.closed;
         if let Some(kept) = shared.frames.get_mut(this.at) {
             this.at += 1;
-            let frame = if shared.closed {
-                std::mem::take(&mut shared.frames[this.at - 1])
-            } else {
-                kept.clone()
-            };
+            let frame = if closed { std::mem::take(kept) } else { kept.clone() };
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if shared.ended {

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{CertificateProvider, SecurityError};
-use file_watcher::FileWatcher;
+use file_watcher::{FileWatcher, Files};
+use sidestep_proto::bootstrap::CertificateProviderConfig;
+use tracing::warn;
 
 /// The certificate providers of a process, by instance name.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +20,32 @@ pub struct CertificateProviders {
 }
 
 impl CertificateProviders {
+    /// The bootstrap's `certificate_providers`. Files are read now; what cannot be read now is an
+    /// error of the handshakes that need it, until it can. A plugin that there is not is left out,
+    /// so that resources which refer to it are refused.
+    #[must_use]
+    pub fn from_bootstrap(configured: &BTreeMap<String, CertificateProviderConfig>) -> Self {
+        configured.iter().fold(Self::default(), |all, (name, config)| match config {
+            CertificateProviderConfig::FileWatcher {
+                certificate_file,
+                private_key_file,
+                ca_certificate_file,
+                refresh_interval,
+            } => {
+                let files = Files {
+                    identity: certificate_file.clone().zip(private_key_file.clone()),
+                    roots: ca_certificate_file.clone(),
+                    refresh_interval: *refresh_interval,
+                };
+                all.with_file_watcher(name, Arc::new(FileWatcher::new(files)))
+            }
+            CertificateProviderConfig::Unsupported { plugin_name } => {
+                warn!(target: "sidestep::security", instance = name, plugin_name, "no such certificate provider");
+                all
+            }
+        })
+    }
+
     /// The same with `provider` under `name`, in place of what had that name.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, provider: Arc<dyn CertificateProvider>) -> Self {
