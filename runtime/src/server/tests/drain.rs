@@ -156,12 +156,57 @@ async fn no_call_fails_while_the_listener_changes_again_and_again() {
     for caller in callers {
         soon(caller).await.unwrap();
     }
-    assert!(tally.good.load(Ordering::Relaxed) >= 400);
+    let good = tally.good.load(Ordering::Relaxed);
+    assert!(good >= 400);
+    assert_eq!(
+        good,
+        server.echo.begun.load(Ordering::SeqCst),
+        "what began succeeded"
+    );
     assert!(
         tally.moved.load(Ordering::Relaxed) > 0,
         "connections did drain"
     );
     assert_eq!(server.stats.cut(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_in_a_shutdown_under_load() {
+    let mut server = start().await;
+    let callers: Vec<_> = futures_util::future::join_all((0..4).map(|_| server.client()))
+        .await
+        .into_iter()
+        .map(|client| tokio::spawn(call_until_told_to_go(client)))
+        .collect();
+    soon(async {
+        while server.echo.begun.load(Ordering::SeqCst) < 100 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.stop();
+    let mut good = 0;
+    for caller in callers {
+        good += soon(caller).await.unwrap();
+    }
+    soon(server.served).await.unwrap().unwrap();
+    assert_eq!(
+        good,
+        server.echo.begun.load(Ordering::SeqCst),
+        "what began succeeded"
+    );
+}
+
+/// Calls until the connection takes no more calls; how many succeeded.
+async fn call_until_told_to_go(client: Client) -> usize {
+    let mut good = 0;
+    loop {
+        match client.unary(UNARY, "x").await {
+            Ok(_) => good += 1,
+            Err(status) if client.was_unsent(&status) => return good,
+            Err(status) => panic!("a call failed: {status:?}"),
+        }
+    }
 }
 
 #[tokio::test]

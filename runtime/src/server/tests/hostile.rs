@@ -139,7 +139,9 @@ async fn the_plaintext_way_into_a_permissive_port_needs_it_too() {
     let (answer, _) = refused.trickle(FAR, PREFACE, NO_GAP).await;
     assert_eq!(answer, b"");
     assert_eq!(refused.running.stats.refused(Refusal::Plaintext), 1);
-    let tls = tls_connect(refused.connect(FAR), &ca, Some(&ca)).await.unwrap();
+    let tls = tls_connect(refused.connect(FAR), &ca, Some(&ca))
+        .await
+        .unwrap();
     let secured = Client::over(tls).await;
     assert!(secured.unary("test.Echo/Unary", "").await.is_ok());
 
