@@ -1,2 +1,94 @@
-//! The one binary, `sidestep`.
-fn main() {}
+//! `sidestep`: one binary for the whole mesh.
+//!
+//! Each verb is a file under `command` that reads its arguments, calls a library, and prints.
+
+mod command;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+
+use crate::command::Command;
+use crate::output::{Exit, Style};
+
+/// A service mesh without sidecars: control plane and tools.
+#[derive(Debug, Parser)]
+#[command(name = "sidestep", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines and `serve`'s own lines look
+    #[arg(long, global = true, value_enum, default_value_t, env = "SIDESTEP_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+/// The look of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+const AFTER_HELP: &str = "\
+Begin here:
+  sidestep check mesh.yaml             is the mesh file right?
+  sidestep serve mesh.yaml             serve it to every process that asks
+  sidestep status                      who runs what, and what was refused
+  sidestep explain greeter --mesh mesh.yaml
+                                       where would a call go, and why?
+
+Exit codes:
+  0  everything is in order
+  1  the check failed, or the command could not do its work
+  2  wrong usage
+  3  the server cannot be reached
+  4  partly in order: a client refused its configuration, or the newest edit was refused
+
+Environment:
+  RUST_LOG             which log lines to show, for example RUST_LOG=sidestep_server=debug
+  NO_COLOR             no colours
+  SIDESTEP_LISTEN      where `serve` listens
+  SIDESTEP_SERVER      which server `status` asks
+  SIDESTEP_MESH        which mesh file `explain` reads
+  SIDESTEP_LOG_FORMAT  text or json
+A flag wins over its environment variable.";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr(arguments.log_format);
+    match run(arguments) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let style = Style::of(&std::io::stderr());
+            eprintln!("{} {error:#}", style.bad("error:"));
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let json = arguments.log_format == LogFormat::Json;
+    runtime.block_on(arguments.command.run(json))
+}
+
+/// Standard output carries answers; everything said on the way goes to standard error.
+fn log_to_stderr(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(Style::of(&std::io::stderr()).is_coloured())
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -197,18 +197,13 @@ impl Published {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        id: ClusterId,
-        name: &str,
-        published: Published,
-        control: WeakInbox,
-    ) -> Self {
+    pub(crate) fn new(id: ClusterId, name: &str, published: Published, control: WeakInbox) -> Self {
         Self {
             id,
             name: name.into(),
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
-            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX_REQUESTS)),
+            breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX)),
             control,
         }
     }

@@ -12,9 +12,10 @@ use prost::Message;
 
 use super::fake::{self, BAD, World};
 use super::{
-    ClientConfig, ClientStream, Event, Output, Request, ResourceError, Response, ServerFeatures,
-    ServerInfo, ServerOutput, ServerStream, Timers, Variant,
+    ClientConfig, ClientStream, Event, Output, Request, ResourceError, Response, ServerInfo,
+    ServerOutput, ServerStream, Timers, Variant,
 };
+use crate::bootstrap::ServerFeatures;
 use crate::resource::{Resource, ResourceType};
 use crate::wire::core::Node;
 use crate::wire::discovery::{DeltaDiscoveryResponse, DiscoveryResponse};

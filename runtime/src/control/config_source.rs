@@ -44,7 +44,7 @@ impl ConfigSource {
     pub(super) fn new(config: &Config, inbox: WeakInbox, now: Instant) -> Option<Self> {
         let bootstrap = config.bootstrap.as_ref()?;
         let servers = bootstrap.servers.clone();
-        let providers = bootstrap.certificate_providers.keys().cloned().collect();
+        let providers = config.providers.names().map(str::to_owned).collect();
         let machine = ClientStream::new(
             ClientConfig {
                 variant: config.variant,

@@ -20,6 +20,8 @@ mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -35,8 +37,8 @@ use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
-use crate::source::ads::{LinkId, Said};
 use crate::snapshot::{ClusterId, Slot, Target};
+use crate::source::ads::{LinkId, Said};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 
@@ -149,7 +151,6 @@ pub enum RoutesState {
     /// Every request fails `UNAVAILABLE` with this text.
     Failed(Failure),
 }
-
 
 /// What the task is told at the start.
 pub struct Config {

@@ -82,6 +82,7 @@ impl Task {
 
     /// Runs until the last handle and the last target are gone.
     pub(super) async fn run(mut self) {
+        self.providers.spawn_refresh();
         loop {
             let deadline = self.poll_timeout();
             tokio::select! {

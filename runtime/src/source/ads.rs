@@ -131,11 +131,21 @@ async fn run(
     report.send(Said::Open);
     match dial.variant {
         Variant::StateOfTheWorld => {
-            let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-            converse(report, grpc, path, queue, state_of_the_world, Response::StateOfTheWorld).await
+            let path =
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+            converse(
+                report,
+                grpc,
+                path,
+                queue,
+                state_of_the_world,
+                Response::StateOfTheWorld,
+            )
+            .await
         }
         Variant::Delta => {
-            let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+            let path =
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
             converse(report, grpc, path, queue, delta, Response::Delta).await
         }
     }
@@ -166,7 +176,10 @@ where
     let path = PathAndQuery::from_static(path);
     let codec = ProstCodec::<Q, A>::default();
     let answer = grpc.streaming(tonic::Request::new(Box::pin(requests)), path, codec);
-    let mut responses = answer.await.map_err(|status| describe(&status))?.into_inner();
+    let mut responses = answer
+        .await
+        .map_err(|status| describe(&status))?
+        .into_inner();
     loop {
         let Ok(permit) = unread.clone().acquire_owned().await else {
             return Ok(());
@@ -212,7 +225,7 @@ async fn connect(server: &Server, dial: &Dial) -> Result<(Connection, Authority)
     let place = place(&server.uri)?;
     let target = ConnectTarget {
         addresses: addresses(&place).await?,
-        tls: tls(&server.credentials)?,
+        tls: tls(&server.credentials),
         server_name: place.host().to_owned(),
         options: Arc::new(Http2Options {
             keepalive_interval: Some(KEEPALIVE_INTERVAL),
@@ -244,9 +257,18 @@ async fn addresses(target: &DirectTarget) -> Result<Vec<Address>, String> {
     }
 }
 
-fn tls(credentials: &Credentials) -> Result<Option<Arc<ClientTls>>, String> {
+fn tls(credentials: &Credentials) -> Option<Arc<ClientTls>> {
     match credentials {
-        Credentials::Insecure => Ok(None),
-        Credentials::Tls { .. } => Err("TODO".into()),
+        Credentials::Insecure => None,
+        Credentials::Tls {
+            ca_certificate_file,
+            certificate_file,
+            private_key_file,
+            ..
+        } => {
+            let identity = certificate_file.clone().zip(private_key_file.clone());
+            let roots = ca_certificate_file.clone();
+            Some(Arc::new(ClientTls::for_control_plane(roots, identity)))
+        }
     }
 }

@@ -93,6 +93,7 @@ pub(super) fn service(
 /// The keys that `defaults` and a service share.
 pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Report) -> Settings {
     let mut settings = defaults.clone();
+    let builtin = Settings::default();
     if let Some(limit) = fields.find("timeout").and_then(|n| timeout(n, report)) {
         settings.timeout = limit;
     }
@@ -107,11 +108,11 @@ pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Re
         };
     }
     if let Some(node) = fields.find("balance") {
-        settings.policy = policy(node, report).unwrap_or(Settings::default().policy);
+        settings.policy = policy(node, report).unwrap_or(builtin.policy);
     }
     if let Some(node) = fields.find("limits") {
         settings.max_outstanding_per_client =
-            max_outstanding(node, report).unwrap_or(Settings::default().max_outstanding_per_client);
+            max_outstanding(node, report).unwrap_or(builtin.max_outstanding_per_client);
     }
     settings
 }
@@ -342,8 +343,7 @@ fn versions(
     versions
 }
 
-/// What must hold between services: names are unique, mutual TLS has a trust domain, no two
-/// services have one identity.
+/// What must hold between services: names are unique, no two services have one identity.
 pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
     let mut names: HashMap<&str, &Place> = HashMap::new();
     for service in mesh.services.values() {
@@ -361,11 +361,6 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
     let mut identities: HashMap<&str, &Service> = HashMap::new();
     for service in mesh.services.values() {
         let path = format!("services.{}", service.name);
-        if service.settings.mtls != Mtls::Off && mesh.trust_domain.is_none() {
-            report
-                .error(&service.place, &path, "`mtls` needs a trust domain")
-                .help("write `trust_domain:` at the top of the file");
-        }
         if let Some(first) = identities.insert(&service.identity, service) {
             let message = format!(
                 "has the same identity as {:?} at {}",
@@ -373,5 +368,19 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
             );
             report.warning(&service.place, &path, message);
         }
+    }
+}
+
+/// Without a trust domain nobody has a SPIFFE id, so mutual TLS could admit nobody.
+pub(super) fn check_no_mtls(mesh: &Mesh, report: &mut Report) {
+    let secured = mesh
+        .services
+        .values()
+        .filter(|s| s.settings.mtls != Mtls::Off);
+    for service in secured {
+        let path = format!("services.{}", service.name);
+        report
+            .error(&service.place, &path, "`mtls` needs a trust domain")
+            .help("write `trust_domain:` at the top of the file");
     }
 }

@@ -289,6 +289,19 @@ fn several_files_are_one_mesh() {
 }
 
 #[test]
+fn one_fault_does_not_bring_others_that_mislead() {
+    let broken = ("a.yaml", "mesh: v1\ntrust_domain: [t\n");
+    let secured = ("b.yaml", "mesh: v1\nservices:\n  a: {mtls: strict}\n");
+    let found = errors(&[broken, secured]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.yaml:"), "{found:?}");
+    let wrong = ("a.yaml", "mesh: v1\ntrust_domain: T\n");
+    let found = errors(&[wrong, secured]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.yaml:2:15"), "{found:?}");
+}
+
+#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let retry = "retry: {max_attempts: 2, on: [unavailable]}";
     let text = with_service(&format!(
@@ -437,7 +450,7 @@ fn valid(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
         Some("object") => value.as_object().is_some_and(|fields| {
             fields.iter().all(|(key, value)| {
                 let known = schema["properties"].get(key);
-                match known.unwrap_or(&schema["additionalProperties"]) {
+                match known.unwrap_or_else(|| &schema["additionalProperties"]) {
                     serde_json::Value::Bool(allowed) => *allowed,
                     schema => valid(schema, value),
                 }

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo, Timers,
-};
+use super::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
 use crate::ads::fake::{self, any};
 use crate::ads::{Request, Response, Variant};
+use crate::bootstrap::ServerFeatures;
 use crate::codec::{Context, InvalidResource};
 use crate::resource::ResourceType::{self, Cluster, EndpointAssignment, Listener};
 use crate::resource::{Resource, ResourceType as T};
@@ -856,4 +855,49 @@ fn texts_of_refusals_stay_sendable() {
         "{}",
         &message[message.len() - 40..]
     );
+}
+
+#[test]
+fn resources_are_read_with_the_codec_wrapped_or_not() {
+    for variant in BOTH {
+        let mut client = Client::new(variant);
+        client.stream = ClientStream::new(client.stream.config.clone(), client.now);
+        client.subscribe_all(&[(EndpointAssignment, "a"), (EndpointAssignment, "b")]);
+        client.connected();
+        client.forget();
+        let mut first = response(variant, EndpointAssignment, "1", &[]);
+        let bodies = ["a", "b"].map(|name| {
+            let body = crate::resource::EndpointAssignment {
+                cluster: name.into(),
+                localities: Vec::new(),
+                drops: Vec::new(),
+            };
+            let any = crate::codec::encode(&Resource::EndpointAssignment(body.into()));
+            WireResource {
+                name: name.into(),
+                version: "1".into(),
+                resource: Some(any),
+                ..WireResource::default()
+            }
+        });
+        match &mut first {
+            Response::StateOfTheWorld(r) => {
+                r.resources
+                    .push(bodies[0].resource.clone().expect("set above"));
+                r.resources.push(Any::pack(&bodies[1]));
+            }
+            Response::Delta(r) => r.resources = bodies.to_vec(),
+        }
+        client.answer(first);
+        let names: Vec<_> = client
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Resource(resource) => Some(resource.name()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(names, ["a", "b"], "{variant:?}");
+        assert_eq!(client.only_request().error_detail(), None);
+    }
 }

@@ -529,6 +529,27 @@ fn removals_come_last_and_in_reverse() {
 }
 
 #[test]
+fn nothing_is_removed_while_an_addition_is_not_yet_sent() {
+    for variant in BOTH {
+        let mut peer = settled(variant);
+        peer.change(|w| w.put(RouteConfiguration, "x", "2"));
+        let slow = peer.only();
+        peer.pass(TWO * 2);
+        peer.change(|w| {
+            w.put(RouteConfiguration, "x", "3");
+            w.remove(Cluster, "x");
+        });
+        peer.pass(TWO * 2);
+        assert!(peer.said().is_empty(), "the routes may still use it");
+        peer.ack(&slow, &["x", "y"]);
+        let routes = peer.only();
+        assert_eq!(short(&routes), "RouteConfiguration x=3");
+        peer.ack(&routes, &["x", "y"]);
+        assert_eq!(peer.only().type_url, CDS);
+    }
+}
+
+#[test]
 fn what_comes_back_before_its_removal_was_sent_is_not_news() {
     for variant in BOTH {
         let mut peer = settled(variant);
@@ -605,17 +626,17 @@ fn other_types_are_served_by_name_and_wait_for_nobody() {
 fn events_tell_who_asks_for_what_and_holds_what() {
     for variant in BOTH {
         let mut peer = Peer::with(variant, &[(Cluster, "a=1")]);
-        let node = Some(Node {
+        let node = Node {
             id: "me".into(),
             ..Node::default()
-        });
+        };
         let mut first = match variant {
             Variant::StateOfTheWorld => whole(Cluster, "", &["*", "a"]),
             Variant::Delta => Request::Delta(delta(Cluster, &["*", "a"], &[])),
         };
         match &mut first {
-            Request::StateOfTheWorld(r) => r.node = node.clone(),
-            Request::Delta(r) => r.node = node.clone(),
+            Request::StateOfTheWorld(r) => r.node = Some(node.clone()),
+            Request::Delta(r) => r.node = Some(node.clone()),
         }
         peer.request(first);
         let response = peer.only();
@@ -623,7 +644,7 @@ fn events_tell_who_asks_for_what_and_holds_what() {
         let type_url = CDS.to_owned();
         let (version, nonce) = (response.version, response.nonce);
         let expected = [
-            ServerEvent::Node(Box::new(node.expect("set above"))),
+            ServerEvent::Node(Box::new(node)),
             ServerEvent::Request {
                 type_url: type_url.clone(),
                 names: vec!["*".into(), "a".into()],

@@ -20,6 +20,12 @@ pub struct StatusResponse {
     pub revision: ::prost::alloc::string::String,
     #[prost(message, repeated, tag = "2")]
     pub clients: ::prost::alloc::vec::Vec<ClientStatus>,
+    /// What that revision holds, in a few words, for people.
+    #[prost(string, tag = "3")]
+    pub summary: ::prost::alloc::string::String,
+    /// The newest change, if it was refused. The revision in use is then an older one.
+    #[prost(message, optional, tag = "4")]
+    pub refusal: ::core::option::Option<Refusal>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -29,6 +35,25 @@ impl ::prost::Name for StatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/sidestep.operations.v1.StatusResponse".into()
+    }
+}
+/// A change of the configuration that was refused as a whole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    #[prost(message, optional, tag = "1")]
+    pub at: ::core::option::Option<::prost_types::Timestamp>,
+    /// Everything that was wrong with it, each located.
+    #[prost(string, repeated, tag = "2")]
+    pub errors: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Refusal {
+    const NAME: &'static str = "Refusal";
+    const PACKAGE: &'static str = "sidestep.operations.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "sidestep.operations.v1.Refusal".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/sidestep.operations.v1.Refusal".into()
     }
 }
 /// One open ADS stream.
@@ -79,7 +104,7 @@ pub struct TypeStatus {
     pub nacked_revision: ::prost::alloc::string::String,
     #[prost(string, tag = "6")]
     pub nack_error: ::prost::alloc::string::String,
-    /// The subscription; empty means all resources of the type.
+    /// The subscription; `*` stands for all resources of the type.
     #[prost(string, repeated, tag = "7")]
     pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// When any of the above last changed.

@@ -1,0 +1,113 @@
+//! `sidestep check`: is the mesh file right?
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use sidestep_server::model::Diagnostic;
+use sidestep_server::{Checked, SourceError};
+
+use crate::output::{Exit, Style};
+
+const EXAMPLES: &str = "\
+Examples:
+  sidestep check mesh.yaml
+  sidestep check services/                       a directory is one mesh
+  sidestep check mesh.yaml --show-defaults       the same mesh with every default written out
+  sidestep check mesh.yaml --json | jq '.errors[].message'
+
+Runs the code with which the server reads, compiles and checks: what passes here is served. Each
+finding names file, line and column, and the nearest valid key or name.
+
+Ends with 0 if the mesh can be served (warnings or not), 1 if not.";
+
+/// Find out whether a mesh file is right, and what exactly is wrong.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Mesh files, or directories of them; together they are one mesh
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+
+    /// Print the mesh with every default filled in
+    #[arg(long)]
+    show_defaults: bool,
+}
+
+impl Arguments {
+    pub(crate) fn run(self) -> anyhow::Result<Exit> {
+        let result = sidestep_server::check(&self.paths);
+        if self.json {
+            println!("{:#}", self.to_json(&result));
+        } else {
+            self.print(&result);
+        }
+        Ok(match result {
+            Ok(_) => Exit::Ok,
+            Err(_) => Exit::Failed,
+        })
+    }
+
+    fn print(&self, result: &Result<Checked, SourceError>) {
+        let style = Style::of(&std::io::stderr());
+        match result {
+            Ok(checked) => {
+                for warning in &checked.warnings {
+                    eprintln!("{}", style.odd(&warning.to_string()));
+                }
+                if self.show_defaults {
+                    print!("{}", checked.with_defaults);
+                } else {
+                    let style = Style::of(&std::io::stdout());
+                    println!("{}: {}", style.good("ok"), checked.summary);
+                }
+            }
+            Err(error) => {
+                let found = error.diagnostics();
+                for diagnostic in &found {
+                    print_finding(diagnostic, style);
+                }
+                let errors = found.iter().filter(|finding| finding.is_error()).count();
+                eprintln!("{}", counted(errors));
+            }
+        }
+    }
+
+    fn to_json(&self, result: &Result<Checked, SourceError>) -> serde_json::Value {
+        match result {
+            Ok(checked) => json!({
+                "ok": true,
+                "summary": checked.summary,
+                "errors": [],
+                "warnings": checked.warnings,
+                "with_defaults": self.show_defaults.then_some(&checked.with_defaults),
+            }),
+            Err(error) => {
+                let (errors, warnings): (Vec<_>, Vec<_>) = error
+                    .diagnostics()
+                    .into_iter()
+                    .partition(Diagnostic::is_error);
+                json!({"ok": false, "errors": errors, "warnings": warnings})
+            }
+        }
+    }
+}
+
+fn print_finding(diagnostic: &Diagnostic, style: Style) {
+    if diagnostic.is_error() {
+        eprintln!("{} {diagnostic}", style.bad("error:"));
+    } else {
+        // A warning says so itself.
+        eprintln!("{}", style.odd(&diagnostic.to_string()));
+    }
+}
+
+fn counted(errors: usize) -> String {
+    match errors {
+        1 => "1 error".to_owned(),
+        n => format!("{n} errors"),
+    }
+}

@@ -1,0 +1,37 @@
+//! The verbs, one file each.
+
+mod check;
+mod explain;
+mod serve;
+mod status;
+
+use clap::Subcommand;
+
+use crate::output::Exit;
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a mesh file to every process that asks, and follow its edits
+    Serve(serve::Arguments),
+    /// Find out whether a mesh file is right, and what exactly is wrong
+    #[command(visible_aliases = ["validate", "analyze"])]
+    Check(check::Arguments),
+    /// Show who is connected, which revision each process runs, and what was refused
+    #[command(visible_alias = "proxy-status")]
+    Status(status::Arguments),
+    /// Show where a call would go, and why: with the same code that routes real calls
+    Explain(explain::Arguments),
+}
+
+impl Command {
+    /// Does it. `json_lines`: what a long-running verb says is one JSON object a line.
+    pub(crate) async fn run(self, json_lines: bool) -> anyhow::Result<Exit> {
+        match self {
+            Self::Serve(arguments) => arguments.run(json_lines).await,
+            Self::Check(arguments) => arguments.run(),
+            Self::Status(arguments) => arguments.run().await,
+            Self::Explain(arguments) => arguments.run(),
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! `sidestep serve`: the management server.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use sidestep_server::model::Diagnostic;
+use sidestep_server::store::Report;
+use sidestep_server::{FileSource, ListenAddress, ManagementServer, Running, StartError};
+use tokio::sync::watch;
+
+use crate::output::{Exit, Style};
+
+const EXAMPLES: &str = "\
+Examples:
+  sidestep serve mesh.yaml
+      serve one file on 127.0.0.1:18000; edit it, and every process follows
+
+  sidestep serve /etc/mesh --listen unix:/run/sidestep.sock
+      serve all .yaml files of a directory, to processes of this machine
+
+  sidestep serve mesh.yaml --listen 0.0.0.0:18000 --insecure
+      serve other machines, without encryption
+
+A process finds the server through its bootstrap file (GRPC_XDS_BOOTSTRAP):
+  {\"xds_servers\": [{\"server_uri\": \"127.0.0.1:18000\", \"channel_creds\": [{\"type\": \"insecure\"}]}],
+   \"node\": {\"id\": \"web-1\", \"cluster\": \"web\"}}
+
+An edit is in force within 100 ms. A broken edit is refused as a whole: the last good
+configuration stays, and what is wrong is printed here and by `sidestep status`.";
+
+/// Serve a mesh file to every process that asks, and follow its edits.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// Mesh files, or directories of them; together they are one mesh
+    #[arg(required = true, value_name = "FILE|DIR")]
+    paths: Vec<PathBuf>,
+
+    /// Where to listen: IP:PORT or unix:/PATH; port 0 takes any free one
+    #[arg(
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:18000",
+        env = "SIDESTEP_LISTEN"
+    )]
+    listen: ListenAddress,
+
+    /// Allow plaintext on an address that other machines can reach
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Arguments {
+    pub(crate) async fn run(self, json_lines: bool) -> anyhow::Result<Exit> {
+        let voice = Voice {
+            json: json_lines,
+            style: Style::of(&std::io::stdout()),
+        };
+        if !self.listen.is_local() && !self.insecure {
+            eprintln!(
+                "error: other machines can reach {}, and the stream is not encrypted\n\
+                 listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted",
+                self.listen
+            );
+            return Ok(Exit::Usage);
+        }
+        let source = FileSource::new(self.paths.clone());
+        let started = ManagementServer::builder()
+            .source(source)
+            .listen(self.listen.clone())
+            .start()
+            .await;
+        let running = match started {
+            Ok(running) => running,
+            Err(StartError::Source(error)) => {
+                voice.broken(&error.diagnostics());
+                return Ok(Exit::Failed);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        voice.banner(&running, &self.paths);
+        let reports = running.store().watch_reports();
+        tokio::select! {
+            () = narrate(voice, reports) => {}
+            result = stopped() => result?,
+        }
+        running.shutdown().await;
+        Ok(Exit::Ok)
+    }
+}
+
+/// Says what becomes of each edit.
+async fn narrate(voice: Voice, mut reports: watch::Receiver<Report>) {
+    reports.mark_unchanged();
+    while reports.changed().await.is_ok() {
+        let report = reports.borrow_and_update().clone();
+        voice.change(&report);
+    }
+}
+
+/// Ctrl-C, or the signal with which service managers stop a process.
+async fn stopped() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Prints what the server has to say.
+#[derive(Clone, Copy)]
+struct Voice {
+    json: bool,
+    style: Style,
+}
+
+impl Voice {
+    fn banner(self, running: &Running, paths: &[PathBuf]) {
+        let report = running.store().report();
+        let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+        if self.json {
+            println!(
+                "{}",
+                json!({
+                    "event": "serving",
+                    "address": running.address().to_string(),
+                    "paths": paths,
+                    "revision": report.revision,
+                    "summary": report.summary,
+                    "warnings": report.warnings,
+                })
+            );
+            return;
+        }
+        let address = running.address().to_string();
+        println!("{} {address}", self.style.strong("serving on"));
+        println!("  mesh      {} ({})", report.summary, paths.join(", "));
+        println!("  protocol  ADS, state of the world and delta, plaintext");
+        println!("  edits     followed; Ctrl-C ends");
+        self.warnings(&report);
+    }
+
+    fn change(self, report: &Report) {
+        if self.json {
+            println!("{}", change_as_json(report));
+            return;
+        }
+        let time = time_of_day();
+        match &report.refusal {
+            None => {
+                let took = report.took.as_millis();
+                println!(
+                    "{time} {} {}: {}, taken up in {took} ms",
+                    self.style.good("revision"),
+                    report.revision,
+                    report.summary
+                );
+                self.warnings(report);
+            }
+            Some(refusal) => {
+                println!(
+                    "{time} {}, revision {} stays in use:",
+                    self.style.bad("edit refused"),
+                    report.revision
+                );
+                for diagnostic in refusal.error.diagnostics() {
+                    println!("  {diagnostic}");
+                }
+            }
+        }
+    }
+
+    fn warnings(self, report: &Report) {
+        for warning in &report.warnings {
+            println!("  {}", self.style.odd(&warning.to_string()));
+        }
+    }
+
+    /// There is nothing to begin with.
+    fn broken(self, errors: &[Diagnostic]) {
+        if self.json {
+            println!("{}", json!({"event": "refused", "errors": errors}));
+            return;
+        }
+        for error in errors {
+            eprintln!("{} {error}", self.style.bad("error:"));
+        }
+    }
+}
+
+fn change_as_json(report: &Report) -> serde_json::Value {
+    match &report.refusal {
+        None => json!({
+            "event": "changed",
+            "revision": report.revision,
+            "summary": report.summary,
+            "warnings": report.warnings,
+            "took_ms": u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
+        }),
+        Some(refusal) => json!({
+            "event": "refused",
+            "revision": report.revision,
+            "errors": refusal.error.diagnostics(),
+        }),
+    }
+}
+
+/// `14:03:22Z`.
+fn time_of_day() -> String {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let seconds = since.as_secs() % 86_400;
+    format!(
+        "{:02}:{:02}:{:02}Z",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}

@@ -1,0 +1,73 @@
+//! From the text of mesh files to a configuration.
+//!
+//! Pure.
+
+use std::fmt;
+use std::sync::Arc;
+
+use sidestep_proto::wire::Any;
+
+use super::{Configuration, SourceError, SourceText};
+use crate::compile::{CompiledMesh, compile};
+use crate::model::{Diagnostic, Mesh};
+use crate::snapshot::{RawResource, References, ServerListeners};
+
+impl Configuration {
+    /// Reads mesh files, all of them as one mesh.
+    ///
+    /// # Errors
+    /// Everything that is wrong, located.
+    pub fn from_mesh(texts: &[SourceText]) -> Result<Self, SourceError> {
+        let (mesh, warnings) = parse(texts)?;
+        Self::of(&mesh, warnings)
+    }
+
+    /// The configuration that a mesh compiles to. `warnings` are those of reading it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with native resources, located.
+    pub(crate) fn of(mesh: &Mesh, mut warnings: Vec<Diagnostic>) -> Result<Self, SourceError> {
+        let (compiled, more) = compile(mesh).map_err(SourceError::Invalid)?;
+        warnings.extend(more);
+        let resources = compiled
+            .resources
+            .iter()
+            .map(|resource| RawResource {
+                name: resource.name.clone(),
+                any: resource.to_any(),
+                origin: Some(resource.provenance.clone()),
+            })
+            .collect();
+        Ok(Self {
+            resources,
+            references: References::Closed,
+            server_listeners: Some(Arc::new(MeshListeners(compiled))),
+            summary: mesh.summary(),
+            warnings,
+        })
+    }
+}
+
+/// Reads mesh files, all of them as one mesh; the second part of the answer are warnings.
+pub(crate) fn parse(texts: &[SourceText]) -> Result<(Mesh, Vec<Diagnostic>), SourceError> {
+    let files: Vec<(&str, &str)> = texts
+        .iter()
+        .map(|text| (text.path.as_str(), text.text.as_str()))
+        .collect();
+    Mesh::parse(&files).map_err(SourceError::Invalid)
+}
+
+/// The services of a mesh, as servers ask for them.
+struct MeshListeners(CompiledMesh);
+
+impl fmt::Debug for MeshListeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MeshListeners")
+    }
+}
+
+impl ServerListeners for MeshListeners {
+    fn server_listener(&self, service: &str, name: &str) -> Option<Result<Any, String>> {
+        self.0.server_listener_by_name(service, name)
+    }
+}

@@ -1,0 +1,98 @@
+//! Where the configuration comes from.
+//!
+//! A source is asked for the next state over and over; the first answer is what there is now.
+//! A new kind of source is a file here.
+
+mod file;
+mod memory;
+pub(crate) mod mesh;
+mod watch;
+
+use std::sync::Arc;
+
+use futures_core::future::BoxFuture;
+
+use crate::model::{Diagnostic, Place, Severity};
+use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, ServerListeners};
+
+pub use file::{FileSource, Parser, SourceText};
+pub use memory::RawResources;
+
+/// Where the configuration comes from.
+pub trait Source: Send + 'static {
+    /// For people: `mesh.yaml`.
+    fn describe(&self) -> String;
+
+    /// The next state. The first call answers with what there is now, later ones wait for a
+    /// change. `None`: there will be no further change.
+    ///
+    /// Must be cancel-safe: a change that was not returned is returned by the next call.
+    fn next(&mut self) -> BoxFuture<'_, Option<Result<Configuration, SourceError>>>;
+}
+
+/// One state of the configuration as a source gives it, not yet checked for consistency.
+#[derive(Debug, Clone, Default)]
+pub struct Configuration {
+    /// All resources that can be named in advance.
+    pub resources: Vec<RawResource>,
+    /// Whether every name mentioned must exist.
+    pub references: References,
+    /// Makes the listeners of servers; `None` where there are none but those in `resources`.
+    pub server_listeners: Option<Arc<dyn ServerListeners>>,
+    /// What is in it, in a few words, for people: `2 services, 5 endpoints`.
+    pub summary: String,
+    /// What is allowed but probably not meant, located.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Why a source has no valid state now. The last good one stays in use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    /// What is there cannot be read, or is not valid.
+    #[error("{}", lines(.0))]
+    Invalid(
+        /// Everything that is wrong.
+        Vec<Diagnostic>,
+    ),
+    /// What is there names things that do not exist.
+    #[error(transparent)]
+    Inconsistent(#[from] InconsistentSnapshot),
+}
+
+impl SourceError {
+    /// Everything that is wrong, one for each fault.
+    #[must_use]
+    pub fn diagnostics(&self) -> Vec<Diagnostic> {
+        match self {
+            Self::Invalid(diagnostics) => diagnostics.clone(),
+            Self::Inconsistent(error) => error.faults.iter().map(diagnostic).collect(),
+        }
+    }
+
+    /// A fault of a file as a whole.
+    pub(crate) fn of_file(file: &str, message: String) -> Self {
+        Self::Invalid(vec![Diagnostic::whole_file(file, message)])
+    }
+}
+
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    let lines: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+fn diagnostic(fault: &Fault) -> Diagnostic {
+    let message = fault.kind.to_string();
+    match &fault.origin {
+        Some(place) => Diagnostic::new(Severity::Error, place, "", message),
+        // Made by a program: there is no text to point at.
+        None => Diagnostic::new(Severity::Error, &nowhere(), "", message),
+    }
+}
+
+fn nowhere() -> Place {
+    Place {
+        file: "memory".into(),
+        line: 0,
+        column: 0,
+    }
+}
