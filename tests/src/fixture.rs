@@ -1,11 +1,14 @@
 //! A whole mesh inside a test: a control plane on a loopback port, meshed servers and clients.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 use sidestep::control::Timers;
-use sidestep::security::{CertificateProvider, StaticProvider};
+use sidestep::security::CertificateProvider;
+use sidestep::security::provider::static_::StaticProvider;
+use sidestep::subchannel::state::Backoff;
 use sidestep::{Channel, Mesh, MeshBuilder};
 use sidestep_server::source::SourceText;
 use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
@@ -37,9 +40,16 @@ impl Fixture {
     }
 
     async fn serve(resources: RawResources) -> Self {
-        let running = ManagementServer::builder().source(resources.clone()).start().await;
+        let running = ManagementServer::builder()
+            .source(resources.clone())
+            .start()
+            .await;
         let running = running.expect("a free loopback port");
-        Self { resources, address: running.address().clone(), running: Some(running) }
+        Self {
+            resources,
+            address: running.address().clone(),
+            running: Some(running),
+        }
     }
 
     /// Replaces the mesh file.
@@ -97,7 +107,7 @@ impl Fixture {
     #[must_use]
     pub fn builder(&self, service: &str) -> MeshBuilder {
         Mesh::builder()
-            .timers(Timers::for_tests())
+            .timers(quick())
             .bootstrap_json(&self.bootstrap(service).to_string())
             .expect("our own bootstrap is valid")
     }
@@ -105,7 +115,9 @@ impl Fixture {
     /// A process that is `service`.
     #[must_use]
     pub fn mesh(&self, service: &str) -> Mesh {
-        self.builder(service).build().expect("nothing in it can fail")
+        self.builder(service)
+            .build()
+            .expect("nothing in it can fail")
     }
 
     /// A client of `target` in a process of its own.
@@ -113,6 +125,19 @@ impl Fixture {
     pub fn client(&self, target: &str) -> TestServiceClient<Channel> {
         TestServiceClient::new(self.mesh("web").channel(target).expect("a good target"))
     }
+}
+
+/// Timers whose periods a test can wait for.
+#[must_use]
+pub fn quick() -> Timers {
+    let mut timers = Timers::default();
+    timers.ads.backoff_initial = Duration::from_millis(20);
+    timers.ads.backoff_max = Duration::from_millis(100);
+    timers.connect_backoff = Backoff {
+        first: Duration::from_millis(20),
+        longest: Duration::from_millis(100),
+    };
+    timers
 }
 
 /// The usual listener template of gRPC servers.
@@ -124,7 +149,10 @@ pub const LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=
 /// If the file has faults: the test is wrong then.
 #[must_use]
 pub fn configuration(mesh: &str) -> Configuration {
-    let text = SourceText { path: "mesh.yaml".to_owned(), text: mesh.to_owned() };
+    let text = SourceText {
+        path: "mesh.yaml".to_owned(),
+        text: mesh.to_owned(),
+    };
     Configuration::from_mesh(&[text]).unwrap_or_else(|error| panic!("{error}\n{mesh}"))
 }
 
@@ -153,14 +181,26 @@ impl Backend {
     pub fn start_at(mesh: &Mesh, address: &str, id: &str, faults: Faults) -> Self {
         let testing = Testing::new(id, faults);
         let service = TestServiceServer::new(testing.clone());
-        let bound = mesh.server(address).add_service(service).bind().expect("a free port");
+        let bound = mesh
+            .server(address)
+            .add_service(service)
+            .bind()
+            .expect("a free port");
         let address = bound.address().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let signal = async { _ = stopped.await };
-            bound.serve_with_shutdown(signal).await.expect("the server ends well");
+            bound
+                .serve_with_shutdown(signal)
+                .await
+                .expect("the server ends well");
         });
-        Self { address, testing, stop: Some(stop), task }
+        Self {
+            address,
+            testing,
+            stop: Some(stop),
+            task,
+        }
     }
 
     /// Drains, and waits until the server has ended.
@@ -186,7 +226,9 @@ impl Default for Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"),
+        }
     }
 }
 
@@ -195,7 +237,10 @@ impl Authority {
     #[must_use]
     pub fn provider(&self, uri: &str) -> Arc<dyn CertificateProvider> {
         let (chain, key) = self.leaf(uri);
-        let provider = StaticProvider::from_pem(Some((&chain, &key)), Some(&self.root()));
+        let provider = StaticProvider::from_pem(
+            Some((chain.as_bytes(), key.as_bytes())),
+            Some(self.root().as_bytes()),
+        );
         Arc::new(provider.expect("what was just made is valid"))
     }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sidestep::{BoundServer, Mesh, Server};
+use sidestep::{Mesh, Server, ServerMode};
 use sidestep_tests::flags::{Flag, Flags, boolean, refuse, say, value};
 use sidestep_tests::service::{Faults, Testing};
 use sidestep_tests::testing::test_service_server::TestServiceServer;
@@ -50,28 +50,42 @@ async fn run() -> Result<(), String> {
     let mode = flags.text("mode").unwrap_or("plain");
     let service = TestServiceServer::new(Testing::new(id, faults(&flags)?));
     let listen = flags.text("listen").unwrap_or("127.0.0.1:0");
-    let server = match mode {
-        "plain" => Mesh::builder().build().map_err(text)?.plain_server(listen),
-        "xds" => meshed(listen, flags.is_set("xds-creds"))?,
-        other => return Err(format!("--mode: {other:?} is neither plain nor xds")),
-    };
-    let bound: BoundServer = server.add_service(service).bind().map_err(text)?;
-    let addr = bound.address().to_string();
-    say("ready", json!({ "addr": addr, "id": id, "mode": mode }));
+    let ready = |addr: &str| say("ready", json!({ "addr": addr, "id": id, "mode": mode }));
     let mut term = signal(SignalKind::terminate()).map_err(text)?;
-    bound
-        .serve_with_shutdown(async move { term.recv().await })
-        .await
-        .map_err(text)
+    let terminated = async move { _ = term.recv().await };
+    match mode {
+        "plain" => {
+            let socket = tokio::net::TcpListener::bind(listen).await.map_err(text)?;
+            ready(&socket.local_addr().map_err(text)?.to_string());
+            let incoming =
+                tonic::transport::server::TcpIncoming::from(socket).with_nodelay(Some(true));
+            let server = tonic::transport::Server::builder().add_service(service);
+            server
+                .serve_with_incoming_shutdown(incoming, terminated)
+                .await
+                .map_err(text)
+        }
+        "xds" => {
+            let server = meshed(listen, flags.is_set("xds-creds"))?;
+            let bound = server.add_service(service).bind().map_err(text)?;
+            ready(&bound.address().to_string());
+            bound.serve_with_shutdown(terminated).await.map_err(text)
+        }
+        other => Err(format!("--mode: {other:?} is neither plain nor xds")),
+    }
 }
 
+/// A server whose Listener comes from the control plane that the environment names.
 fn meshed(listen: &str, secured: bool) -> Result<Server, String> {
     let mesh = Mesh::from_env().map_err(text)?;
     let server = mesh.server(listen).on_mode_change(|address, mode| {
-        let (mode, error) = mode.parts();
+        let (mode, error) = match mode {
+            ServerMode::Serving => ("SERVING", None),
+            ServerMode::NotServing { reason } => ("NOT_SERVING", Some(reason)),
+        };
         say(
             "serving_mode",
-            json!({ "mode": mode, "addr": address, "error": error }),
+            json!({ "mode": mode, "addr": address.to_string(), "error": error }),
         );
     });
     Ok(if secured {
