@@ -277,6 +277,8 @@ fn an_equal_update_does_nothing() {
 
 /// Connections as `control` would have them.
 struct World {
+    /// Whether the policy connects to everything at once.
+    eager: bool,
     rng: fastrand::Rng,
     states: BTreeMap<SubchannelId, Connectivity>,
     asked: BTreeSet<SubchannelId>,
@@ -385,9 +387,10 @@ impl World {
                 assert_eq!(picks_ready, any_ready, "{pick:?} {:?}", self.states);
             }
         }
+        // One that connects on demand may be idle, or wait in a new pass for an old backoff.
         let failed = |s: &Connectivity| matches!(s, Connectivity::TransientFailure(_));
-        if !any_ready && self.states.values().all(failed) {
-            assert!(failed(&rig.state()) || priorities > 1, "{:?}", self.states);
+        if self.eager && priorities == 1 && self.states.values().all(failed) {
+            assert!(failed(&rig.state()), "{:?}", self.states);
         }
     }
 }
@@ -403,6 +406,7 @@ fn random_events_never_lead_to_an_endpoint_that_is_not_ready() {
             }
             println!("{name}, {priorities} priorities");
             let mut world = World {
+                eager: !name.starts_with("PickFirst"),
                 rng: fastrand::Rng::with_seed(seed),
                 states: BTreeMap::new(),
                 asked: BTreeSet::new(),

@@ -218,10 +218,12 @@ impl Priority {
         let ids = level.endpoints.iter().map(|e| e.id);
         Self::tell(&self.known, now, &mut child, ids, out);
         level.child = Some(child);
+        self.note_closed(out);
     }
 
     /// Decides which priority is in use, and publishes what has changed.
     fn choose(&mut self, now: Instant, out: &mut Actions) {
+        self.note_closed(out);
         let chosen = self.first_candidate(now, out);
         let chosen = chosen.or_else(|| self.last_resort());
         let child = chosen.and_then(|at| self.levels[at].child.as_ref());
@@ -239,6 +241,18 @@ impl Priority {
         if !same {
             self.published = Some((state.clone(), Arc::clone(&picker)));
             out.push(Action::Publish(state, picker));
+        }
+    }
+
+    /// Nobody need report that a connection was closed as asked; a child that is told of it later
+    /// must not take it for ready.
+    fn note_closed(&mut self, out: &Actions) {
+        for action in out {
+            if let Action::Close(id) = action
+                && let Some(known) = self.known.get_mut(id)
+            {
+                known.state = Connectivity::Idle;
+            }
         }
     }
 
@@ -288,12 +302,7 @@ impl Priority {
     fn expire(&mut self, at: usize, out: &mut Actions) {
         let level = &mut self.levels[at];
         level.child = None;
-        for endpoint in &level.endpoints {
-            out.push(Action::Close(endpoint.id));
-            if let Some(known) = self.known.get_mut(&endpoint.id) {
-                known.state = Connectivity::Idle;
-            }
-        }
+        out.extend(level.endpoints.iter().map(|e| Action::Close(e.id)));
     }
 
     fn child_of(&mut self, id: SubchannelId) -> Option<&mut Child> {

@@ -1,1 +1,4 @@
-//! (being built)
+//! Whether, when and with what a failed call is tried again.
+
+pub mod backoff;
+pub mod policy;
