@@ -175,8 +175,9 @@ fn rigs(seed: u64) -> impl Iterator<Item = (String, Rig)> {
 #[test]
 fn each_policy_has_one_factory() {
     for policy in POLICIES {
-        let names = BUILTIN.iter().filter(|f| f.build(&policy, 0).is_some());
-        assert_eq!(names.map(|f| f.name()).count(), 1, "{policy:?}");
+        let makers = BUILTIN.iter().filter(|f| f.build(&policy, 0).is_some());
+        let names: Vec<_> = makers.map(|f| f.name()).collect();
+        assert_eq!(names.len(), 1, "{policy:?}: {names:?}");
     }
 }
 
@@ -291,7 +292,7 @@ impl World {
     }
 
     /// Carries out what the policy asked for since the last time.
-    fn obey(&mut self, rig: &mut Rig) {
+    fn obey(&mut self, rig: &Rig) {
         for id in &rig.connects[self.seen.0..] {
             if !self.ready(*id) {
                 self.asked.insert(*id);
@@ -414,7 +415,7 @@ fn random_events_never_lead_to_an_endpoint_that_is_not_ready() {
             };
             world.random_update(&mut rig, priorities);
             for _ in 0..5_000 {
-                world.obey(&mut rig);
+                world.obey(&rig);
                 world.check(&rig, priorities);
                 world.step(&mut rig, priorities);
             }
