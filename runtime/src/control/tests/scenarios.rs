@@ -338,7 +338,8 @@ async fn a_name_that_does_not_resolve_fails_and_says_so() {
         TargetState::Ready(snapshot) => Some(snapshot.clusters[0].clone()),
         _ => None,
     });
-    let text = until_failing(&cluster.await).await;
+    let cluster = cluster.await;
+    let text = until_failing(&cluster).await;
     assert!(text.contains("no-such-host.invalid:80 cannot be resolved"), "{text}");
 }
 
