@@ -14,7 +14,12 @@ async fn main() -> anyhow::Result<()> {
     let mut greeter = GreeterClient::new(channel);
 
     for _ in 0..4 {
-        let reply = greeter.say_hello(HelloRequest { name: "mesh".into() }).await?.into_inner();
+        let reply = greeter
+            .say_hello(HelloRequest {
+                name: "mesh".into(),
+            })
+            .await?
+            .into_inner();
         println!("{} (from {})", reply.message, reply.server);
     }
     Ok(())

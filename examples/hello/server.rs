@@ -10,8 +10,12 @@ use sidestep_examples::hello::greeter_server::GreeterServer;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:50051".into());
-    let greeting = Greeting { server: address.clone() };
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:50051".into());
+    let greeting = Greeting {
+        server: address.clone(),
+    };
 
     Mesh::from_env()?
         .server(&address)

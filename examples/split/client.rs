@@ -15,7 +15,9 @@ async fn main() -> anyhow::Result<()> {
     let mut greeter = GreeterClient::new(Mesh::from_env()?.channel("xds:///greeter")?);
 
     for beta in [false, true, false, true] {
-        let mut request = Request::new(HelloRequest { name: "split".into() });
+        let mut request = Request::new(HelloRequest {
+            name: "split".into(),
+        });
         if beta {
             request.metadata_mut().insert("x-beta", "1".parse()?);
         }

@@ -1,7 +1,14 @@
 //! Small programs on the mesh, one idea each, and the service that they share.
 
 /// The greeter: stubs generated from `protos/hello.proto`.
-#[allow(missing_docs, clippy::all, clippy::use_self, unreachable_pub, unused_qualifications, reason = "generated")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::use_self,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated"
+)]
 pub mod hello {
     include!("generated/hello.rs");
 }
@@ -37,19 +44,23 @@ impl Greeter for Greeting {
     ) -> Result<Response<Replies>, Status> {
         let greeting = self.clone();
         let names = request.into_inner();
-        let replies = futures_util::stream::unfold((greeting, names), |(greeting, mut names)| async {
-            match names.message().await {
-                Ok(Some(name)) => Some((Ok(greeting.greet(&name)), (greeting, names))),
-                Ok(None) => None,
-                Err(status) => Some((Err(status), (greeting, names))),
-            }
-        });
+        let replies =
+            futures_util::stream::unfold((greeting, names), |(greeting, mut names)| async {
+                match names.message().await {
+                    Ok(Some(name)) => Some((Ok(greeting.greet(&name)), (greeting, names))),
+                    Ok(None) => None,
+                    Err(status) => Some((Err(status), (greeting, names))),
+                }
+            });
         Ok(Response::new(Box::pin(replies)))
     }
 }
 
 impl Greeting {
     fn greet(&self, request: &HelloRequest) -> HelloReply {
-        HelloReply { message: format!("hello, {}", request.name), server: self.server.clone() }
+        HelloReply {
+            message: format!("hello, {}", request.name),
+            server: self.server.clone(),
+        }
     }
 }

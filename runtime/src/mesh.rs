@@ -13,7 +13,7 @@ use sidestep_proto::resource::Address;
 use crate::channel::Channel;
 use crate::control::{self, Config, PlaintextPolicy, Timers};
 use crate::resolver::DirectTarget;
-use crate::security::{CertificateProvider, CertificateProviders};
+use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
 use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
 use crate::subchannel::{BoxError, Connector, Http2Options};
@@ -70,7 +70,10 @@ impl Mesh {
     /// The target does not parse, names an unknown authority, or needs a bootstrap and there is
     /// none.
     pub fn channel(&self, target: &str) -> Result<Channel, BuildError> {
-        let bad = |reason: String| BuildError::Target { target: target.to_owned(), reason };
+        let bad = |reason: String| BuildError::Target {
+            target: target.to_owned(),
+            reason,
+        };
         let (watched, authority) = match target.strip_prefix("xds:") {
             Some(rest) => self.xds(target, rest)?,
             None => {
@@ -86,8 +89,15 @@ impl Mesh {
     }
 
     fn xds(&self, target: &str, rest: &str) -> Result<(Arc<Target>, String), BuildError> {
-        let bad = |reason: String| BuildError::Target { target: target.to_owned(), reason };
-        let bootstrap = self.inner.bootstrap.as_ref().ok_or(BuildError::NoBootstrap)?;
+        let bad = |reason: String| BuildError::Target {
+            target: target.to_owned(),
+            reason,
+        };
+        let bootstrap = self
+            .inner
+            .bootstrap
+            .as_ref()
+            .ok_or(BuildError::NoBootstrap)?;
         let (authority, name) = match rest.strip_prefix("//") {
             Some(rest) => rest
                 .split_once('/')
@@ -98,8 +108,9 @@ impl Mesh {
             return Err(bad("the name is empty".to_owned()));
         }
         let authority = (!authority.is_empty()).then_some(authority);
-        let listener =
-            bootstrap.client_listener_name(authority, name).map_err(|e| bad(e.to_string()))?;
+        let listener = bootstrap
+            .client_listener_name(authority, name)
+            .map_err(|e| bad(e.to_string()))?;
         Ok((self.inner.control.target(&listener, name), name.to_owned()))
     }
 
@@ -142,7 +153,11 @@ impl Mesh {
     }
 
     fn remember(&self, target: &Arc<Target>) {
-        let mut targets = self.inner.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut targets = self
+            .inner
+            .targets
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         targets.retain(|known| known.strong_count() > 0);
         targets.push(Arc::downgrade(target));
     }
@@ -151,7 +166,11 @@ impl Mesh {
     /// each of its clusters. For start-up probes; nothing else needs to wait.
     pub async fn ready(&self) {
         let targets: Vec<_> = {
-            let targets = self.inner.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            let targets = self
+                .inner
+                .targets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             targets.iter().filter_map(Weak::upgrade).collect()
         };
         for target in targets {
@@ -204,19 +223,26 @@ impl MeshBuilder {
     ) -> Result<Self, BuildError> {
         if let Some(path) = lookup(FILE_VARIABLE) {
             let path = PathBuf::from(path);
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| BuildError::Read { path: path.clone(), source })?;
-            let bootstrap = Bootstrap::parse(&text)
-                .map_err(|error| BuildError::Bootstrap { origin: path.display().to_string(), error })?;
+            let text = std::fs::read_to_string(&path).map_err(|source| BuildError::Read {
+                path: path.clone(),
+                source,
+            })?;
+            let bootstrap = Bootstrap::parse(&text).map_err(|error| BuildError::Bootstrap {
+                origin: path.display().to_string(),
+                error,
+            })?;
             return Ok(self.bootstrap(bootstrap));
         }
         if let Some(text) = lookup(TEXT_VARIABLE) {
-            return self.bootstrap_json(&text.to_string_lossy()).map_err(|error| match error {
-                BuildError::Bootstrap { error, .. } => {
-                    BuildError::Bootstrap { origin: TEXT_VARIABLE.to_owned(), error }
-                }
-                other => other,
-            });
+            return self
+                .bootstrap_json(&text.to_string_lossy())
+                .map_err(|error| match error {
+                    BuildError::Bootstrap { error, .. } => BuildError::Bootstrap {
+                        origin: TEXT_VARIABLE.to_owned(),
+                        error,
+                    },
+                    other => other,
+                });
         }
         Err(BuildError::NoBootstrap)
     }
@@ -226,8 +252,10 @@ impl MeshBuilder {
     /// # Errors
     /// The text is not a valid bootstrap.
     pub fn bootstrap_json(self, text: &str) -> Result<Self, BuildError> {
-        let bootstrap = Bootstrap::parse(text)
-            .map_err(|error| BuildError::Bootstrap { origin: "bootstrap".to_owned(), error })?;
+        let bootstrap = Bootstrap::parse(text).map_err(|error| BuildError::Bootstrap {
+            origin: "bootstrap".to_owned(),
+            error,
+        })?;
         Ok(self.bootstrap(bootstrap))
     }
 
@@ -303,7 +331,9 @@ impl MeshBuilder {
     /// A certificate provider of the bootstrap is of a kind that there is not.
     pub fn build(self) -> Result<Mesh, BuildError> {
         let configured = match &self.bootstrap {
-            Some(bootstrap) => CertificateProviders::from_bootstrap(&bootstrap.certificate_providers),
+            Some(bootstrap) => {
+                CertificateProviders::from_bootstrap(&bootstrap.certificate_providers)?
+            }
             None => CertificateProviders::default(),
         };
         let providers = self
@@ -327,13 +357,17 @@ impl MeshBuilder {
             plaintext: self.plaintext,
             targets: Mutex::default(),
         };
-        Ok(Mesh { inner: Arc::new(inner) })
+        Ok(Mesh {
+            inner: Arc::new(inner),
+        })
     }
 }
 
 impl fmt::Debug for MeshBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MeshBuilder").field("bootstrap", &self.bootstrap).finish_non_exhaustive()
+        f.debug_struct("MeshBuilder")
+            .field("bootstrap", &self.bootstrap)
+            .finish_non_exhaustive()
     }
 }
 
@@ -375,4 +409,7 @@ pub enum BuildError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Transport security cannot be set up.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
 }

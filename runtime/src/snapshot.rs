@@ -40,6 +40,7 @@ pub struct Target {
 
 /// What is known of a target.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "held once per target, behind an Arc")]
 pub enum TargetState {
     /// Nothing yet: calls wait.
     Pending,
@@ -197,12 +198,7 @@ impl Published {
 }
 
 impl Cluster {
-    pub(crate) fn new(
-        id: ClusterId,
-        name: &str,
-        published: Published,
-        control: WeakInbox,
-    ) -> Self {
+    pub(crate) fn new(id: ClusterId, name: &str, published: Published, control: WeakInbox) -> Self {
         Self {
             id,
             name: name.into(),

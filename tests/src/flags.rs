@@ -22,13 +22,21 @@ pub struct Flag {
 /// A flag with a value.
 #[must_use]
 pub const fn value(name: &'static str) -> Flag {
-    Flag { name, boolean: false, supported: true }
+    Flag {
+        name,
+        boolean: false,
+        supported: true,
+    }
 }
 
 /// A flag without one.
 #[must_use]
 pub const fn boolean(name: &'static str) -> Flag {
-    Flag { name, boolean: true, supported: true }
+    Flag {
+        name,
+        boolean: true,
+        supported: true,
+    }
 }
 
 impl Flag {
@@ -49,7 +57,10 @@ impl Flags {
     ///
     /// # Errors
     /// An unknown flag, a missing value, or a flag for something that does not exist yet.
-    pub fn parse(known: &[Flag], arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
+    pub fn parse(
+        known: &[Flag],
+        arguments: impl IntoIterator<Item = String>,
+    ) -> Result<Self, String> {
         let mut flags = Self::default();
         let mut arguments = arguments.into_iter();
         while let Some(argument) = arguments.next() {
@@ -57,7 +68,9 @@ impl Flags {
                 Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
                 None => (argument, None),
             };
-            let flag = name.strip_prefix("--").and_then(|name| known.iter().find(|f| f.name == name));
+            let flag = name
+                .strip_prefix("--")
+                .and_then(|name| known.iter().find(|f| f.name == name));
             let flag = flag.ok_or_else(|| format!("unknown flag {name}"))?;
             if !flag.supported {
                 return Err(format!("not supported yet: --{}", flag.name));
@@ -66,9 +79,9 @@ impl Flags {
                 (true, None) => "true".to_owned(),
                 (true, Some(_)) => return Err(format!("--{} takes no value", flag.name)),
                 (false, Some(value)) => value,
-                (false, None) => {
-                    arguments.next().ok_or_else(|| format!("--{} needs a value", flag.name))?
-                }
+                (false, None) => arguments
+                    .next()
+                    .ok_or_else(|| format!("--{} needs a value", flag.name))?,
             };
             flags.0.entry(flag.name).or_default().push(value);
         }
@@ -99,7 +112,8 @@ impl Flags {
     /// The value does not parse.
     pub fn number<T: FromStr>(&self, name: &str, default: T) -> Result<T, String> {
         self.text(name).map_or(Ok(default), |text| {
-            text.parse().map_err(|_| format!("--{name}: {text:?} is not a number in range"))
+            text.parse()
+                .map_err(|_| format!("--{name}: {text:?} is not a number in range"))
         })
     }
 }
@@ -108,7 +122,9 @@ impl Flags {
 pub fn say(event: &str, fields: Value) {
     let mut object = Map::new();
     object.insert("event".to_owned(), json!(event));
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     object.insert("t_ms".to_owned(), json!(now.as_secs_f64() * 1000.0));
     if let Value::Object(fields) = fields {
         object.extend(fields);
@@ -128,7 +144,12 @@ pub fn refuse(message: &str) -> ! {
 mod tests {
     use super::*;
 
-    const KNOWN: [Flag; 4] = [value("n"), boolean("quiet"), value("header"), value("orca").later()];
+    const KNOWN: [Flag; 4] = [
+        value("n"),
+        boolean("quiet"),
+        value("header"),
+        value("orca").later(),
+    ];
 
     fn parse(arguments: &[&str]) -> Result<Flags, String> {
         Flags::parse(&KNOWN, arguments.iter().map(ToString::to_string))

@@ -53,7 +53,11 @@ impl Testing {
     /// A server that says `id` in its answers.
     #[must_use]
     pub fn new(id: &str, faults: Faults) -> Self {
-        Self { id: id.into(), faults: Arc::new(faults), calls: Arc::default() }
+        Self {
+            id: id.into(),
+            faults: Arc::new(faults),
+            calls: Arc::default(),
+        }
     }
 
     /// Calls begun so far.
@@ -69,10 +73,15 @@ impl Testing {
             tokio::time::sleep(self.faults.delay).await;
         }
         let attempts = request.metadata().get("grpc-previous-rpc-attempts");
-        let attempts = attempts.and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0u64);
+        let attempts = attempts
+            .and_then(|v| v.to_str().ok()?.parse().ok())
+            .unwrap_or(0u64);
         let unlucky = fastrand::u8(0..100) < self.faults.fail_percent;
         if n < self.faults.fail_first || attempts < self.faults.fail_attempts_below || unlucky {
-            return Err(Status::new(self.faults.code, format!("{} fails on purpose", self.id)));
+            return Err(Status::new(
+                self.faults.code,
+                format!("{} fails on purpose", self.id),
+            ));
         }
         Ok(())
     }
@@ -87,7 +96,10 @@ impl Testing {
 }
 
 fn payload(size: i32) -> Option<Payload> {
-    Some(Payload { body: vec![0; usize::try_from(size).unwrap_or(0)], ..Payload::default() })
+    Some(Payload {
+        body: vec![0; usize::try_from(size).unwrap_or(0)],
+        ..Payload::default()
+    })
 }
 
 fn asked_for(status: Option<&EchoStatus>) -> Result<(), Status> {
@@ -101,10 +113,20 @@ fn asked_for(status: Option<&EchoStatus>) -> Result<(), Status> {
 
 type Outputs = Pin<Box<dyn Stream<Item = Result<StreamingOutputCallResponse, Status>> + Send>>;
 
-fn outputs(request: &StreamingOutputCallRequest) -> Vec<Result<StreamingOutputCallResponse, Status>> {
-    let sizes = request.response_parameters.iter().map(|parameters| parameters.size);
-    let mut outputs: Vec<_> =
-        sizes.map(|size| Ok(StreamingOutputCallResponse { payload: payload(size) })).collect();
+fn outputs(
+    request: &StreamingOutputCallRequest,
+) -> Vec<Result<StreamingOutputCallResponse, Status>> {
+    let sizes = request
+        .response_parameters
+        .iter()
+        .map(|parameters| parameters.size);
+    let mut outputs: Vec<_> = sizes
+        .map(|size| {
+            Ok(StreamingOutputCallResponse {
+                payload: payload(size),
+            })
+        })
+        .collect();
     outputs.extend(asked_for(request.response_status.as_ref()).err().map(Err));
     outputs
 }
@@ -123,7 +145,11 @@ impl TestService for Testing {
         self.begin(&request).await?;
         let request = request.into_inner();
         asked_for(request.response_status.as_ref())?;
-        let server_id = if request.fill_server_id { self.id.to_string() } else { String::new() };
+        let server_id = if request.fill_server_id {
+            self.id.to_string()
+        } else {
+            String::new()
+        };
         Ok(self.answer(SimpleResponse {
             payload: payload(request.response_size),
             server_id,
@@ -139,7 +165,9 @@ impl TestService for Testing {
         request: Request<StreamingOutputCallRequest>,
     ) -> Result<Response<Outputs>, Status> {
         self.begin(&request).await?;
-        Ok(self.answer(Box::pin(futures_util::stream::iter(outputs(request.get_ref())))))
+        Ok(self.answer(Box::pin(futures_util::stream::iter(outputs(
+            request.get_ref(),
+        )))))
     }
 
     async fn streaming_input_call(
@@ -153,7 +181,9 @@ impl TestService for Testing {
             size += message.payload.map_or(0, |payload| payload.body.len());
         }
         let aggregated_payload_size = i32::try_from(size).unwrap_or(i32::MAX);
-        Ok(self.answer(StreamingInputCallResponse { aggregated_payload_size }))
+        Ok(self.answer(StreamingInputCallResponse {
+            aggregated_payload_size,
+        }))
     }
 
     type FullDuplexCallStream = Outputs;
@@ -171,6 +201,8 @@ impl TestService for Testing {
     }
 
     async fn unimplemented_call(&self, _: Request<Empty>) -> Result<Response<Empty>, Status> {
-        Err(Status::unimplemented("UnimplementedCall is not implemented, as its name says"))
+        Err(Status::unimplemented(
+            "UnimplementedCall is not implemented, as its name says",
+        ))
     }
 }

@@ -26,7 +26,6 @@ pub(super) fn decode(
     inherited: Option<&RetryPolicy>,
     wire: route::Route,
 ) -> Result<Option<Route>> {
-    check_overrides(at, &wire.typed_per_filter_config)?;
     at.refuse("route_specifiers", !wire.route_specifiers.is_empty())?;
     at.ignore(
         "request_headers_to_add",
@@ -49,7 +48,9 @@ pub(super) fn decode(
         HEADERS,
     );
     let place = at.field("match");
-    let matches = decode_match(&place, place.required(wire.r#match)?)?;
+    let Some(matches) = decode_match(&place, place.required(wire.r#match)?)? else {
+        return Ok(None);
+    };
     let action = match wire.action {
         Some(Action::Route(action)) => {
             let at = at.field("route");
@@ -58,7 +59,11 @@ pub(super) fn decode(
         Some(Action::NonForwardingAction(_)) => Some(RouteAction::NonForwarding),
         _ => Some(RouteAction::Unsupported),
     };
-    Ok(matches.zip(action).map(|(matches, action)| Route {
+    let Some(action) = action else {
+        return Ok(None);
+    };
+    check_overrides(at, &wire.typed_per_filter_config)?;
+    Ok(Some(Route {
         name: wire.name,
         matches,
         action,
@@ -67,6 +72,11 @@ pub(super) fn decode(
 
 /// The condition, or `None` for one that gRPC calls never meet.
 fn decode_match(at: &At<'_>, wire: route::RouteMatch) -> Result<Option<RouteMatch>> {
+    if !wire.query_parameters.is_empty() {
+        let place = at.field("query_parameters");
+        place.note("gRPC calls have no query, so the route is never taken");
+        return Ok(None);
+    }
     // To ignore a condition would send calls where they must not go.
     at.refuse("tls_context", wire.tls_context.is_some())?;
     at.refuse("dynamic_metadata", !wire.dynamic_metadata.is_empty())?;
@@ -96,11 +106,6 @@ fn decode_match(at: &At<'_>, wire: route::RouteMatch) -> Result<Option<RouteMatc
         decode_fraction(&at, fraction.default_value.unwrap_or_default())
     });
     let fraction = fraction.transpose()?;
-    if !wire.query_parameters.is_empty() {
-        let place = at.field("query_parameters");
-        place.note("gRPC calls have no query, so the route is never taken");
-        return Ok(None);
-    }
     Ok(Some(RouteMatch {
         path,
         headers,
@@ -119,7 +124,9 @@ fn decode_action(
     for (i, policy) in wire.hash_policy.iter().enumerate() {
         check_hash_policy(&at.item("hash_policy", i), policy)?;
     }
-    let clusters = decode_clusters(at, plugins, wire.cluster_specifier)?;
+    let Some(clusters) = decode_clusters(at, plugins, wire.cluster_specifier)? else {
+        return Ok(None);
+    };
     let place = at.field("max_stream_duration");
     let limits = wire.max_stream_duration.unwrap_or_default();
     place.ignore(
@@ -135,7 +142,7 @@ fn decode_action(
     let max = place.optional_duration("max_stream_duration", limits.max_stream_duration)?;
     let header_max =
         place.optional_duration("grpc_timeout_header_max", limits.grpc_timeout_header_max)?;
-    Ok(clusters.map(|clusters| Forward {
+    Ok(Some(Forward {
         clusters,
         max_stream_duration: max,
         grpc_timeout_header_max: header_max,

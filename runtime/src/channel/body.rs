@@ -28,7 +28,10 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn new(slot: Arc<Slot>, permit: Permit) -> Self {
         slot.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self { slot, _permit: permit }
+        Self {
+            slot,
+            _permit: permit,
+        }
     }
 
     pub(crate) fn endpoint(&self) -> &Arc<str> {
@@ -71,7 +74,15 @@ impl ResponseBody {
         deadline: Option<Deadline>,
         grpc: bool,
     ) -> Self {
-        Self { open: Some(Open { incoming, in_flight, deadline, grpc }), timer: None }
+        Self {
+            open: Some(Open {
+                incoming,
+                in_flight,
+                deadline,
+                grpc,
+            }),
+            timer: None,
+        }
     }
 }
 
@@ -108,7 +119,8 @@ impl Body for ResponseBody {
                     return Poll::Pending;
                 };
                 if this.timer.is_none() {
-                    this.timer.set(Some(tokio::time::sleep_until(deadline.at.into())));
+                    this.timer
+                        .set(Some(tokio::time::sleep_until(deadline.at.into())));
                 }
                 let fired = this.timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx));
                 if fired != Some(Poll::Ready(())) {
@@ -126,11 +138,15 @@ impl Body for ResponseBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.open.as_ref().is_none_or(|open| open.incoming.is_end_stream())
+        self.open
+            .as_ref()
+            .is_none_or(|open| open.incoming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.open.as_ref().map_or_else(SizeHint::default, |open| open.incoming.size_hint())
+        self.open
+            .as_ref()
+            .map_or_else(SizeHint::default, |open| open.incoming.size_hint())
     }
 }
 

@@ -78,11 +78,20 @@ where
     let mut terms = Terms::read(inner, &request);
     let grpc = terms.grpc;
     let state = match go(inner, &mut terms, &mut request) {
-        Go::Send { connection, deadline, in_flight } => State::Direct {
+        Go::Send {
+            connection,
+            deadline,
+            in_flight,
+        } => State::Direct {
             direct: Direct {
                 exchange: connection.send(request.map(RequestBody::Stream)),
                 timer: None,
-                rest: Some(Rest { inner: Arc::clone(inner), terms, deadline, in_flight }),
+                rest: Some(Rest {
+                    inner: Arc::clone(inner),
+                    terms,
+                    deadline,
+                    in_flight,
+                }),
             },
         },
         Go::Slowly => State::Slow {
@@ -99,7 +108,11 @@ where
 }
 
 enum Go {
-    Send { connection: Arc<Connection>, deadline: Option<Deadline>, in_flight: InFlight },
+    Send {
+        connection: Arc<Connection>,
+        deadline: Option<Deadline>,
+        in_flight: InFlight,
+    },
     Slowly,
     Fail(CallError),
 }
@@ -114,7 +127,9 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
         return Go::Fail(no_route(&call));
     };
     let Action::Forward(forward) = &route.action else {
-        return Go::Fail(CallError::UnsupportedRoute { route: route.name.to_string() });
+        return Go::Fail(CallError::UnsupportedRoute {
+            route: route.name.to_string(),
+        });
     };
     if forward.retry.is_some() {
         return Go::Slowly;
@@ -123,11 +138,22 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
     match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
         Picked::Fail(error) => Go::Fail(error),
-        Picked::Send { connection, in_flight } => {
+        Picked::Send {
+            connection,
+            in_flight,
+        } => {
             let deadline = terms.deadline(forward.timeout);
             head::address(inner, connection.scheme(), request);
-            head::bound(request.headers_mut(), terms.timeout, deadline.map(|d| d.after));
-            Go::Send { connection, deadline, in_flight }
+            head::bound(
+                request.headers_mut(),
+                terms.timeout,
+                deadline.map(|d| d.after),
+            );
+            Go::Send {
+                connection,
+                deadline,
+                in_flight,
+            }
         }
     }
 }
@@ -148,12 +174,18 @@ pub(super) fn view<'a>(
 }
 
 pub(super) fn no_route(call: &Call<'_>) -> CallError {
-    CallError::NoRoute { authority: call.authority.to_owned(), path: call.path.to_owned() }
+    CallError::NoRoute {
+        authority: call.authority.to_owned(),
+        path: call.path.to_owned(),
+    }
 }
 
 /// What became of a pick.
 pub(super) enum Picked {
-    Send { connection: Arc<Connection>, in_flight: InFlight },
+    Send {
+        connection: Arc<Connection>,
+        in_flight: InFlight,
+    },
     /// For the next picker.
     Wait,
     Fail(CallError),
@@ -191,9 +223,10 @@ pub(super) fn pick(
         return Picked::Wait;
     };
     match cluster.breaker().try_acquire() {
-        Some(permit) => {
-            Picked::Send { connection, in_flight: InFlight::new(Arc::clone(slot), permit) }
-        }
+        Some(permit) => Picked::Send {
+            connection,
+            in_flight: InFlight::new(Arc::clone(slot), permit),
+        },
         None => Picked::Fail(CallError::CircuitOpen {
             cluster: cluster.name().to_string(),
             limit: cluster.breaker().max(),
@@ -209,7 +242,10 @@ pub(super) fn answer(
     grpc: bool,
     attempts: u32,
 ) -> http::Response<ResponseBody> {
-    let info = CallInfo { endpoint: Arc::clone(in_flight.endpoint()), attempts };
+    let info = CallInfo {
+        endpoint: Arc::clone(in_flight.endpoint()),
+        attempts,
+    };
     let mut response =
         response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc));
     response.extensions_mut().insert(info);
@@ -264,7 +300,8 @@ where
                     return Poll::Pending;
                 };
                 if this.timer.is_none() {
-                    this.timer.set(Some(tokio::time::sleep_until(deadline.at.into())));
+                    this.timer
+                        .set(Some(tokio::time::sleep_until(deadline.at.into())));
                 }
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
@@ -281,11 +318,17 @@ where
                 let grpc = rest.terms.grpc;
                 Ok(Ok(answer(response, rest.in_flight, rest.deadline, grpc, 1)))
             }
-            Err(SendError { unprocessed: Some(request), .. }) => {
+            Err(SendError {
+                unprocessed: Some(request),
+                ..
+            }) => {
                 drop(rest.in_flight);
                 Err(Box::pin(slow::run(rest.inner, rest.terms, request, 1)))
             }
-            Err(error) => Ok(Err(slow::transport_error(&error.cause, rest.in_flight.endpoint()))),
+            Err(error) => Ok(Err(slow::transport_error(
+                &error.cause,
+                rest.in_flight.endpoint(),
+            ))),
         })
     }
 }

@@ -21,7 +21,9 @@ pub(crate) fn parse(value: &[u8]) -> Option<Duration> {
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let n = digits.iter().fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
+    let n = digits
+        .iter()
+        .fold(0u64, |n, d| n * 10 + u64::from(d - b'0'));
     Some(match unit {
         b'H' => Duration::from_secs(n * 3600),
         b'M' => Duration::from_secs(n * 60),
@@ -44,7 +46,10 @@ pub(crate) fn format(timeout: Duration) -> HeaderValue {
         (u128::from(timeout.as_secs() / 60), 'M'),
         (u128::from(timeout.as_secs() / 3600), 'H'),
     ];
-    let (n, unit) = units.into_iter().find(|(n, _)| *n <= MOST).unwrap_or((MOST, 'H'));
+    let (n, unit) = units
+        .into_iter()
+        .find(|(n, _)| *n <= MOST)
+        .unwrap_or((MOST, 'H'));
     HeaderValue::from_str(&format!("{n}{unit}")).expect("digits and a letter are a header value")
 }
 
@@ -58,7 +63,10 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// A deadline so far away that the clock cannot hold it is none.
     pub(crate) fn new(start: Instant, after: Duration) -> Option<Self> {
-        Some(Self { at: start.checked_add(after)?, after })
+        Some(Self {
+            at: start.checked_add(after)?,
+            after,
+        })
     }
 
     /// What is left of it.
@@ -94,11 +102,25 @@ mod tests {
 
     #[test]
     fn what_is_written_reads_back_and_is_never_longer() {
-        for nanos in [0u64, 1, 99_999_999, 100_000_000, 800_000_000, 5_000_000_123, u64::MAX] {
+        for nanos in [
+            0u64,
+            1,
+            99_999_999,
+            100_000_000,
+            800_000_000,
+            5_000_000_123,
+            u64::MAX,
+        ] {
             let timeout = Duration::from_nanos(nanos);
             let back = parse(format(timeout).as_bytes()).expect("readable");
-            assert!(back <= timeout && timeout - back < Duration::from_secs(60), "{timeout:?}");
+            assert!(
+                back <= timeout && timeout - back < Duration::from_secs(60),
+                "{timeout:?}"
+            );
         }
-        assert_eq!(parse(format(Duration::MAX).as_bytes()), Some(Duration::from_secs(99_999_999 * 3600)));
+        assert_eq!(
+            parse(format(Duration::MAX).as_bytes()),
+            Some(Duration::from_secs(99_999_999 * 3600))
+        );
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use http::uri::{PathAndQuery, Scheme, Uri};
 
+use super::Inner;
 use super::deadline::{self, Deadline, GRPC_TIMEOUT};
 use super::options::{Authority, WaitForReady};
-use super::Inner;
 use crate::routing::RouteTimeout;
 
 /// What the caller said about a call, read once.
@@ -55,12 +55,18 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn address<B>(inner: &Inner, scheme: &Scheme, request: &mut http::Request<B>) {
     let authority = match request.extensions().get::<Authority>() {
         Some(own) => own.0.clone(),
-        None => inner.authority_override.as_ref().unwrap_or(&inner.authority).clone(),
+        None => inner
+            .authority_override
+            .as_ref()
+            .unwrap_or(&inner.authority)
+            .clone(),
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(scheme.clone());
     parts.authority = Some(authority);
-    parts.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    parts
+        .path_and_query
+        .get_or_insert_with(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(parts).expect("scheme, authority and path are all there");
     request.headers_mut().entry(USER_AGENT).or_insert(OUR_AGENT);
 }

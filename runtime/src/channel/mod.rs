@@ -59,8 +59,15 @@ struct Inner {
 
 impl Channel {
     pub(crate) fn new(target: Arc<Target>, authority: http::uri::Authority) -> Self {
-        let inner = Inner { target, authority, wait_for_ready: false, authority_override: None };
-        Self { inner: Arc::new(inner) }
+        let inner = Inner {
+            target,
+            authority,
+            wait_for_ready: false,
+            authority_override: None,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
     }
 
     /// Whether calls that do not say otherwise wait for an endpoint instead of failing at once.

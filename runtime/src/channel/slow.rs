@@ -35,16 +35,32 @@ where
     B::Error: Into<BoxError>,
 {
     let own = terms.deadline(RouteTimeout::Application);
-    let state = within(own, "configuration", configured(&inner, terms.wait_for_ready)).await??;
+    let state = within(
+        own,
+        "configuration",
+        configured(&inner, terms.wait_for_ready),
+    )
+    .await??;
     let TargetState::Ready(snapshot) = &*state else {
-        return Err(CallError::Config(format!("{}: no configuration", inner.target.name())));
+        return Err(CallError::Config(format!(
+            "{}: no configuration",
+            inner.target.name()
+        )));
     };
     let (forward, cluster) = route(&inner, &terms, &request, snapshot)?;
     let deadline = terms.deadline(forward.timeout);
-    let mut run = Run { inner: &inner, terms: &terms, cluster, deadline };
+    let mut run = Run {
+        inner: &inner,
+        terms: &terms,
+        cluster,
+        deadline,
+    };
     match &forward.retry {
         None => run.once(request, unbegun).await,
-        Some(policy) => run.repeatedly(request, Retries::new(policy, terms.random)).await,
+        Some(policy) => {
+            run.repeatedly(request, Retries::new(policy, terms.random))
+                .await
+        }
     }
 }
 
@@ -71,9 +87,14 @@ fn route<'a, B>(
     snapshot: &'a Snapshot,
 ) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
     let call = call::view(inner, terms, request.uri(), request.headers());
-    let route = snapshot.routes.find(&call).ok_or_else(|| call::no_route(&call))?;
+    let route = snapshot
+        .routes
+        .find(&call)
+        .ok_or_else(|| call::no_route(&call))?;
     let Action::Forward(forward) = &route.action else {
-        return Err(CallError::UnsupportedRoute { route: route.name.to_string() });
+        return Err(CallError::UnsupportedRoute {
+            route: route.name.to_string(),
+        });
     };
     Ok((forward, snapshot.cluster(forward.pick(terms.random))))
 }
@@ -89,7 +110,10 @@ async fn within<T>(
     };
     tokio::time::timeout_at(deadline.at.into(), wait)
         .await
-        .map_err(|_| CallError::DeadlineExceeded { after: deadline.after, waiting_for })
+        .map_err(|_| CallError::DeadlineExceeded {
+            after: deadline.after,
+            waiting_for,
+        })
 }
 
 /// A routed call: it stays in its cluster whatever happens (gRFC A31).
@@ -116,7 +140,11 @@ impl Run<'_> {
                 Attempt::Answered(response, in_flight) => {
                     return Ok(self.answer(response, in_flight, 1));
                 }
-                Attempt::Failed { error, again: Some(next), full } if unbegun < MOST_UNBEGUN => {
+                Attempt::Failed {
+                    error,
+                    again: Some(next),
+                    full,
+                } if unbegun < MOST_UNBEGUN => {
                     if !full {
                         unbegun += 1;
                     }
@@ -146,7 +174,9 @@ impl Run<'_> {
             let mut request = http::Request::from_parts(copy(&head), attempt);
             let previous = retries.previous_attempts();
             if previous > 0 {
-                request.headers_mut().insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
+                request
+                    .headers_mut()
+                    .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
             }
             let (outcome, end) = match self.attempt(request, previous).await {
                 // Dropped, circuit open, deadline: final whatever the policy says.
@@ -154,13 +184,19 @@ impl Run<'_> {
                     (Outcome::failed(error.code()), Err(error))
                 }
                 Err(error) => return Err(error),
-                Ok(Attempt::Failed { again: Some(_), full: true, .. }) => {
+                Ok(Attempt::Failed {
+                    again: Some(_),
+                    full: true,
+                    ..
+                }) => {
                     next = again(&body);
                     continue;
                 }
-                Ok(Attempt::Failed { error, again: Some(_), .. }) => {
-                    (Outcome::unbegun(error.code()), Err(error))
-                }
+                Ok(Attempt::Failed {
+                    error,
+                    again: Some(_),
+                    ..
+                }) => (Outcome::unbegun(error.code()), Err(error)),
                 Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
                 Ok(Attempt::Answered(response, in_flight)) => {
                     let outcome = match trailers_only(&response) {
@@ -210,14 +246,20 @@ impl Run<'_> {
         let sent = within(self.deadline, "an answer", connection.send(request)).await?;
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),
-            Err(SendError { cause, unprocessed, .. }) => {
+            Err(SendError {
+                cause, unprocessed, ..
+            }) => {
                 let error = transport_error(&cause, in_flight.endpoint());
                 let full = matches!(cause, SendFailure::Full);
                 drop(in_flight);
                 if full {
                     within(self.deadline, "room on a connection", connection.room()).await?;
                 }
-                Attempt::Failed { error, again: unprocessed, full }
+                Attempt::Failed {
+                    error,
+                    again: unprocessed,
+                    full,
+                }
             }
         })
     }
@@ -229,7 +271,9 @@ impl Run<'_> {
     ) -> Result<(Arc<Connection>, InFlight), CallError> {
         let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
         // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
-        call.random = call.random.wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
+        call.random = call
+            .random
+            .wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
         loop {
             let seen = self.cluster.version();
             let picked = call::pick(
@@ -239,7 +283,10 @@ impl Run<'_> {
                 self.terms.wait_for_ready,
             );
             match picked {
-                Picked::Send { connection, in_flight } => return Ok((connection, in_flight)),
+                Picked::Send {
+                    connection,
+                    in_flight,
+                } => return Ok((connection, in_flight)),
                 Picked::Fail(error) => return Err(error),
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
@@ -252,7 +299,13 @@ impl Run<'_> {
         in_flight: InFlight,
         attempts: u32,
     ) -> http::Response<ResponseBody> {
-        call::answer(response, in_flight, self.deadline, self.terms.grpc, attempts)
+        call::answer(
+            response,
+            in_flight,
+            self.deadline,
+            self.terms.grpc,
+            attempts,
+        )
     }
 }
 
@@ -329,5 +382,9 @@ pub(super) fn transport_error(cause: &SendFailure, endpoint: &str) -> CallError 
         SendFailure::Reset(reason) => code_of_reset(*reason),
         _ => UNAVAILABLE,
     };
-    CallError::Transport { code, endpoint: endpoint.to_owned(), reason: cause.to_string() }
+    CallError::Transport {
+        code,
+        endpoint: endpoint.to_owned(),
+        reason: cause.to_string(),
+    }
 }

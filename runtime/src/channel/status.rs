@@ -75,7 +75,10 @@ pub enum CallError {
 
 impl CallError {
     pub(crate) fn no_endpoint(cluster: &str, failure: &Failure) -> Self {
-        Self::NoEndpoint { cluster: cluster.to_owned(), reason: failure.0.to_string() }
+        Self::NoEndpoint {
+            cluster: cluster.to_owned(),
+            reason: failure.0.to_string(),
+        }
     }
 
     /// The gRPC status code: the one table (gRFC A54, A27, A31, A32).
@@ -163,7 +166,10 @@ impl fmt::Display for CallError {
                 write!(f, "no route of {authority:?} takes {path}")
             }
             Self::UnsupportedRoute { route } => {
-                write!(f, "route {route:?} has an action that gRPC clients do not have")
+                write!(
+                    f,
+                    "route {route:?} has an action that gRPC clients do not have"
+                )
             }
             Self::NoEndpoint { cluster, reason } => write!(f, "cluster {cluster:?}: {reason}"),
             Self::Dropped { cluster, category } => {
@@ -174,9 +180,14 @@ impl fmt::Display for CallError {
                 "cluster {cluster:?}: {limit} calls are in flight, the most its circuit breaker allows"
             ),
             Self::DeadlineExceeded { after, waiting_for } => {
-                write!(f, "deadline exceeded after {after:?}, waiting for {waiting_for}")
+                write!(
+                    f,
+                    "deadline exceeded after {after:?}, waiting for {waiting_for}"
+                )
             }
-            Self::Transport { endpoint, reason, .. } => write!(f, "endpoint {endpoint}: {reason}"),
+            Self::Transport {
+                endpoint, reason, ..
+            } => write!(f, "endpoint {endpoint}: {reason}"),
             Self::RequestBody(reason) => write!(f, "request body failed: {reason}"),
         }
     }
@@ -236,7 +247,10 @@ mod tests {
     #[test]
     fn a_status_made_here_is_told_from_a_servers() {
         let mut headers = HeaderMap::new();
-        let error = CallError::NoRoute { authority: "a".into(), path: "/b%\u{e9}".into() };
+        let error = CallError::NoRoute {
+            authority: "a".into(),
+            path: "/b%\u{e9}".into(),
+        };
         error.write(&mut headers);
         assert_eq!(headers["grpc-status"], "14");
         let status = tonic::Status::from_header_map(&headers).expect("a status");
@@ -254,16 +268,40 @@ mod tests {
     fn every_kind_is_listed() {
         let all = [
             CallError::Config(String::new()),
-            CallError::NoRoute { authority: String::new(), path: String::new() },
-            CallError::UnsupportedRoute { route: String::new() },
-            CallError::NoEndpoint { cluster: String::new(), reason: String::new() },
-            CallError::Dropped { cluster: String::new(), category: String::new() },
-            CallError::CircuitOpen { cluster: String::new(), limit: 1 },
-            CallError::DeadlineExceeded { after: Duration::ZERO, waiting_for: "an answer" },
-            CallError::Transport { code: 14, endpoint: String::new(), reason: String::new() },
+            CallError::NoRoute {
+                authority: String::new(),
+                path: String::new(),
+            },
+            CallError::UnsupportedRoute {
+                route: String::new(),
+            },
+            CallError::NoEndpoint {
+                cluster: String::new(),
+                reason: String::new(),
+            },
+            CallError::Dropped {
+                cluster: String::new(),
+                category: String::new(),
+            },
+            CallError::CircuitOpen {
+                cluster: String::new(),
+                limit: 1,
+            },
+            CallError::DeadlineExceeded {
+                after: Duration::ZERO,
+                waiting_for: "an answer",
+            },
+            CallError::Transport {
+                code: 14,
+                endpoint: String::new(),
+                reason: String::new(),
+            },
             CallError::RequestBody(String::new()),
         ];
         assert_eq!(all.each_ref().map(CallError::kind), KINDS);
-        assert_eq!(all.each_ref().map(CallError::code), [14, 14, 14, 14, 14, 14, 4, 14, 1]);
+        assert_eq!(
+            all.each_ref().map(CallError::code),
+            [14, 14, 14, 14, 14, 14, 4, 14, 1]
+        );
     }
 }

@@ -213,7 +213,12 @@ impl Watch {
         let current = self.current.as_ref();
         let known: HashSet<_> = current.iter().flat_map(|c| &c.clusters).collect();
         let mut latest = next.since;
-        for name in next.routes.clusters.iter().filter(|name| !known.contains(name)) {
+        for name in next
+            .routes
+            .clusters
+            .iter()
+            .filter(|name| !known.contains(name))
+        {
             let cluster = clusters.find(name)?;
             latest = latest.max(match current {
                 None => cluster.first_nameable_at()?,
@@ -234,7 +239,8 @@ impl Watch {
         else {
             return;
         };
-        let places: HashMap<&str, u32> = next.clusters.iter().map(|name| &**name).zip(0..).collect();
+        let places: HashMap<&str, u32> =
+            next.clusters.iter().map(|name| &**name).zip(0..).collect();
         let routes = RouteTable::compile(
             &next.configuration,
             |name| ClusterIndex(places[name]),

@@ -186,7 +186,9 @@ impl Clusters {
 }
 
 fn assignments(needs: &Needs) -> impl Iterator<Item = &Arc<str>> {
-    let assignments = needs.iter().filter(|key| key.0 == ResourceType::EndpointAssignment);
+    let assignments = needs
+        .iter()
+        .filter(|key| key.0 == ResourceType::EndpointAssignment);
     assignments.map(|key| &key.1)
 }
 

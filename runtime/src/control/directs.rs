@@ -94,7 +94,10 @@ impl Directs {
         let Lookup::Running { failures } = watch.lookup else {
             return;
         };
-        let known = self.clusters.find(&watch.name).is_some_and(|c| c.is_resolved());
+        let known = self
+            .clusters
+            .find(&watch.name)
+            .is_some_and(|c| c.is_resolved());
         match found {
             Ok(addresses) => {
                 watch.lookup = Lookup::Fresh { since: cx.now };

@@ -12,8 +12,8 @@ use super::{PlaintextPolicy, WeakInbox};
 use crate::balancer::{Connectivity, Failure, SubchannelId};
 use crate::security::ClientTls;
 use crate::snapshot::{ClusterId, Slot};
-use crate::subchannel::state::{Machine, Output, Outputs};
 use crate::subchannel::state::Backoff;
+use crate::subchannel::state::{Machine, Output, Outputs};
 use crate::subchannel::{ConnectTarget, Connection, Connector, Http2Options};
 
 /// What every connection of the process is made with.

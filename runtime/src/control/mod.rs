@@ -37,8 +37,8 @@ use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
-use crate::source::ads::{LinkId, Said};
 use crate::snapshot::{ClusterId, Slot, Target};
+use crate::source::ads::{LinkId, Said};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 
@@ -145,13 +145,13 @@ pub struct ChainRoutes {
 
 /// What a filter chain's routes have come to.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "held once per filter chain, behind an Arc")]
 pub enum RoutesState {
     /// Requests can be routed.
     Ready(RouteTable),
     /// Every request fails `UNAVAILABLE` with this text.
     Failed(Failure),
 }
-
 
 /// What the task is told at the start.
 pub struct Config {

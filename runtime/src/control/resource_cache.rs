@@ -135,7 +135,11 @@ impl ResourceCache {
         name: &str,
         unwrap: impl Fn(&'a Resource) -> Option<&'a T>,
     ) -> Lookup<&'a T> {
-        match self.entries.get(&resource_type).and_then(|names| names.get(name)) {
+        match self
+            .entries
+            .get(&resource_type)
+            .and_then(|names| names.get(name))
+        {
             Some(Entry {
                 resource: Some(resource),
                 ..

@@ -123,7 +123,8 @@ impl Watch {
             chains = config.chains.len(),
             "server configuration published"
         );
-        self.state.send_replace(ServerState::Serving(config.clone()));
+        self.state
+            .send_replace(ServerState::Serving(config.clone()));
         self.current = Some((routes, config));
     }
 }

@@ -21,11 +21,22 @@ mod tests {
     #[test]
     fn doubles_up_to_the_maximum_with_a_fifth_of_jitter() {
         let (base, max) = (Duration::from_millis(25), Duration::from_millis(250));
-        for (n, middle) in [(1, 25), (2, 50), (3, 100), (4, 200), (5, 250), (40, 250), (u32::MAX, 250)] {
+        for (n, middle) in [
+            (1, 25),
+            (2, 50),
+            (3, 100),
+            (4, 200),
+            (5, 250),
+            (40, 250),
+            (u32::MAX, 250),
+        ] {
             for random in [0, u64::MAX / 2, u64::MAX] {
                 let delay = delay(base, max, n, random).as_secs_f64() * 1000.0;
                 let middle = f64::from(middle);
-                assert!((middle * 0.799..=middle * 1.201).contains(&delay), "{n}: {delay}");
+                assert!(
+                    (middle * 0.799..=middle * 1.201).contains(&delay),
+                    "{n}: {delay}"
+                );
             }
         }
         assert!(delay(base, max, 1, 0) < delay(base, max, 1, u64::MAX));

@@ -35,29 +35,48 @@ enum Pushback {
 impl Outcome {
     /// Failed in this process or on the way.
     pub(crate) fn failed(code: u32) -> Self {
-        Self { code, kind: Kind::Ended, pushback: None }
+        Self {
+            code,
+            kind: Kind::Ended,
+            pushback: None,
+        }
     }
 
     /// Failed before any server began with it.
     pub(crate) fn unbegun(code: u32) -> Self {
-        Self { code, kind: Kind::Unbegun, pushback: None }
+        Self {
+            code,
+            kind: Kind::Unbegun,
+            pushback: None,
+        }
     }
 
     /// The server answered with a status and nothing else.
     pub(crate) fn answered(code: u32, headers: &HeaderMap) -> Self {
-        Self { code, kind: Kind::Ended, pushback: pushback(headers) }
+        Self {
+            code,
+            kind: Kind::Ended,
+            pushback: pushback(headers),
+        }
     }
 
     /// The server has begun an answer.
     pub(crate) fn committed() -> Self {
-        Self { code: 0, kind: Kind::Committed, pushback: None }
+        Self {
+            code: 0,
+            kind: Kind::Committed,
+            pushback: None,
+        }
     }
 }
 
 /// Anything but a number of milliseconds means: do not try again.
 fn pushback(headers: &HeaderMap) -> Option<Pushback> {
     let value = headers.get("grpc-retry-pushback-ms")?;
-    let millis = value.to_str().ok().and_then(|text| text.parse::<u32>().ok());
+    let millis = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.parse::<u32>().ok());
     Some(millis.map_or(Pushback::Never, |millis| {
         Pushback::After(Duration::from_millis(u64::from(millis)))
     }))
@@ -92,7 +111,13 @@ pub(crate) struct Retries<'a> {
 
 impl<'a> Retries<'a> {
     pub(crate) fn new(policy: &'a RetryPolicy, random: u64) -> Self {
-        Self { policy, counted: 0, unbegun: 0, backoffs: 0, random }
+        Self {
+            policy,
+            counted: 0,
+            unbegun: 0,
+            backoffs: 0,
+            random,
+        }
     }
 
     /// `grpc-previous-rpc-attempts` of the next attempt.
@@ -106,7 +131,9 @@ impl<'a> Retries<'a> {
             Kind::Committed => return Decision::GiveUp,
             Kind::Unbegun if self.unbegun < MOST_UNBEGUN => {
                 self.unbegun += 1;
-                return Decision::Retry { after: Duration::ZERO };
+                return Decision::Retry {
+                    after: Duration::ZERO,
+                };
             }
             Kind::Unbegun | Kind::Ended => {}
         }
@@ -132,7 +159,12 @@ impl<'a> Retries<'a> {
     fn backoff(&mut self) -> Duration {
         self.backoffs += 1;
         let random = self.random.rotate_left(self.counted * 13) ^ u64::from(self.counted);
-        backoff::delay(self.policy.base_interval, self.policy.max_interval, self.backoffs, random)
+        backoff::delay(
+            self.policy.base_interval,
+            self.policy.max_interval,
+            self.backoffs,
+            random,
+        )
     }
 }
 
@@ -163,7 +195,10 @@ mod tests {
         assert!(retries(attempts.decide(&failed, None)));
         assert_eq!(attempts.previous_attempts(), 1);
         assert!(retries(attempts.decide(&failed, None)));
-        assert!(!retries(attempts.decide(&failed, None)), "three attempts were made");
+        assert!(
+            !retries(attempts.decide(&failed, None)),
+            "three attempts were made"
+        );
     }
 
     #[test]
@@ -177,7 +212,11 @@ mod tests {
             (Outcome::committed(), false),
             (Outcome::unbegun(13), true),
         ] {
-            assert_eq!(retries(Retries::new(&policy, 1).decide(&outcome, None)), expected, "{outcome:?}");
+            assert_eq!(
+                retries(Retries::new(&policy, 1).decide(&outcome, None)),
+                expected,
+                "{outcome:?}"
+            );
         }
     }
 
@@ -187,10 +226,18 @@ mod tests {
         let mut attempts = Retries::new(&policy, 1);
         for _ in 0..MOST_UNBEGUN {
             let decision = attempts.decide(&Outcome::unbegun(14), None);
-            assert_eq!(decision, Decision::Retry { after: Duration::ZERO });
+            assert_eq!(
+                decision,
+                Decision::Retry {
+                    after: Duration::ZERO
+                }
+            );
             assert_eq!(attempts.previous_attempts(), 0);
         }
-        assert!(retries(attempts.decide(&Outcome::unbegun(14), None)), "now it counts");
+        assert!(
+            retries(attempts.decide(&Outcome::unbegun(14), None)),
+            "now it counts"
+        );
         assert!(!retries(attempts.decide(&Outcome::unbegun(14), None)));
     }
 
@@ -203,12 +250,26 @@ mod tests {
             Outcome::answered(14, &headers)
         };
         for (value, expected) in [
-            ("0", Decision::Retry { after: Duration::ZERO }),
-            ("1500", Decision::Retry { after: Duration::from_millis(1500) }),
+            (
+                "0",
+                Decision::Retry {
+                    after: Duration::ZERO,
+                },
+            ),
+            (
+                "1500",
+                Decision::Retry {
+                    after: Duration::from_millis(1500),
+                },
+            ),
             ("-1", Decision::GiveUp),
             ("soon", Decision::GiveUp),
         ] {
-            assert_eq!(Retries::new(&policy, 1).decide(&answered(value), None), expected, "{value}");
+            assert_eq!(
+                Retries::new(&policy, 1).decide(&answered(value), None),
+                expected,
+                "{value}"
+            );
         }
         let mut attempts = Retries::new(&policy, u64::MAX / 2);
         attempts.decide(&Outcome::failed(14), None);
@@ -216,13 +277,18 @@ mod tests {
         let Decision::Retry { after } = attempts.decide(&Outcome::failed(14), None) else {
             panic!("a fourth attempt is allowed");
         };
-        assert!(after <= Duration::from_millis(30), "the first backoff again, not the third: {after:?}");
+        assert!(
+            after <= Duration::from_millis(30),
+            "the first backoff again, not the third: {after:?}"
+        );
     }
 
     #[test]
     fn a_retry_that_the_deadline_forestalls_is_not_waited_for() {
         let policy = policy(5);
         let left = Some(Duration::from_millis(10));
-        assert!(!retries(Retries::new(&policy, 1).decide(&Outcome::failed(14), left)));
+        assert!(!retries(
+            Retries::new(&policy, 1).decide(&Outcome::failed(14), left)
+        ));
     }
 }

@@ -81,7 +81,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         let closed = shared.closed;
         if let Some(kept) = shared.frames.get_mut(this.at) {
             this.at += 1;
-            let frame = if closed { std::mem::take(kept) } else { kept.clone() };
+            let frame = if closed {
+                std::mem::take(kept)
+            } else {
+                kept.clone()
+            };
             return Poll::Ready(Some(Ok(Frame::data(frame))));
         }
         if shared.ended {

@@ -25,7 +25,10 @@ pub use table::RouteTable;
 
 /// The virtual host for `authority` (gRFC A27), of a configuration that is not compiled.
 #[must_use]
-pub(crate) fn virtual_host<'a>(hosts: &'a [VirtualHost], authority: &str) -> Option<&'a VirtualHost> {
+pub(crate) fn virtual_host<'a>(
+    hosts: &'a [VirtualHost],
+    authority: &str,
+) -> Option<&'a VirtualHost> {
     let mut index = host::HostIndex::default();
     for (place, host) in hosts.iter().enumerate() {
         for domain in &host.domains {

@@ -88,3 +88,83 @@ fn is_dns_match(wanted: &str, name: &str) -> bool {
         .split_once('.')
         .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent))
 }
+
+#[cfg(test)]
+mod tests {
+    use sidestep_proto::resource::Text;
+
+    use super::*;
+
+    fn text(value: &str) -> Text {
+        Text {
+            value: value.to_owned(),
+            ignore_case: false,
+        }
+    }
+
+    fn exact(value: &str) -> StringMatcher {
+        StringMatcher::Exact(text(value))
+    }
+
+    #[test]
+    fn host_names_match_with_one_wildcard_label() {
+        for (wanted, name, expected) in [
+            ("a.test", "a.test", true),
+            ("A.Test", "a.test", true),
+            ("a.test.", "a.test", true),
+            ("a.test", "b.test", false),
+            ("x.a.test", "*.a.test", true),
+            ("X.A.test", "*.a.TEST", true),
+            ("y.x.a.test", "*.a.test", false),
+            ("a.test", "*.a.test", false),
+            (".a.test", "*.a.test", false),
+            ("xa.test", "x*.test", false),
+            ("x.y.test", "*.*.test", false),
+            ("x.y.test", "x.*.test", false),
+            ("*.a.test", "*.a.test", true),
+            ("anything", "*", false),
+            ("anything", "*.", false),
+            ("x.", "*.", false),
+        ] {
+            let matched = is_match(&exact(wanted), &San::Dns(name.to_owned()));
+            assert_eq!(matched, expected, "{wanted} against {name}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_means_something_only_in_the_certificate_and_for_exact_matchers() {
+        let name = San::Dns("*.a.test".to_owned());
+        assert!(!is_match(&StringMatcher::Prefix(text("x.")), &name));
+        assert!(is_match(&StringMatcher::Suffix(text(".a.test")), &name));
+        assert!(!is_match(
+            &exact("*.a.test"),
+            &San::Dns("x.a.test".to_owned())
+        ));
+    }
+
+    #[test]
+    fn other_kinds_match_as_text() {
+        let spiffe = San::Uri("spiffe://mesh/a".to_owned());
+        assert!(is_match(&exact("spiffe://mesh/a"), &spiffe));
+        assert!(!is_match(&exact("SPIFFE://mesh/a"), &spiffe));
+        assert!(is_match(
+            &StringMatcher::Prefix(text("spiffe://mesh/")),
+            &spiffe
+        ));
+        assert!(is_match(
+            &exact("a@mesh.test"),
+            &San::Email("a@mesh.test".to_owned())
+        ));
+        let ip = ip(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xa]).unwrap();
+        assert!(is_match(&exact("2001:db8::a"), &San::Ip(ip)));
+        assert!(!is_match(&exact("2001:DB8::A"), &San::Ip(ip)));
+    }
+
+    #[test]
+    fn no_matcher_accepts_and_no_certificate_matches_none() {
+        let unreadable = CertificateDer::from(vec![1, 2, 3]);
+        assert!(accepts(&[], &unreadable));
+        assert!(!accepts(&[StringMatcher::Contains(text("a"))], &unreadable));
+        assert!(names(&unreadable).is_empty());
+    }
+}

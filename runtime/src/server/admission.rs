@@ -13,9 +13,9 @@ use tokio_rustls::TlsAcceptor;
 use super::accept::{Io, Raw};
 use super::filter_chain::{self, Arrival, Transport};
 use super::first_bytes::{self, FirstBytes};
-use crate::control::ChainRoutes;
 use super::serving::Generation;
 use super::{ConnectInfo, Refusal};
+use crate::control::ChainRoutes;
 use crate::security::{ServerTls, peer_identity};
 
 /// How long a peer may take for each step.

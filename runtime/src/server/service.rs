@@ -17,10 +17,10 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::util::Oneshot;
 use tower_service::Service;
 
-use crate::control::{ChainRoutes, RoutesState};
 use super::reply_body::ReplyBody;
 use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};
+use crate::control::{ChainRoutes, RoutesState};
 use crate::routing::{Action, Call};
 
 /// The calls of one connection.

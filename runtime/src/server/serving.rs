@@ -18,8 +18,8 @@ use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
-use crate::control::{ChainRoutes, ServerConfig, ServerState};
 use super::{BoxError, filter_chain};
+use crate::control::{ChainRoutes, ServerConfig, ServerState};
 use crate::security::{CertificateProviders, ServerTls};
 
 /// Whether a server takes connections.

@@ -131,11 +131,21 @@ async fn run(
     report.send(Said::Open);
     match dial.variant {
         Variant::StateOfTheWorld => {
-            let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
-            converse(report, grpc, path, queue, state_of_the_world, Response::StateOfTheWorld).await
+            let path =
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+            converse(
+                report,
+                grpc,
+                path,
+                queue,
+                state_of_the_world,
+                Response::StateOfTheWorld,
+            )
+            .await
         }
         Variant::Delta => {
-            let path = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+            let path =
+                "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
             converse(report, grpc, path, queue, delta, Response::Delta).await
         }
     }
@@ -166,7 +176,10 @@ where
     let path = PathAndQuery::from_static(path);
     let codec = ProstCodec::<Q, A>::default();
     let answer = grpc.streaming(tonic::Request::new(Box::pin(requests)), path, codec);
-    let mut responses = answer.await.map_err(|status| describe(&status))?.into_inner();
+    let mut responses = answer
+        .await
+        .map_err(|status| describe(&status))?
+        .into_inner();
     loop {
         let Ok(permit) = unread.clone().acquire_owned().await else {
             return Ok(());

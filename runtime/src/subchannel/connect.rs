@@ -12,8 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use rustls_pki_types::ServerName;
 use http::uri::Scheme;
+use rustls_pki_types::ServerName;
 use sidestep_proto::resource::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -187,7 +187,11 @@ async fn establish(
         None => io,
         Some(tls) => secure(io, tls, &target.server_name, address).await?,
     };
-    let scheme = if target.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let scheme = if target.tls.is_some() {
+        Scheme::HTTPS
+    } else {
+        Scheme::HTTP
+    };
     start_http2(Watched::new(io), address, scheme, &target.options).await
 }
 

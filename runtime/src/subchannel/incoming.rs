@@ -9,9 +9,9 @@ use h2::{Reason, RecvStream};
 use http_body::{Body, Frame, SizeHint};
 
 use super::connection::Permit;
-use crate::channel::status;
 use super::pump::PumpLink;
 use super::request_body::BoxError;
+use crate::channel::status;
 
 /// A response's messages and trailers.
 ///
@@ -46,7 +46,9 @@ impl IncomingError {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::RequestBody(_) => status::CANCELLED,
-            Self::Stream(error) => error.reason().map_or(status::UNAVAILABLE, status::code_of_reset),
+            Self::Stream(error) => error
+                .reason()
+                .map_or(status::UNAVAILABLE, status::code_of_reset),
         }
     }
 

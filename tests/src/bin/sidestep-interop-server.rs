@@ -36,7 +36,9 @@ const FLAGS: [Flag; 20] = [
 
 #[tokio::main]
 async fn main() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     if let Err(message) = run().await {
         refuse(&message);
     }
@@ -57,16 +59,26 @@ async fn run() -> Result<(), String> {
     let addr = bound.address().to_string();
     say("ready", json!({ "addr": addr, "id": id, "mode": mode }));
     let mut term = signal(SignalKind::terminate()).map_err(text)?;
-    bound.serve_with_shutdown(async move { term.recv().await }).await.map_err(text)
+    bound
+        .serve_with_shutdown(async move { term.recv().await })
+        .await
+        .map_err(text)
 }
 
 fn meshed(listen: &str, secured: bool) -> Result<Server, String> {
     let mesh = Mesh::from_env().map_err(text)?;
     let server = mesh.server(listen).on_mode_change(|address, mode| {
         let (mode, error) = mode.parts();
-        say("serving_mode", json!({ "mode": mode, "addr": address, "error": error }));
+        say(
+            "serving_mode",
+            json!({ "mode": mode, "addr": address, "error": error }),
+        );
     });
-    Ok(if secured { server } else { server.plaintext_where_unsecured() })
+    Ok(if secured {
+        server
+    } else {
+        server.plaintext_where_unsecured()
+    })
 }
 
 fn faults(flags: &Flags) -> Result<Faults, String> {
@@ -81,7 +93,9 @@ fn faults(flags: &Flags) -> Result<Faults, String> {
 }
 
 fn code_named(name: &str) -> Option<Code> {
-    (0..=16).map(Code::from).find(|code| upper_case(*code) == name)
+    (0..=16)
+        .map(Code::from)
+        .find(|code| upper_case(*code) == name)
 }
 
 /// `DeadlineExceeded` as the contract writes it: `DEADLINE_EXCEEDED`.

@@ -529,6 +529,27 @@ fn removals_come_last_and_in_reverse() {
 }
 
 #[test]
+fn nothing_is_removed_while_an_addition_is_not_yet_sent() {
+    for variant in BOTH {
+        let mut peer = settled(variant);
+        peer.change(|w| w.put(RouteConfiguration, "x", "2"));
+        let slow = peer.only();
+        peer.pass(TWO * 2);
+        peer.change(|w| {
+            w.put(RouteConfiguration, "x", "3");
+            w.remove(Cluster, "x");
+        });
+        peer.pass(TWO * 2);
+        assert!(peer.said().is_empty(), "the routes may still use it");
+        peer.ack(&slow, &["x", "y"]);
+        let routes = peer.only();
+        assert_eq!(short(&routes), "RouteConfiguration x=3");
+        peer.ack(&routes, &["x", "y"]);
+        assert_eq!(peer.only().type_url, CDS);
+    }
+}
+
+#[test]
 fn what_comes_back_before_its_removal_was_sent_is_not_news() {
     for variant in BOTH {
         let mut peer = settled(variant);

@@ -98,7 +98,9 @@ impl Plane {
 
     /// Serves again, at the same address.
     pub(super) async fn restart(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the port is free");
+        let listener = TcpListener::bind(self.address)
+            .await
+            .expect("the port is free");
         self.address = listener.local_addr().expect("it is bound");
         self.serving = Some(tokio::spawn(serve(listener, self.shared.clone())));
     }

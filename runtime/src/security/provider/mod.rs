@@ -6,10 +6,10 @@ pub mod static_;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sidestep_proto::bootstrap::CertificateProviderConfig;
+
 use super::{CertificateProvider, SecurityError};
 use file_watcher::{FileWatcher, Files};
-use sidestep_proto::bootstrap::CertificateProviderConfig;
-use tracing::warn;
 
 /// The certificate providers of a process, by instance name.
 #[derive(Debug, Clone, Default)]
@@ -20,30 +20,22 @@ pub struct CertificateProviders {
 }
 
 impl CertificateProviders {
-    /// The bootstrap's `certificate_providers`. Files are read now; what cannot be read now is an
-    /// error of the handshakes that need it, until it can. A plugin that there is not is left out,
-    /// so that resources which refer to it are refused.
-    #[must_use]
-    pub fn from_bootstrap(configured: &BTreeMap<String, CertificateProviderConfig>) -> Self {
-        configured.iter().fold(Self::default(), |all, (name, config)| match config {
-            CertificateProviderConfig::FileWatcher {
-                certificate_file,
-                private_key_file,
-                ca_certificate_file,
-                refresh_interval,
-            } => {
-                let files = Files {
-                    identity: certificate_file.clone().zip(private_key_file.clone()),
-                    roots: ca_certificate_file.clone(),
-                    refresh_interval: *refresh_interval,
-                };
-                all.with_file_watcher(name, Arc::new(FileWatcher::new(files)))
+    /// One provider for each supported entry. Files that cannot be read yet are no error: they
+    /// fail handshakes, and are read again. An entry with an unknown plugin gives no provider.
+    ///
+    /// # Errors
+    /// When an entry has a certificate without its key, or a key without its certificate.
+    pub fn from_bootstrap(
+        entries: &BTreeMap<String, CertificateProviderConfig>,
+    ) -> Result<Self, SecurityError> {
+        let mut providers = Self::default();
+        for (name, entry) in entries {
+            if let Some(files) = files(name, entry)? {
+                let watcher = Arc::new(FileWatcher::new(files));
+                providers = providers.with_file_watcher(name, watcher);
             }
-            CertificateProviderConfig::Unsupported { plugin_name } => {
-                warn!(target: "sidestep::security", instance = name, plugin_name, "no such certificate provider");
-                all
-            }
-        })
+        }
+        Ok(providers)
     }
 
     /// The same with `provider` under `name`, in place of what had that name.
@@ -84,4 +76,30 @@ impl CertificateProviders {
             tokio::spawn(file_watcher::refresh(Arc::downgrade(watcher)));
         }
     }
+}
+
+fn files(name: &str, entry: &CertificateProviderConfig) -> Result<Option<Files>, SecurityError> {
+    let CertificateProviderConfig::FileWatcher {
+        certificate_file,
+        private_key_file,
+        ca_certificate_file,
+        refresh_interval,
+    } = entry
+    else {
+        return Ok(None);
+    };
+    let identity = match (certificate_file, private_key_file) {
+        (Some(chain), Some(key)) => Some((chain.clone(), key.clone())),
+        (None, None) => None,
+        _ => {
+            return Err(SecurityError::Tls(format!(
+                "certificate provider {name:?} needs both a certificate and its key"
+            )));
+        }
+    };
+    Ok(Some(Files {
+        identity,
+        roots: ca_certificate_file.clone(),
+        refresh_interval: *refresh_interval,
+    }))
 }

@@ -100,7 +100,8 @@ async fn connects_to_a_unix_socket() {
         })
     })
     .await;
-    client.unwrap();
+    let (connection, _driver) = client.unwrap();
+    assert_eq!(*connection.peer(), target.addresses[0]);
 }
 
 /// What comes of a server that says `bytes` and closes.

@@ -124,7 +124,25 @@ async fn a_connection_that_breaks_fails_what_was_written_for_good() {
 }
 
 #[tokio::test]
-async fn what_was_never_written_is_handed_back() {
+async fn what_waited_behind_a_full_socket_is_handed_back() {
+    let (near, far) = tokio::io::duplex(256);
+    let ((connection, driver), mut server) = raw_over(near, far, Http2Options::default()).await;
+    let filling = request(Ready([data(vec![0; 10_000])].into()));
+    let written = tokio::spawn(connection.send(filling));
+    server.frame_of(HEADERS).await;
+    let mut waiting = connection.send(unary("behind"));
+    let no_waker = &mut Context::from_waker(std::task::Waker::noop());
+    assert!(Pin::new(&mut waiting).poll(no_waker).is_pending());
+    drop(server);
+    let error = soon(waiting).await.unwrap_err();
+    assert!(error.unbegun && error.unprocessed.is_some(), "{error:?}");
+    let error = soon(written).await.unwrap().unwrap_err();
+    assert!(!error.unbegun && error.unprocessed.is_none(), "{error:?}");
+    soon(driver).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_connection_hands_back_at_once() {
     let (connection, server, driver) = pair().await;
     driver.abort();
     assert!(soon(driver).await.unwrap_err().is_cancelled());
