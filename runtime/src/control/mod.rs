@@ -145,7 +145,10 @@ pub struct ChainRoutes {
 
 /// What a filter chain's routes have come to.
 #[derive(Debug)]
-#[allow(clippy::large_enum_variant, reason = "held once per filter chain, behind an Arc")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "held once per filter chain, behind an Arc"
+)]
 pub enum RoutesState {
     /// Requests can be routed.
     Ready(RouteTable),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use sidestep_proto::resource::{
-    CertificateInstance, Resource, ResourceType, StringMatcher, Text, UpstreamTls,
+    self, CertificateInstance, Resource, ResourceType, StringMatcher, Text, UpstreamTls,
 };
 
+use super::super::{Config, Handle, Variant};
 use super::backend::Backend;
 use super::fixtures::*;
 use super::in_time;
 use super::plane::Plane;
-use super::super::{Config, Handle, Variant};
 use crate::balancer::Connectivity;
 use crate::resolver::DirectTarget;
 use crate::security::{CertificateProvider, CertificateProviders, Material, SecurityError};
@@ -67,7 +67,11 @@ async fn configuration_arrives_and_endpoints_are_connected() {
 #[tokio::test]
 async fn endpoints_change_and_those_that_stay_keep_their_connection() {
     let plane = Plane::start().await;
-    let (a, b, c) = (Backend::start().await, Backend::start().await, Backend::start().await);
+    let (a, b, c) = (
+        Backend::start().await,
+        Backend::start().await,
+        Backend::start().await,
+    );
     plane.put([
         listener("greeter", "routes"),
         routes("routes", &["one"]),
@@ -83,7 +87,9 @@ async fn endpoints_change_and_those_that_stay_keep_their_connection() {
     until_connected(&one, &[b.address, c.address]).await;
     // The endpoint that left is let go, the one that stayed was connected once.
     let mut gone = a.connections.clone();
-    in_time("close", gone.wait_for(|c| c.open == 0)).await.expect("the backend runs");
+    in_time("close", gone.wait_for(|c| c.open == 0))
+        .await
+        .expect("the backend runs");
     assert_eq!(b.connections.borrow().ever, 1);
 }
 
@@ -119,7 +125,9 @@ async fn a_switch_over_never_names_a_cluster_that_is_not_there() {
     .await;
     plane.subscribed(ResourceType::Cluster, &["two"]).await;
     let mut gone = a.connections.clone();
-    in_time("close", gone.wait_for(|c| c.open == 0)).await.expect("the backend runs");
+    in_time("close", gone.wait_for(|c| c.open == 0))
+        .await
+        .expect("the backend runs");
     // And back: a cluster that left is started afresh.
     plane.put([routes("routes", &["one"])]);
     until_names(&target, &["one"]).await;
@@ -147,23 +155,31 @@ async fn a_control_plane_may_die_and_return() {
     assert!(text.contains("tester"), "{text}");
     let one = current(&target, "one");
     assert_eq!(one.published().connectivity, Connectivity::Ready);
-    plane.put([
-        endpoints("one", &[b.address]),
-        listener("late", "routes"),
-    ]);
+    plane.put([endpoints("one", &[b.address]), listener("late", "routes")]);
     plane.restart().await;
     until_names(&late, &["one"]).await;
     until_connected(&one, &[b.address]).await;
-    assert!(Arc::ptr_eq(&one, &current(&late, "one")), "clusters are shared");
+    assert!(
+        Arc::ptr_eq(&one, &current(&late, "one")),
+        "clusters are shared"
+    );
 }
 
 #[tokio::test]
 async fn what_does_not_exist_fails_with_a_text_that_says_so() {
     let plane = Plane::start().await;
-    plane.put([listener("greeter", "routes"), routes("routes", &["one", "two"]), cluster("two")]);
+    plane.put([
+        listener("greeter", "routes"),
+        routes("routes", &["one", "two"]),
+        cluster("two"),
+    ]);
     let handle = handle(&plane);
     let text = until_failed(&handle.target("nobody", "nobody")).await;
-    for part in ["Listener \"nobody\"", &plane.address.to_string(), "\"tester\""] {
+    for part in [
+        "Listener \"nobody\"",
+        &plane.address.to_string(),
+        "\"tester\"",
+    ] {
         assert!(text.contains(part), "{text}");
     }
     let target = handle.target("greeter", "greeter");
@@ -184,7 +200,10 @@ async fn a_silent_control_plane_fails_calls_after_the_timer() {
     let plane = Plane::mute().await;
     let handle = handle(&plane);
     let text = until_failed(&handle.target("greeter", "greeter")).await;
-    assert!(text.contains("Listener \"greeter\" does not exist"), "{text}");
+    assert!(
+        text.contains("Listener \"greeter\" does not exist"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -250,7 +269,9 @@ async fn what_nobody_uses_any_more_is_unsubscribed() {
         in_time("unsubscribe", plane.subscribed(resource_type, &[])).await;
     }
     let mut gone = a.connections.clone();
-    in_time("close", gone.wait_for(|c| c.open == 0)).await.expect("the backend runs");
+    in_time("close", gone.wait_for(|c| c.open == 0))
+        .await
+        .expect("the backend runs");
 }
 
 #[tokio::test]
@@ -292,14 +313,8 @@ async fn twenty_mebibytes_of_clusters_and_a_security_error_that_never_falls_back
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let large = |name: &str| {
         let mut cluster = plain_cluster(name);
-        cluster.tls = Some(UpstreamTls {
-            roots: CertificateInstance {
-                instance: "certs".into(),
-                certificate_name: String::new(),
-            },
-            identity: None,
-            sans: vec![StringMatcher::Exact(Text::exact("x".repeat(1 << 20)))],
-        });
+        let long = Text::exact("x".repeat(1 << 20));
+        cluster.tls = Some(tls(vec![StringMatcher::Exact(long)]));
         Resource::Cluster(Arc::new(cluster))
     };
     let mut all = vec![listener("greeter", "routes"), routes("routes", &names)];
@@ -320,7 +335,10 @@ async fn twenty_mebibytes_of_clusters_and_a_security_error_that_never_falls_back
 async fn a_direct_target_needs_no_control_plane() {
     let a = Backend::start().await;
     let handle = Handle::new(Config::new(None, CertificateProviders::default()));
-    for text in [a.address.to_string(), format!("localhost:{}", a.address.port())] {
+    for text in [
+        a.address.to_string(),
+        format!("localhost:{}", a.address.port()),
+    ] {
         let direct = DirectTarget::parse(&text).expect("a target");
         let target = handle.direct(direct);
         in_time("ready", target.ready()).await;
@@ -340,7 +358,53 @@ async fn a_name_that_does_not_resolve_fails_and_says_so() {
     });
     let cluster = cluster.await;
     let text = until_failing(&cluster).await;
-    assert!(text.contains("no-such-host.invalid:80 cannot be resolved"), "{text}");
+    assert!(
+        text.contains("no-such-host.invalid:80 cannot be resolved"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn changed_security_reaches_connections_that_are_there() {
+    let plane = Plane::start().await;
+    let a = Backend::start().await;
+    let secured = Resource::Cluster(Arc::new(resource::Cluster {
+        tls: Some(tls(Vec::new())),
+        ..plain_cluster("one")
+    }));
+    plane.put([
+        listener("greeter", "routes"),
+        routes("routes", &["one"]),
+        cluster("one"),
+        endpoints("one", &[a.address]),
+    ]);
+    let mut config = config(&plane);
+    config.providers = CertificateProviders::default().with("certs", Arc::new(Broken));
+    let handle = Handle::new(config);
+    let target = handle.target("greeter", "greeter");
+    in_time("ready", target.ready()).await;
+    let one = current(&target, "one");
+    plane.put([secured]);
+    let text = until_failing(&one).await;
+    assert!(text.contains("roots.pem"), "{text}");
+    let mut gone = a.connections.clone();
+    in_time("close", gone.wait_for(|c| c.open == 0))
+        .await
+        .expect("the backend runs");
+    plane.put([cluster("one")]);
+    until_connected(&one, &[a.address]).await;
+    assert!(Arc::ptr_eq(&one, &current(&target, "one")));
+}
+
+fn tls(sans: Vec<StringMatcher>) -> UpstreamTls {
+    UpstreamTls {
+        roots: CertificateInstance {
+            instance: "certs".into(),
+            certificate_name: String::new(),
+        },
+        identity: None,
+        sans,
+    }
 }
 
 async fn until_failing(cluster: &Cluster) -> String {

@@ -31,10 +31,13 @@ fn server(port: u16) -> Resource {
 }
 
 async fn until_serving(state: &mut watch::Receiver<ServerState>, port: u16) -> Arc<ServerConfig> {
-    let serving = state.wait_for(|state| {
-        matches!(state, ServerState::Serving(c) if c.listener.address.port() == port)
-    });
-    let state = in_time("serving", serving).await.expect("the task runs").clone();
+    let serving = state.wait_for(
+        |state| matches!(state, ServerState::Serving(c) if c.listener.address.port() == port),
+    );
+    let state = in_time("serving", serving)
+        .await
+        .expect("the task runs")
+        .clone();
     match state {
         ServerState::Serving(config) => config,
         other => panic!("{other:?}"),
@@ -80,7 +83,10 @@ async fn a_listener_that_does_not_exist_is_a_failure_until_it_does() {
     let handle = handle(&plane);
     let mut state = handle.server("server");
     let failed = state.wait_for(|state| matches!(state, ServerState::Failed(_)));
-    let failed = in_time("failure", failed).await.expect("the task runs").clone();
+    let failed = in_time("failure", failed)
+        .await
+        .expect("the task runs")
+        .clone();
     let ServerState::Failed(failure) = failed else {
         panic!("{failed:?}");
     };
@@ -89,5 +95,9 @@ async fn a_listener_that_does_not_exist_is_a_failure_until_it_does() {
     until_serving(&mut state, 1).await;
     drop(state);
     drop(handle.target("other", "other"));
-    in_time("unsubscribe", plane.subscribed(ResourceType::RouteConfiguration, &[])).await;
+    in_time(
+        "unsubscribe",
+        plane.subscribed(ResourceType::RouteConfiguration, &[]),
+    )
+    .await;
 }
