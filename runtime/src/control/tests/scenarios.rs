@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sidestep_proto::ads::ServerEvent;
 use sidestep_proto::resource::{
     self, CertificateInstance, Resource, ResourceType, StringMatcher, Text, UpstreamTls,
 };
@@ -393,6 +394,35 @@ async fn changed_security_reaches_connections_that_are_there() {
         .expect("the backend runs");
     plane.put([cluster("one")]);
     until_connected(&one, &[a.address]).await;
+    assert!(Arc::ptr_eq(&one, &current(&target, "one")));
+}
+
+#[tokio::test]
+async fn what_is_deleted_stays_in_use() {
+    let plane = Plane::start().await;
+    let (a, b) = (Backend::start().await, Backend::start().await);
+    plane.put([
+        listener("greeter", "routes"),
+        routes("routes", &["one"]),
+        cluster("one"),
+        endpoints("one", &[a.address]),
+    ]);
+    let handle = handle(&plane);
+    let target = handle.target("greeter", "greeter");
+    in_time("ready", target.ready()).await;
+    let one = current(&target, "one");
+    plane.remove(ResourceType::Cluster, "one");
+    let deleted = plane.heard(|events| {
+        let acks = events.iter().filter(|event| {
+            matches!(event, ServerEvent::Ack { type_url, .. }
+                if type_url == ResourceType::Cluster.type_url())
+        });
+        acks.count() == 2
+    });
+    in_time("deletion", deleted).await;
+    // gRFC A88: an error about data that is there is only reported.
+    plane.put([endpoints("one", &[b.address])]);
+    until_connected(&one, &[b.address]).await;
     assert!(Arc::ptr_eq(&one, &current(&target, "one")));
 }
 
