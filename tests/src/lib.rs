@@ -13,5 +13,6 @@ pub mod testing {
     include!("generated/grpc.testing.rs");
 }
 
+pub mod fixture;
 pub mod flags;
 pub mod service;

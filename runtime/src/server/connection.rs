@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::timeout;
+use tokio::time::sleep;
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -91,6 +91,7 @@ where
         io, info, routes, ..
     } = admitted;
     let calls = Calls::new(handler, routes, info);
+    let in_flight = calls.in_flight();
     let connection = http2(&shared.options).serve_connection(TokioIo::new(io), calls);
     let mut connection = pin!(connection);
     tokio::select! {
@@ -99,9 +100,13 @@ where
     }
     // GOAWAY: the peer sends no more calls here, those it has sent are answered.
     connection.as_mut().graceful_shutdown();
-    match timeout(shared.options.drain_grace, connection).await {
-        Ok(ended) => log_end(ended),
-        Err(_) => {
+    let options = &shared.options;
+    tokio::select! {
+        ended = connection => log_end(ended),
+        () = in_flight.abandoned(options.keepalive_timeout) => {
+            tracing::debug!(target: "sidestep::server", "closed: the peer does not answer a GOAWAY");
+        }
+        () = sleep(options.drain_grace) => {
             shared.stats.count_cut();
             tracing::warn!(target: "sidestep::server", "closed with calls in flight: the grace time is over");
         }
@@ -112,6 +117,7 @@ fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .auto_date_header(false)
         .max_concurrent_streams(options.max_concurrent_streams)
         .max_header_list_size(options.max_header_list_bytes)
         .keep_alive_interval(options.keepalive_interval)

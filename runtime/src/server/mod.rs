@@ -101,7 +101,8 @@ pub struct ServerOptions {
     /// Silence after which a connection is asked for a sign of life; `None`: never. Default 2 h, as
     /// in other gRPC servers.
     pub keepalive_interval: Option<Duration>,
-    /// How long that sign may take. Default 20 s.
+    /// How long that sign may take, and how long a peer without calls may take to answer a
+    /// GOAWAY. Default 20 s.
     pub keepalive_timeout: Duration,
     /// How long calls in flight may go on once their connection is drained. Default 10 min (A36).
     pub drain_grace: Duration,
@@ -192,8 +193,9 @@ impl<L> Server<L> {
         self
     }
 
-    /// Allows plaintext from other hosts where xDS configures no TLS. Where xDS does configure it,
-    /// nothing changes: an error there never ends in plaintext.
+    /// Allows plaintext from other hosts where xDS configures no TLS, which includes the plaintext
+    /// way into a permissive port. Where xDS does configure TLS, nothing changes: an error there
+    /// never ends in plaintext.
     pub fn plaintext_where_unsecured(mut self) -> Self {
         self.source.plaintext_where_unsecured = true;
         self

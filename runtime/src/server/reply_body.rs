@@ -10,7 +10,9 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 use tonic::Status;
 
-use super::{BoxError, service::deadline_exceeded};
+use super::BoxError;
+use super::drain::OpenCall;
+use super::service::deadline_exceeded;
 
 pin_project! {
     /// Ends with the handler's trailers, or with a status in their place when the handler fails
@@ -19,14 +21,17 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         deadline: Option<Pin<Box<Sleep>>>,
+        // The call counts as open until its reply was sent or given up.
+        _open: Option<OpenCall>,
     }
 }
 
 impl<B> ReplyBody<B> {
-    pub(super) fn new(inner: B, deadline: Option<Pin<Box<Sleep>>>) -> Self {
+    pub(super) fn new(inner: B, deadline: Option<Pin<Box<Sleep>>>, open: Option<OpenCall>) -> Self {
         Self {
             inner: Some(inner),
             deadline,
+            _open: open,
         }
     }
 
@@ -35,6 +40,7 @@ impl<B> ReplyBody<B> {
         Self {
             inner: None,
             deadline: None,
+            _open: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::util::Oneshot;
 use tower_service::Service;
 
+use super::drain::{InFlight, InFlightView, OpenCall};
 use super::reply_body::ReplyBody;
 use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};
@@ -29,6 +30,7 @@ pub(super) struct Calls<S> {
     handler: S,
     routes: ChainRoutes,
     info: Arc<ConnectInfo>,
+    in_flight: InFlight,
 }
 
 impl<S> Calls<S> {
@@ -37,7 +39,12 @@ impl<S> Calls<S> {
             handler,
             routes,
             info: Arc::new(info),
+            in_flight: InFlight::default(),
         }
+    }
+
+    pub(super) fn in_flight(&self) -> InFlightView {
+        self.in_flight.view()
     }
 
     /// Whether a handler may answer, by the connection's routes.
@@ -105,6 +112,7 @@ where
             handler: Some(call),
             deadline,
             status: None,
+            open: Some(self.in_flight.begin()),
         }
     }
 }
@@ -116,6 +124,7 @@ pin_project! {
         handler: Option<F>,
         deadline: Option<Pin<Box<Sleep>>>,
         status: Option<Status>,
+        open: Option<OpenCall>,
     }
 }
 
@@ -125,6 +134,7 @@ impl<F> Reply<F> {
             handler: None,
             deadline: None,
             status: Some(status),
+            open: None,
         }
     }
 }
@@ -140,8 +150,8 @@ where
         let mut this = self.project();
         let status = match this.handler.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
             Some(Poll::Ready(Ok(response))) => {
-                let deadline = this.deadline.take();
-                return Poll::Ready(Ok(response.map(|body| ReplyBody::new(body, deadline))));
+                let (deadline, open) = (this.deadline.take(), this.open.take());
+                return Poll::Ready(Ok(response.map(|body| ReplyBody::new(body, deadline, open))));
             }
             Some(Poll::Ready(Err(error))) => Status::from_error(error.into()),
             Some(Poll::Pending) => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {

@@ -31,6 +31,11 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// "The peer's SETTINGS have not come": no peer can set this limit, which is 32 bits on the wire.
 const NO_SETTINGS: usize = usize::MAX - 1;
 
+/// h2 ends a connection on which too many small frames wait unread: it counts what each has less
+/// than 256 bytes, and by default allows half the window. One slow reader of small messages
+/// would cost every call its connection; with this factor they may be as small as 16 bytes.
+const SMALL_FRAMES: usize = 16;
+
 /// What a connection runs over.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
@@ -241,6 +246,7 @@ async fn start_http2(
         .initial_connection_window_size(options.initial_connection_window)
         .max_header_list_size(options.max_header_list)
         .initial_max_send_streams(NO_SETTINGS)
+        .data_frame_budget(SMALL_FRAMES * options.initial_connection_window as usize)
         .enable_push(false)
         .handshake::<_, Bytes>(io)
         .await

@@ -77,7 +77,7 @@ impl Driver {
         }
     }
 
-    fn give_up_probe(&mut self, cx: &mut Context<'_>) {
+    fn give_up_probe(&mut self, cx: &Context<'_>) {
         if self.probe.is_some() {
             self.status.register_driver(cx.waker());
             if self.status.abandoned() {

@@ -146,6 +146,10 @@ impl<B> fmt::Debug for Exchange<B> {
 }
 
 /// Gives HEADERS, and DATA if there is any yet, to h2.
+#[expect(
+    clippy::result_large_err,
+    reason = "the error is the request itself; a box would only move it"
+)]
 fn begin<B>(
     connection: &Connection,
     request: Request<RequestBody<B>>,

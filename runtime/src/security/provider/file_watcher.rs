@@ -36,12 +36,15 @@ pub struct FileWatcher {
     loaded: Mutex<Loaded>,
 }
 
+/// Contents of files.
+type Raw = Vec<Vec<u8>>;
+
 /// The raw bytes decide whether something changed; equal bytes keep their `Arc`s, and with them
 /// the rustls configurations made from them.
 #[derive(Debug, Default)]
 struct Loaded {
-    identity: Option<(Vec<Vec<u8>>, Arc<CertifiedKey>)>,
-    roots: Option<(Vec<Vec<u8>>, Arc<RootCertStore>)>,
+    identity: Option<(Raw, Arc<CertifiedKey>)>,
+    roots: Option<(Raw, Arc<RootCertStore>)>,
     material: Option<Arc<Material>>,
 }
 
@@ -142,7 +145,7 @@ pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
 fn load<T>(
     paths: &[&PathBuf],
     parse: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
-) -> Result<(Vec<Vec<u8>>, T), SecurityError> {
+) -> Result<(Raw, T), SecurityError> {
     let raw: Result<Vec<_>, _> = paths.iter().map(|path| read(path)).collect();
     let raw = raw?;
     let parsed = parse(&raw).map_err(|reason| file_error(paths[0], reason))?;
@@ -162,8 +165,8 @@ fn file_error(path: &Path, reason: String) -> SecurityError {
 
 /// Replaces `slot` by what was read, if that is good and different.
 fn adopt<T>(
-    slot: &mut Option<(Vec<Vec<u8>>, Arc<T>)>,
-    read: Option<Result<(Vec<Vec<u8>>, T), SecurityError>>,
+    slot: &mut Option<(Raw, Arc<T>)>,
+    read: Option<Result<(Raw, T), SecurityError>>,
 ) -> Result<(), SecurityError> {
     let Some((raw, parsed)) = read.transpose()? else {
         return Ok(());

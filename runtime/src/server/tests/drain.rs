@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use super::super::Refusal;
+use super::super::first_bytes::PREFACE;
 use super::kit::*;
 
 const HOLD: &str = "test.Echo/Hold";
@@ -154,12 +156,57 @@ async fn no_call_fails_while_the_listener_changes_again_and_again() {
     for caller in callers {
         soon(caller).await.unwrap();
     }
-    assert!(tally.good.load(Ordering::Relaxed) >= 400);
+    let good = tally.good.load(Ordering::Relaxed);
+    assert!(good >= 400);
+    assert_eq!(
+        good,
+        server.echo.begun.load(Ordering::SeqCst),
+        "what began succeeded"
+    );
     assert!(
         tally.moved.load(Ordering::Relaxed) > 0,
         "connections did drain"
     );
     assert_eq!(server.stats.cut(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_call_fails_in_a_shutdown_under_load() {
+    let mut server = start().await;
+    let callers: Vec<_> = futures_util::future::join_all((0..4).map(|_| server.client()))
+        .await
+        .into_iter()
+        .map(|client| tokio::spawn(call_until_told_to_go(client)))
+        .collect();
+    soon(async {
+        while server.echo.begun.load(Ordering::SeqCst) < 100 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.stop();
+    let mut good = 0;
+    for caller in callers {
+        good += soon(caller).await.unwrap();
+    }
+    soon(server.served).await.unwrap().unwrap();
+    assert_eq!(
+        good,
+        server.echo.begun.load(Ordering::SeqCst),
+        "what began succeeded"
+    );
+}
+
+/// Calls until the connection takes no more calls; how many succeeded.
+async fn call_until_told_to_go(client: Client) -> usize {
+    let mut good = 0;
+    loop {
+        match client.unary(UNARY, "x").await {
+            Ok(_) => good += 1,
+            Err(status) if client.was_unsent(&status) => return good,
+            Err(status) => panic!("a call failed: {status:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -189,4 +236,51 @@ async fn the_grace_time_is_the_builders() {
     running.served.await.unwrap().unwrap();
     assert_eq!(began.elapsed().as_secs(), 3);
     assert!(call.await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_without_calls_that_ignores_the_goaway_is_not_waited_for() {
+    let server = start_piped(&Plan::default(), no_certificates(), |server| server).await;
+    let mut io = server.connect(NEAR);
+    begin_silently(&mut io).await;
+    while server.running.stats.open() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let mut running = server.running;
+    let began = Instant::now();
+    running.stop();
+    running.served.await.unwrap().unwrap();
+    assert_eq!((began.elapsed().as_secs(), running.stats.cut()), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_in_the_queue_at_shutdown_is_let_in_and_told_to_go() {
+    let server = start_piped(&Plan::default(), no_certificates(), |server| server).await;
+    let mut io = server.connect(NEAR);
+    let mut running = server.running;
+    running.stop();
+    begin_silently(&mut io).await;
+    let mut answer = Vec::new();
+    io.read_to_end(&mut answer).await.unwrap();
+    running.served.await.unwrap().unwrap();
+    assert!(frame_types(&answer).contains(&GOAWAY), "{answer:?}");
+    assert_eq!(running.stats.plaintext(), 1);
+}
+
+const GOAWAY: u8 = 7;
+
+/// The preface and an empty SETTINGS frame; nothing that comes is ever answered.
+async fn begin_silently(io: &mut tokio::io::DuplexStream) {
+    io.write_all(PREFACE).await.unwrap();
+    io.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+}
+
+fn frame_types(mut bytes: &[u8]) -> Vec<u8> {
+    let mut types = Vec::new();
+    while let [a, b, c, kind, ..] = *bytes {
+        types.push(kind);
+        let len = u32::from_be_bytes([0, a, b, c]) as usize;
+        bytes = bytes.get(9 + len..).unwrap_or_default();
+    }
+    types
 }

@@ -26,6 +26,8 @@ pub(super) struct Echo(pub(super) Arc<EchoState>);
 
 #[derive(Default)]
 pub(super) struct EchoState {
+    /// `Unary` calls that have begun.
+    pub(super) begun: AtomicUsize,
     /// `Hold` calls that have begun.
     pub(super) held: AtomicUsize,
     /// `Hold` and `Never` calls whose handler has ended or was dropped.
@@ -111,7 +113,10 @@ impl tonic::server::UnaryService<String> for Method {
         let (state, path) = (self.0.clone(), self.1.clone());
         async move {
             match path.as_str() {
-                "/test.Echo/Unary" => Ok(request.into_inner()),
+                "/test.Echo/Unary" => {
+                    state.begun.fetch_add(1, Ordering::SeqCst);
+                    Ok(request.into_inner())
+                }
                 "/test.Echo/Who" => Ok(who(&request)),
                 "/test.Echo/Fail" => Err(Status::failed_precondition("as asked")),
                 "/test.Echo/Hold" => hold(state, request.into_inner()).await,

@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::super::provisional::{ChainRoutes, RoutesState, ServerConfig, ServerState};
 use super::super::{BoundServer, Server, ServerError, ServerMode, ServerSource, ServerStats};
 pub(super) use super::certificates::*;
 pub(super) use super::client::*;
 pub(super) use super::echo::*;
 pub(super) use super::pipes::*;
+use crate::control::{ChainRoutes, RoutesState, ServerConfig, ServerState};
 use crate::security::CertificateProviders;
 
 /// Nothing here takes longer; a test that would hang fails instead.

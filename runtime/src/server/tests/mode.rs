@@ -7,11 +7,11 @@ use futures_util::StreamExt;
 use sidestep_proto::resource::Address;
 use tokio::net::UnixStream;
 
-use super::super::provisional::ServerState;
 use super::super::serving::Gate;
 use super::super::{Refusal, Server, ServerError, ServerMode};
 use super::kit::*;
 use crate::balancer::Failure;
+use crate::control::ServerState;
 
 const UNARY: &str = "test.Echo/Unary";
 

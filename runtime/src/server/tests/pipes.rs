@@ -11,9 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 
 use super::super::accept::{Bound, Raw};
-use super::super::provisional::ServerState;
 use super::super::{BoundServer, Incoming, Server, ServerMode, ServerStats};
 use super::kit::*;
+use crate::control::ServerState;
 use crate::security::CertificateProviders;
 
 /// A server whose "socket" is a queue of pipes.

@@ -4,8 +4,8 @@ use sidestep_proto::resource::{
     PathMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, Text, VirtualHost,
 };
 
-use super::super::provisional::RoutesState;
 use crate::balancer::Failure;
+use crate::control::RoutesState;
 use crate::routing::{ClusterIndex, RouteTable};
 
 /// Every call goes to its handler.

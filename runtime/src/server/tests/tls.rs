@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 
 use super::super::Refusal;
 use super::kit::*;
+use crate::security::{CertificateProvider, Material, SecurityError};
 
 const WHO: &str = "test.Echo/Who";
 
@@ -115,6 +117,42 @@ async fn a_certificate_that_cannot_be_had_never_means_plaintext() {
     client.closed().await;
     assert!(server.stats.refused(Refusal::Security) >= 1);
     assert_eq!((server.stats.tls(), server.stats.plaintext()), (0, 0));
+}
+
+/// A provider whose certificates change.
+#[derive(Debug)]
+struct Rotating(ArcSwap<Issued>);
+
+impl CertificateProvider for Rotating {
+    fn current(&self) -> Result<Arc<Material>, SecurityError> {
+        self.0.load().current()
+    }
+}
+
+#[tokio::test]
+async fn rotation_reaches_new_handshakes_and_leaves_old_connections_alone() {
+    let (old, new) = (Ca::new(), Ca::new());
+    let rotating = Arc::new(Rotating(ArcSwap::from_pointee(old.issue())));
+    let providers = no_certificates().with("server", rotating.clone());
+    let plan = Plan::tls(downstream_tls(true, true));
+    let server = started(start_with(&plan, providers, |server| server)).await;
+    let tls = tls_connect(socket(&server).await, &old, Some(&old))
+        .await
+        .unwrap();
+    let before = Client::over(tls).await;
+    before.unary(WHO, "").await.unwrap();
+    rotating.0.store(Arc::new(new.issue()));
+    assert!(
+        tls_connect(socket(&server).await, &old, Some(&old))
+            .await
+            .is_err()
+    );
+    let tls = tls_connect(socket(&server).await, &new, Some(&new))
+        .await
+        .unwrap();
+    Client::over(tls).await.unary(WHO, "").await.unwrap();
+    before.unary(WHO, "").await.unwrap();
+    assert_eq!(server.stats.tls(), 2);
 }
 
 /// Waits for the counter; the probes of `started` may have added other refusals, not these.

@@ -142,6 +142,29 @@ async fn what_waited_behind_a_full_socket_is_handed_back() {
 }
 
 #[tokio::test]
+async fn a_slow_reader_of_small_messages_keeps_the_connection() {
+    const MESSAGES: usize = 30_000;
+    let ((connection, _driver), mut server) = raw_pair().await;
+    let slow = tokio::spawn(connection.send(unary("slow")));
+    server.frame_of(HEADERS).await;
+    let other = tokio::spawn(connection.send(unary("other")));
+    server.frame_of(HEADERS).await;
+    let mut bytes = vec![0, 0, 1, HEADERS, 4, 0, 0, 0, 1, 0x88];
+    for _ in 0..MESSAGES {
+        bytes.extend([0, 0, 5, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]);
+    }
+    // Answered last, so once this is here everything before it waits unread.
+    bytes.extend([0, 0, 1, HEADERS, 5, 0, 0, 0, 3, 0x88]);
+    server.write(&bytes).await;
+    soon(other).await.unwrap().unwrap();
+    let mut body = soon(slow).await.unwrap().unwrap().into_body();
+    for _ in 0..MESSAGES {
+        soon(body.frame()).await.unwrap().unwrap();
+    }
+    assert!(!connection.draining());
+}
+
+#[tokio::test]
 async fn a_dead_connection_hands_back_at_once() {
     let (connection, server, driver) = pair().await;
     driver.abort();
@@ -245,7 +268,9 @@ async fn raw_over<T: Io>(near: impl Io, far: T, options: Http2Options) -> (Clien
     let (client, ()) = tokio::join!(connect(&connector, &target), async {
         server.take(24).await;
         server.frame_of(SETTINGS).await;
+        // Ours, and the acknowledgement of the client's.
         server.write(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await;
+        server.write(&[0, 0, 0, SETTINGS, 1, 0, 0, 0, 0]).await;
     });
     let (connection, driver) = client.unwrap();
     ((connection, tokio::spawn(driver)), server)

@@ -1,0 +1,217 @@
+//! A whole mesh inside a test: a control plane on a loopback port, meshed servers and clients.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use serde_json::{Value, json};
+use sidestep::control::Timers;
+use sidestep::security::{CertificateProvider, StaticProvider};
+use sidestep::{Channel, Mesh, MeshBuilder};
+use sidestep_server::source::SourceText;
+use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::service::{Faults, Testing};
+use crate::testing::test_service_client::TestServiceClient;
+use crate::testing::test_service_server::TestServiceServer;
+
+/// The control plane of a test.
+pub struct Fixture {
+    resources: RawResources,
+    address: ListenAddress,
+    running: Option<Running>,
+}
+
+impl Fixture {
+    /// Starts a control plane that serves a mesh file's text.
+    pub async fn start(mesh: &str) -> Self {
+        let resources = RawResources::unchecked([]).expect("nothing has no name to lack");
+        resources.replace_configuration(configuration(mesh));
+        Self::serve(resources).await
+    }
+
+    /// Starts a control plane that serves these resources, whatever they are.
+    pub async fn raw(resources: RawResources) -> Self {
+        Self::serve(resources).await
+    }
+
+    async fn serve(resources: RawResources) -> Self {
+        let running = ManagementServer::builder().source(resources.clone()).start().await;
+        let running = running.expect("a free loopback port");
+        Self { resources, address: running.address().clone(), running: Some(running) }
+    }
+
+    /// Replaces the mesh file.
+    pub fn push(&self, mesh: &str) {
+        self.resources.replace_configuration(configuration(mesh));
+    }
+
+    /// The source of a raw control plane.
+    #[must_use]
+    pub fn resources(&self) -> &RawResources {
+        &self.resources
+    }
+
+    /// The running control plane.
+    #[must_use]
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("it was not killed")
+    }
+
+    /// Where the control plane listens.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Cuts the control plane off, as a crash would.
+    pub async fn kill(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.kill().await;
+        }
+    }
+
+    /// Starts the control plane again on the same port.
+    pub async fn revive(&mut self) {
+        let server = ManagementServer::builder().source(self.resources.clone());
+        let running = server.listen(self.address.clone()).start().await;
+        self.running = Some(running.expect("the port is still ours"));
+    }
+
+    /// The bootstrap of a process that is `service`.
+    #[must_use]
+    pub fn bootstrap(&self, service: &str) -> Value {
+        json!({
+            "xds_servers": [{
+                "server_uri": self.address(),
+                "channel_creds": [{"type": "insecure"}],
+                "server_features": ["xds_v3"],
+            }],
+            "node": {"id": format!("{service}-node"), "cluster": service},
+            "server_listener_resource_name_template": LISTENER_TEMPLATE,
+        })
+    }
+
+    /// A process that is `service`, before it is made: with timers that suit a test.
+    #[must_use]
+    pub fn builder(&self, service: &str) -> MeshBuilder {
+        Mesh::builder()
+            .timers(Timers::for_tests())
+            .bootstrap_json(&self.bootstrap(service).to_string())
+            .expect("our own bootstrap is valid")
+    }
+
+    /// A process that is `service`.
+    #[must_use]
+    pub fn mesh(&self, service: &str) -> Mesh {
+        self.builder(service).build().expect("nothing in it can fail")
+    }
+
+    /// A client of `target` in a process of its own.
+    #[must_use]
+    pub fn client(&self, target: &str) -> TestServiceClient<Channel> {
+        TestServiceClient::new(self.mesh("web").channel(target).expect("a good target"))
+    }
+}
+
+/// The usual listener template of gRPC servers.
+pub const LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
+
+/// A mesh file's text as the control plane takes it.
+///
+/// # Panics
+/// If the file has faults: the test is wrong then.
+#[must_use]
+pub fn configuration(mesh: &str) -> Configuration {
+    let text = SourceText { path: "mesh.yaml".to_owned(), text: mesh.to_owned() };
+    Configuration::from_mesh(&[text]).unwrap_or_else(|error| panic!("{error}\n{mesh}"))
+}
+
+/// A meshed server of the interop service.
+pub struct Backend {
+    /// `127.0.0.1:port`.
+    pub address: String,
+    /// Its service, for its counters.
+    pub testing: Testing,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Binds a free port and serves there as part of `mesh`; its id is `id`.
+    #[must_use]
+    pub fn start(mesh: &Mesh, id: &str, faults: Faults) -> Self {
+        Self::start_at(mesh, "127.0.0.1:0", id, faults)
+    }
+
+    /// Binds `address` and serves there as part of `mesh`; its id is `id`.
+    ///
+    /// # Panics
+    /// If the address is taken.
+    #[must_use]
+    pub fn start_at(mesh: &Mesh, address: &str, id: &str, faults: Faults) -> Self {
+        let testing = Testing::new(id, faults);
+        let service = TestServiceServer::new(testing.clone());
+        let bound = mesh.server(address).add_service(service).bind().expect("a free port");
+        let address = bound.address().to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let signal = async { _ = stopped.await };
+            bound.serve_with_shutdown(signal).await.expect("the server ends well");
+        });
+        Self { address, testing, stop: Some(stop), task }
+    }
+
+    /// Drains, and waits until the server has ended.
+    pub async fn shutdown(mut self) {
+        self.stop.take();
+        self.task.await.expect("the server did not panic");
+    }
+
+    /// Cuts every connection and closes the port, as a crash would.
+    pub async fn kill(self) {
+        self.task.abort();
+        _ = self.task.await;
+    }
+}
+
+/// A certificate authority of a test.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Default for Authority {
+    fn default() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+    }
+}
+
+impl Authority {
+    /// A provider with a leaf certificate that carries `uri`, and this authority as its root.
+    #[must_use]
+    pub fn provider(&self, uri: &str) -> Arc<dyn CertificateProvider> {
+        let (chain, key) = self.leaf(uri);
+        let provider = StaticProvider::from_pem(Some((&chain, &key)), Some(&self.root()));
+        Arc::new(provider.expect("what was just made is valid"))
+    }
+
+    /// A leaf certificate that carries `uri`, and its key, both PEM.
+    #[must_use]
+    pub fn leaf(&self, uri: &str) -> (String, String) {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("a URI is ASCII"))];
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (leaf.pem(), key.serialize_pem())
+    }
+
+    /// The authority's own certificate, PEM.
+    #[must_use]
+    pub fn root(&self) -> String {
+        self.issuer.pem()
+    }
+}
