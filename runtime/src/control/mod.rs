@@ -139,7 +139,7 @@ pub struct ServerConfig {
 /// and reaches live connections at once.
 #[derive(Debug, Clone)]
 pub struct ChainRoutes {
-    /// Shared by chains that refer to the same RouteConfiguration.
+    /// To be loaded anew for each request.
     pub routes: Arc<ArcSwap<RoutesState>>,
 }
 
