@@ -20,7 +20,13 @@ struct Arguments {
     command: Command,
 
     /// How log lines and `serve`'s own lines look
-    #[arg(long, global = true, value_enum, default_value_t, env = "SIDESTEP_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "SIDESTEP_LOG_FORMAT"
+    )]
     log_format: LogFormat,
 }
 

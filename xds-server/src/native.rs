@@ -59,12 +59,9 @@ fn full_name(package: &str, message: &str) -> String {
 /// Compiles one entry of `resources`. `None` after an error, which the report has.
 pub(crate) fn compile(native: &NativeResource, report: &mut Report) -> Option<CompiledResource> {
     let descriptor = descriptor(native, report)?;
-    let message = match read(&descriptor, &native.node) {
-        Ok(message) => message,
-        Err(_) => {
-            locate::report(&descriptor, &native.node, report);
-            return None;
-        }
+    let Ok(message) = read(&descriptor, &native.node) else {
+        locate::report(&descriptor, &native.node, report);
+        return None;
     };
     let any = Any {
         type_url: format!("type.googleapis.com/{}", descriptor.full_name()),

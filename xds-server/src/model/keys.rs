@@ -39,11 +39,11 @@ pub(crate) enum Shape {
     },
     Choice(&'static [&'static str]),
     Bool,
-    List(&'static Shape),
-    Map(&'static Shape),
+    List(&'static Self),
+    Map(&'static Self),
     Object(&'static Object),
     /// One of several.
-    Either(&'static [Shape]),
+    Either(&'static [Self]),
     /// Anything with an `@type`.
     Native,
 }

@@ -213,8 +213,7 @@ pub(crate) fn timeout(node: &Node, report: &mut Report) -> Option<Timeout> {
     None
 }
 
-/// `800ms`, `5s`, `1.5s`, `1m`, `2h`. At most a year, at least a nanosecond's precision is not
-/// needed: three decimals.
+/// `800ms`, `5s`, `1.5s`, `1m`, `2h`: whole milliseconds, at most a year. Three decimals at most.
 fn duration(text: &str) -> Option<Duration> {
     const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;

@@ -122,13 +122,14 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
 }
 
 fn route(node: &Node, versions: &Versions, report: &mut Report) -> Option<Route> {
+    let before = report.diagnostics.len();
     let fields = fields(node, &keys::ROUTE, report)?;
     let (method, headers) = match fields.find("match") {
         Some(node) => matches(node, report),
         None => (None, Vec::new()),
     };
     let name = fields.find("name").and_then(|node| text(node, report));
-    Some(Route {
+    let route = Route {
         place: node.place.clone(),
         name: name.unwrap_or_default().to_owned(),
         method,
@@ -139,7 +140,9 @@ fn route(node: &Node, versions: &Versions, report: &mut Report) -> Option<Route>
         },
         timeout: fields.find("timeout").and_then(|n| timeout(n, report)),
         retry: fields.find("retry").and_then(|n| retry(n, report)),
-    })
+    };
+    // A route whose match is only half read would take calls that it was not meant for.
+    (report.diagnostics.len() == before).then_some(route)
 }
 
 fn matches(node: &Node, report: &mut Report) -> (Option<MethodMatch>, Vec<HeaderMatcher>) {

@@ -93,6 +93,7 @@ pub(super) fn service(
 /// The keys that `defaults` and a service share.
 pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Report) -> Settings {
     let mut settings = defaults.clone();
+    let builtin = Settings::default();
     if let Some(limit) = fields.find("timeout").and_then(|n| timeout(n, report)) {
         settings.timeout = limit;
     }
@@ -107,11 +108,11 @@ pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Re
         };
     }
     if let Some(node) = fields.find("balance") {
-        settings.policy = policy(node, report).unwrap_or(Settings::default().policy);
+        settings.policy = policy(node, report).unwrap_or(builtin.policy);
     }
     if let Some(node) = fields.find("limits") {
         settings.max_outstanding_per_client =
-            max_outstanding(node, report).unwrap_or(Settings::default().max_outstanding_per_client);
+            max_outstanding(node, report).unwrap_or(builtin.max_outstanding_per_client);
     }
     settings
 }
