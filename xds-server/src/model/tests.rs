@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 use super::*;
 use serde_json::json;
 
@@ -292,6 +289,19 @@ fn several_files_are_one_mesh() {
 }
 
 #[test]
+fn one_fault_does_not_bring_others_that_mislead() {
+    let broken = ("a.yaml", "mesh: v1\ntrust_domain: [t\n");
+    let secured = ("b.yaml", "mesh: v1\nservices:\n  a: {mtls: strict}\n");
+    let found = errors(&[broken, secured]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.yaml:"), "{found:?}");
+    let wrong = ("a.yaml", "mesh: v1\ntrust_domain: T\n");
+    let found = errors(&[wrong, secured]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("a.yaml:2:15"), "{found:?}");
+}
+
+#[test]
 fn what_is_probably_not_meant_is_a_warning() {
     let retry = "retry: {max_attempts: 2, on: [unavailable]}";
     let text = with_service(&format!(
@@ -449,4 +459,3 @@ fn valid(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
         other => panic!("the schema has a type {other:?}"),
     }
 }
->>>>>>> mesh

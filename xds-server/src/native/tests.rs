@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-
-=======
 use super::*;
 use crate::model::Mesh;
 
@@ -104,4 +101,26 @@ fn a_security_field_that_is_not_enforced_is_an_error() {
     assert!(made.is_none());
     assert!(found[0].contains("verify_certificate_hash"), "{found:?}");
 }
->>>>>>> mesh
+
+#[test]
+fn an_envoy_listener_may_use_the_routes_of_a_service() {
+    let (made, found) = outcome(
+        r#"    "@type": type.googleapis.com/envoy.config.listener.v3.Listener
+    name: edge
+    address: {socket_address: {address: 127.0.0.1, port_value: 10000}}
+    filter_chains:
+      - filters:
+          - name: hcm
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+              stat_prefix: edge
+              codec_type: AUTO
+              rds: {route_config_name: greeter, config_source: {ads: {}, resource_api_version: V3}}
+              http_filters:
+                - name: router
+                  typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}
+"#,
+    );
+    assert_eq!(found, [""; 0]);
+    assert_eq!(made.expect("is made").name, "edge");
+}
