@@ -8,7 +8,7 @@ use sidestep::routing::{Action, Call, ClusterIndex, Forward, RouteTable, RouteTi
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
     Cluster, Discovery, Endpoint, LbPolicy, ListenerKind, Resource, ResourceType, RetryPolicy,
-    RouteConfiguration, RouteSource,
+    RouteConfiguration, RouteSource, StringMatcher,
 };
 use sidestep_server::model::Place;
 use sidestep_server::{Checked, nearest};
@@ -298,10 +298,28 @@ fn policy(policy: LbPolicy) -> &'static str {
 }
 
 fn security(cluster: &Cluster) -> String {
-    if cluster.tls.is_some() {
-        "mutual TLS".to_owned()
+    let Some(tls) = &cluster.tls else {
+        return "plaintext".to_owned();
+    };
+    let kind = if tls.identity.is_some() {
+        "mutual TLS"
     } else {
-        "plaintext".to_owned()
+        "TLS"
+    };
+    let names: Vec<String> = tls.sans.iter().map(wanted).collect();
+    if names.is_empty() {
+        return kind.to_owned();
+    }
+    format!("{kind}, the server must be {}", names.join(" or "))
+}
+
+fn wanted(matcher: &StringMatcher) -> String {
+    match matcher {
+        StringMatcher::Exact(text) => text.value.to_string(),
+        StringMatcher::Prefix(text) => format!("{}…", text.value),
+        StringMatcher::Suffix(text) => format!("…{}", text.value),
+        StringMatcher::Contains(text) => format!("…{}…", text.value),
+        StringMatcher::Regex(pattern) => format!("a match of {}", pattern.as_str()),
     }
 }
 
