@@ -88,7 +88,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 /// Standard output carries answers; everything said on the way goes to standard error.
 fn log_to_stderr(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // What becomes of edits, `serve` says on standard output already.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,sidestep_server::store=error"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(Style::of(&std::io::stderr()).is_coloured())
