@@ -8,11 +8,16 @@
 //! outputs until `poll_output` returns `None`, then sleep until `poll_timeout` or the next input.
 
 mod client;
+#[cfg(test)]
+mod fake;
 mod message;
+#[cfg(test)]
+mod pair;
 mod server;
+#[cfg(test)]
+mod wildcard;
 
-pub use client::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo, Timers,
-};
+pub use crate::bootstrap::ServerFeatures;
+pub use client::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
 pub use message::{Request, Response, Variant};
 pub use server::{Entry, Missing, ServerEvent, ServerOutput, ServerResponse, ServerStream, View};

@@ -24,7 +24,7 @@ pub(super) type Result<T> = std::result::Result<T, Fault>;
 /// a path is only spelled out when there is something to report.
 #[derive(Clone, Copy)]
 pub(super) struct At<'a> {
-    parent: Option<&'a At<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
     pub(super) context: &'a Context,
     ledger: &'a RefCell<Vec<Ignored>>,

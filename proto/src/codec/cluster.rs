@@ -392,3 +392,6 @@ fn encode_host(cluster: &str, host: &str, port: u16) -> ClusterLoadAssignment {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -313,3 +313,6 @@ fn encode_address(address: &Address) -> core::Address {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,3 +204,6 @@ pub(super) fn encode_http(
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,6 @@ use crate::wire::number::{FractionalPercent, Int64Range, fractional_percent::Den
 use crate::wire::route::{self, header_matcher::HeaderMatchSpecifier};
 
 pub(super) fn decode_pattern(at: &At<'_>, regex: &RegexMatcher) -> Result<Pattern> {
-    // A regular expression that is not said cannot be meant; elsewhere it would match nothing.
-    if regex.regex.is_empty() {
-        return Err(at.fault(Reason::Missing));
-    }
     Pattern::new(&regex.regex).map_err(|e| at.fault(Reason::BadPattern(e)))
 }
 

@@ -17,6 +17,7 @@ mod lb_policy;
 mod listener;
 mod matching;
 mod retry;
+mod route;
 mod route_configuration;
 mod security;
 mod server_listener;
@@ -154,3 +155,6 @@ fn named(
         ignored: ledger.into_inner(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -364,3 +364,6 @@ fn encode_match(matches: &FilterChainMatch) -> listener::FilterChainMatch {
         ..Default::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ads::Variant;
+use crate::bootstrap::ServerFeatures;
 use crate::codec::{Context, Decoded, Reason};
 use crate::resource::ResourceType;
 use crate::wire::Any;
@@ -37,20 +38,6 @@ pub struct ServerInfo {
     pub features: ServerFeatures,
 }
 
-/// `server_features` of the bootstrap.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerFeatures {
-    /// gRFC A53. Accepted and without effect: since gRFC A88, which is always on here, a deleted
-    /// resource stays in use anyway.
-    pub ignore_resource_deletion: bool,
-    /// gRFC A81: the server may say how authorities are rewritten.
-    pub trusted_xds_server: bool,
-    /// gRFC A88: data errors drop the resource instead of leaving the last good one in use.
-    pub fail_on_data_errors: bool,
-    /// gRFC A88: silence is a passing fault of the server, not proof that a resource is missing.
-    pub resource_timer_is_transient_error: bool,
-}
-
 /// The protocol's periods. The defaults are gRPC's; tests shorten them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timers {
@@ -79,9 +66,4 @@ impl Default for Timers {
             backoff_jitter: 0.2,
         }
     }
-}
-
-/// Until the codec is here, every resource is refused.
-pub(super) fn decode(expected: ResourceType, _: &Any, _: &Context) -> Result<Decoded, Reason> {
-    Err(Reason::Unsupported(expected.to_string()))
 }

@@ -7,6 +7,10 @@ use crate::codec::{Ignored, InvalidResource};
 use crate::resource::{Resource, ResourceType};
 
 /// What the driver of a [`super::ClientStream`] has to do next.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "handed out one at a time; only events ever queue"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Open a stream to this server (an index into [`super::ClientConfig::servers`]), closing any

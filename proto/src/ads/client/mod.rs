@@ -15,20 +15,24 @@
 //! Every new round, and every reconnect after a working stream, starts at the primary again; a
 //! working lower server is *not* left before its stream ends.
 //!
-//! **Errors** follow gRFC A88: what is cached stays in use. Versions are presented only to the
+//! **Errors** follow gRFC A88, which is always on: what is cached stays in use, deleted or not
+//! (so `ignore_resource_deletion` of gRFC A53 has nothing left to do), unless the server has
+//! `fail_on_data_errors`. Silence and the loss of a server never cost a cached resource. Versions are presented only to the
 //! server they came from, and only if what is held is exactly that version.
 
 mod config;
 mod connection;
 mod event;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod type_state;
 mod update;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub use config::{ClientConfig, ServerFeatures, ServerInfo, Timers};
+pub use config::{ClientConfig, ServerInfo, Timers};
 pub use event::{Event, Output, ResourceError};
 
 use self::config::Decode;
@@ -36,6 +40,7 @@ use self::connection::{Backoff, Phase};
 use self::subscription::Announce;
 use self::type_state::{Reader, TypeState};
 use super::{Request, Response};
+use crate::bootstrap::ServerFeatures;
 use crate::resource::ResourceType;
 
 /// One data plane's subscriptions and the streams that serve them, one stream at a time.
@@ -67,7 +72,7 @@ impl ClientStream {
     /// Nothing subscribed, nothing connected.
     #[must_use]
     pub fn new(config: ClientConfig, now: Instant) -> Self {
-        Self::with_decode(config, now, config::decode)
+        Self::with_decode(config, now, crate::codec::decode)
     }
 
     pub(super) fn with_decode(config: ClientConfig, now: Instant, decode: Decode) -> Self {

@@ -1,19 +1,19 @@
 //! One resource type on the stream: its names, its version and nonce, the answers it owes.
 
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::config::Decode;
+use self::reading::Read;
+pub(super) use self::reading::Reader;
 use super::subscription::{Announce, Held, Subscription};
-use super::update::{Item, Update};
+use super::update::Update;
 use super::{Event, Output, ResourceError};
 use crate::ads::{Request, Variant};
-use crate::codec::{Context, Decoded, Ignored, InvalidResource, Reason, Unnamed};
-use crate::resource::{Resource, ResourceType};
-use crate::wire::Any;
+use crate::codec::Ignored;
+use crate::resource::ResourceType;
 use crate::wire::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::wire::rpc::Status;
 
@@ -50,22 +50,6 @@ pub(super) struct TypeState {
 struct Answer {
     nonce: String,
     error: Option<Status>,
-}
-
-/// What reading resources needs.
-pub(super) struct Reader<'a> {
-    pub(super) decode: Decode,
-    pub(super) context: &'a Context,
-}
-
-/// What became of one item.
-enum Read {
-    /// The bytes that are held already, perhaps under a new version.
-    Unchanged {
-        version: Option<String>,
-    },
-    Good(Held, Vec<Ignored>),
-    Bad(InvalidResource),
 }
 
 impl TypeState {
@@ -345,110 +329,6 @@ impl TypeState {
         announce.out.push_back(Output::Event(event));
     }
 
-    /// Reads every item; what has no name becomes a problem and is counted.
-    fn read_all(
-        &self,
-        items: Vec<Item>,
-        reader: &Reader<'_>,
-        problems: &mut Vec<String>,
-    ) -> (BTreeMap<String, Read>, usize) {
-        let mut all = BTreeMap::new();
-        let mut nameless = 0;
-        for (index, item) in items.into_iter().enumerate() {
-            match self.read(item, reader) {
-                Ok((name, read)) => {
-                    if all.contains_key(&name) {
-                        let invalid = self.invalid(&name, Reason::Duplicate(name.clone()));
-                        all.insert(name, Read::Bad(invalid));
-                    } else {
-                        all.insert(name, read);
-                    }
-                }
-                Err(reason) => {
-                    nameless += 1;
-                    problems.push(Unnamed { index, reason }.to_string());
-                }
-            }
-        }
-        (all, nameless)
-    }
-
-    fn read(&self, item: Item, reader: &Reader<'_>) -> Result<(String, Read), Reason> {
-        let Some(any) = item.any else {
-            return self.read_heartbeat(item.name);
-        };
-        let known = match &item.name {
-            Some(name) => self.names.get_key_value(name),
-            None => self
-                .by_content
-                .get(&self.hasher.hash_one(&any))
-                .and_then(|name| self.names.get_key_value(name)),
-        };
-        if let Some((
-            name,
-            Subscription {
-                held: Some(held), ..
-            },
-        )) = known
-            && held.raw == any
-        {
-            let version = Some(item.version);
-            return Ok((name.clone(), Read::Unchanged { version }));
-        }
-        let decoded = match (reader.decode)(self.resource_type, &any, reader.context) {
-            Ok(decoded) => decoded,
-            Err(reason) => {
-                let Some(name) = item.name else {
-                    return Err(reason);
-                };
-                let invalid = self.invalid(&name, reason);
-                return Ok((name, Read::Bad(invalid)));
-            }
-        };
-        Ok(self.judge(item.name, item.version, &any, decoded))
-    }
-
-    fn judge(
-        &self,
-        outer: Option<String>,
-        version: String,
-        any: &Any,
-        decoded: Decoded,
-    ) -> (String, Read) {
-        let name = outer.unwrap_or_else(|| decoded.name.clone());
-        if name != decoded.name {
-            let reason = Reason::Rule(format!("is named {:?} inside", decoded.name));
-            let invalid = self.invalid(&name, reason);
-            return (name, Read::Bad(invalid));
-        }
-        let read = match decoded.result {
-            Ok(resource) => Read::Good(hold(any, version, resource), decoded.ignored),
-            Err(invalid) => Read::Bad(invalid),
-        };
-        (name, read)
-    }
-
-    /// Without a body it only refreshes the TTL, which gRPC ignores, of something held.
-    fn read_heartbeat(&self, name: Option<String>) -> Result<(String, Read), Reason> {
-        let name = name.ok_or(Reason::Missing)?;
-        let is_held = self.names.get(&name).is_none_or(|s| s.held.is_some());
-        let read = if is_held {
-            Read::Unchanged { version: None }
-        } else {
-            Read::Bad(self.invalid(&name, Reason::Missing))
-        };
-        Ok((name, read))
-    }
-
-    fn invalid(&self, name: &str, reason: Reason) -> InvalidResource {
-        InvalidResource {
-            resource_type: self.resource_type,
-            name: name.to_owned(),
-            path: String::new(),
-            reason,
-        }
-    }
-
     fn settle(&mut self, name: &str, read: Read, announce: &mut Announce<'_>) {
         match read {
             Read::Bad(invalid) => self.fail(name, ResourceError::Invalid(invalid), announce),
@@ -537,18 +417,6 @@ impl TypeState {
         {
             self.by_content.remove(&self.hasher.hash_one(&held.raw));
         }
-    }
-}
-
-/// Copies the bytes: a slice would keep the whole response it came in alive.
-fn hold(any: &Any, version: String, resource: Resource) -> Held {
-    Held {
-        raw: Any {
-            type_url: any.type_url.clone(),
-            value: Bytes::copy_from_slice(&any.value),
-        },
-        version,
-        resource,
     }
 }
 

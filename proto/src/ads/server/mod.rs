@@ -18,6 +18,8 @@
 mod event;
 mod response;
 mod subscription;
+#[cfg(test)]
+mod tests;
 mod type_state;
 mod view;
 
@@ -169,8 +171,12 @@ impl ServerStream {
     fn add(&mut self, index: usize, changes: Changes, now: Instant, view: &dyn View) {
         let state = &self.types[index];
         let is_answer = state.is_owed;
-        if !changes.adds() && !is_answer {
-            self.types[index].is_dirty = !changes.removed.is_empty();
+        let removes = !changes.removed.is_empty();
+        // Where only removals are left to be said, they are the answer.
+        if !changes.adds() && (removes || !is_answer) {
+            let state = &mut self.types[index];
+            state.is_dirty = removes;
+            state.is_owed = false;
             return;
         }
         let must_wait = state.is_unanswered() || (!is_answer && self.is_gated(index));
@@ -181,11 +187,10 @@ impl ServerStream {
         let reconfigured = self.reconfigured(index, &changes);
         self.last_nonce += 1;
         let nonce = self.last_nonce.to_string();
-        let still_dirty = !changes.removed.is_empty();
         let variant = self.variant;
         let state = &mut self.types[index];
         state.send_additions(changes, nonce, variant, now, view, &mut self.outputs);
-        state.is_dirty = still_dirty;
+        state.is_dirty = removes;
         self.repeat_endpoints(&reconfigured);
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Told {
     Entry(Arc<Entry>),
     /// It says that it brought this version along (delta).
     Version(String),
+    /// It may hold some version and has asked to be told again.
+    Stale,
     /// It knows that there is none.
     Missing,
 }
@@ -52,6 +54,8 @@ pub(super) struct Subscription {
     is_full_state: bool,
     pub(super) names: Names,
     pub(super) told: BTreeMap<String, Told>,
+    /// Some names are told, stale and not wanted.
+    has_doubts: bool,
 }
 
 impl Told {
@@ -59,7 +63,7 @@ impl Told {
         match self {
             Self::Entry(told) => told.version == entry.version,
             Self::Version(version) => *version == entry.version,
-            Self::Missing => false,
+            Self::Stale | Self::Missing => false,
         }
     }
 
@@ -76,6 +80,7 @@ impl Subscription {
                 .is_some_and(ResourceType::is_full_state),
             names: Names::default(),
             told: BTreeMap::new(),
+            has_doubts: false,
         }
     }
 
@@ -110,10 +115,12 @@ impl Subscription {
         replaced
     }
 
-    /// Delta: applies differences. Returns whether something is owed for them.
+    /// Delta: applies differences. Returns whether something is owed for them. `is_unanswered`: a
+    /// response is on its way that the peer may take for one to its newest wishes.
     pub(super) fn change(
         &mut self,
         is_first: bool,
+        is_unanswered: bool,
         subscribe: &[String],
         unsubscribe: &[String],
     ) -> Replaced {
@@ -139,13 +146,14 @@ impl Subscription {
             } else if self.names.named.remove(name) {
                 // What the wildcard still covers has to be answered for.
                 replaced.grew |= self.names.wildcard;
-                let told = self.told.remove(name);
-                if self.names.wildcard && told.is_some() {
-                    self.told.insert(name.clone(), Told::Version(String::new()));
-                }
+                self.told.insert(name.clone(), Told::Stale);
             }
         }
-        self.forget_unwanted();
+        if is_unanswered {
+            self.doubt_unwanted();
+        } else {
+            self.forget_unwanted();
+        }
         replaced
     }
 
@@ -257,7 +265,28 @@ impl Subscription {
         self.names.wildcard || self.names.named.contains(name)
     }
 
+    /// The peer has answered everything: what it does not want it does not have.
+    pub(super) fn settle(&mut self) {
+        if self.has_doubts {
+            self.forget_unwanted();
+        }
+    }
+
+    /// The peer may yet get these from the response on its way, and want them again by then.
+    fn doubt_unwanted(&mut self) {
+        if self.names.wildcard {
+            return;
+        }
+        for (name, told) in &mut self.told {
+            if !self.names.named.contains(name) {
+                *told = Told::Stale;
+                self.has_doubts = true;
+            }
+        }
+    }
+
     fn forget_unwanted(&mut self) {
+        self.has_doubts = false;
         if !self.names.wildcard {
             let named = &self.names.named;
             self.told.retain(|name, _| named.contains(name));

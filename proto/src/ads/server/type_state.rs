@@ -91,7 +91,7 @@ impl TypeState {
     pub(super) fn holds(&self, name: &str) -> bool {
         matches!(
             self.subscription.told.get(name),
-            Some(Told::Entry(_) | Told::Version(_))
+            Some(Told::Entry(_) | Told::Version(_) | Told::Stale)
         )
     }
 
@@ -145,7 +145,12 @@ impl TypeState {
         let mut unsubscribe = request.resource_names_unsubscribe;
         unsubscribe.extend(located(request.resource_locators_unsubscribe));
         // Subscriptions count whatever the nonce.
-        let replaced = self.subscription.change(is_first, &subscribe, &unsubscribe);
+        let replaced = self.subscription.change(
+            is_first,
+            self.unanswered.is_some(),
+            &subscribe,
+            &unsubscribe,
+        );
         if is_first {
             self.subscription.brought(request.initial_resource_versions);
         }
@@ -161,6 +166,7 @@ impl TypeState {
         let Some(unanswered) = self.unanswered.take() else {
             return;
         };
+        self.subscription.settle();
         self.is_overdue = false;
         let (version, nonce) = (unanswered.version, self.nonce.clone());
         match error {
