@@ -161,7 +161,8 @@ impl Mesh {
         for root in &roots {
             opened.extend(open(root, &mut report));
         }
-        let mesh = assemble(&opened, &mut report);
+        let complete = opened.len() == files.len();
+        let mesh = assemble(&opened, complete, &mut report);
         let warnings = report.finish()?;
         Ok((mesh, warnings))
     }
@@ -249,8 +250,10 @@ fn open<'a>(root: &'a Node, report: &mut Report) -> Option<Fields<'a>> {
     Some(file)
 }
 
-fn assemble(files: &[Fields<'_>], report: &mut Report) -> Mesh {
-    let trust_domain = once(files, "trust_domain", report)
+/// `complete`: no file was left out because it could not be read.
+fn assemble(files: &[Fields<'_>], complete: bool, report: &mut Report) -> Mesh {
+    let domain_node = once(files, "trust_domain", report);
+    let trust_domain = domain_node
         .and_then(|node| located_text(node, report))
         .filter(|domain| service::check_trust_domain(domain, report));
     let defaults = once(files, "defaults", report)
@@ -268,6 +271,9 @@ fn assemble(files: &[Fields<'_>], report: &mut Report) -> Mesh {
         resources(file, &mut mesh, report);
     }
     service::check_together(&mesh, report);
+    if complete && domain_node.is_none() {
+        service::check_no_mtls(&mesh, report);
+    }
     mesh
 }
 

@@ -343,8 +343,7 @@ fn versions(
     versions
 }
 
-/// What must hold between services: names are unique, mutual TLS has a trust domain, no two
-/// services have one identity.
+/// What must hold between services: names are unique, no two services have one identity.
 pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
     let mut names: HashMap<&str, &Place> = HashMap::new();
     for service in mesh.services.values() {
@@ -362,11 +361,6 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
     let mut identities: HashMap<&str, &Service> = HashMap::new();
     for service in mesh.services.values() {
         let path = format!("services.{}", service.name);
-        if service.settings.mtls != Mtls::Off && mesh.trust_domain.is_none() {
-            report
-                .error(&service.place, &path, "`mtls` needs a trust domain")
-                .help("write `trust_domain:` at the top of the file");
-        }
         if let Some(first) = identities.insert(&service.identity, service) {
             let message = format!(
                 "has the same identity as {:?} at {}",
@@ -374,5 +368,19 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
             );
             report.warning(&service.place, &path, message);
         }
+    }
+}
+
+/// Without a trust domain nobody has a SPIFFE id, so mutual TLS could admit nobody.
+pub(super) fn check_no_mtls(mesh: &Mesh, report: &mut Report) {
+    let secured = mesh
+        .services
+        .values()
+        .filter(|s| s.settings.mtls != Mtls::Off);
+    for service in secured {
+        let path = format!("services.{}", service.name);
+        report
+            .error(&service.place, &path, "`mtls` needs a trust domain")
+            .help("write `trust_domain:` at the top of the file");
     }
 }
