@@ -15,7 +15,7 @@ pub struct CircuitBreaker {
 
 impl CircuitBreaker {
     /// The limit where nothing is configured (gRFC A32).
-    pub const DEFAULT_MAX_REQUESTS: u32 = 1024;
+    pub const DEFAULT_MAX: u32 = 1024;
 
     /// A breaker for at most `max` calls at a time; 0 refuses every call.
     #[must_use]
@@ -58,7 +58,7 @@ impl CircuitBreaker {
 
 impl Default for CircuitBreaker {
     fn default() -> Self {
-        Self::new(Self::DEFAULT_MAX_REQUESTS)
+        Self::new(Self::DEFAULT_MAX)
     }
 }
 

@@ -4,15 +4,44 @@
 //! answers with [`Action`]s. What it publishes is a [`Picker`], asked by every call without a
 //! lock. Neither knows sockets, clocks or tasks. Policies made of policies own their children as
 //! plain fields, hand them an [`Actions`] of their own and rewrite what comes out.
+//!
+//! ```text
+//!   priority            which priority is in use (gRFC A56)
+//!     locality          which of its localities, by weight
+//!       round_robin     which endpoint
+//!       | least_request
+//!     | pick_first      (one list over all localities)
+//! ```
+//!
+//! Who closes what: `control` gives up the connections of endpoints that have left the cluster; a
+//! policy asks with [`Action::Close`] only for endpoints that are still in it and that it no
+//! longer wants.
+#![warn(clippy::disallowed_methods, clippy::disallowed_types)]
+
+#[cfg(test)]
+mod conformance;
+mod constant;
+mod drop_overload;
+mod endpoints;
+mod least_request;
+mod locality;
+mod pick_first;
+mod priority;
+mod round_robin;
+mod stride;
 
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
-use sidestep_proto::resource::Locality;
+use sidestep_proto::resource::{LbPolicy, Locality};
 
 pub use crate::routing::Call;
+pub use constant::{Failing, Queueing};
+pub use drop_overload::with_drops;
+pub use locality::LocalityBalancer;
+pub use priority::Priority;
 
 /// Names one endpoint of a cluster: an index into the table that is published with the picker.
 /// Given out by `control`; an endpoint keeps its id as long as it stays in the cluster.
@@ -128,3 +157,54 @@ pub enum Action {
 
 /// Actions in the order in which they were decided.
 pub type Actions = Vec<Action>;
+
+/// Makes the load balancers of one policy.
+pub trait LoadBalancerFactory: Send + Sync + Debug {
+    /// As `load_balancing_policy` and people call it.
+    fn name(&self) -> &'static str;
+    /// Whether localities are chosen by weight first, as `wrr_locality` does; otherwise the
+    /// policy sees the endpoints of all localities of a priority as one list.
+    fn weighs_localities(&self) -> bool {
+        true
+    }
+    /// A balancer for `policy`, or `None` if that is another factory's. `seed` is the source of
+    /// its random decisions.
+    fn build(&self, policy: &LbPolicy, seed: u64) -> Option<Box<dyn LoadBalancer>>;
+}
+
+/// The policies there are. A new one is a file here and a line in this list.
+pub const BUILTIN: &[&dyn LoadBalancerFactory] = &[
+    &round_robin::Factory,
+    &least_request::Factory,
+    &pick_first::Factory,
+];
+
+/// The whole balancer of a cluster: priorities, localities, and `policy` in each of them.
+///
+/// The same `seed` and inputs give the same decisions.
+#[must_use]
+pub fn build(policy: &LbPolicy, seed: u64) -> Box<dyn LoadBalancer> {
+    let policy = *policy;
+    Box::new(Priority::new(move |priority| {
+        let seed = seed ^ u64::from(priority).rotate_left(32);
+        endpoint_balancer(policy, seed)
+    }))
+}
+
+fn endpoint_balancer(policy: LbPolicy, seed: u64) -> Box<dyn LoadBalancer> {
+    let mut made = BUILTIN
+        .iter()
+        .filter_map(|f| Some((f, f.build(&policy, seed)?)));
+    // The codec accepts no policy that is not in the list: see the test in `conformance`.
+    let (factory, balancer) = made.next().expect("each policy has a factory");
+    if !factory.weighs_localities() {
+        return balancer;
+    }
+    let mut seeds = fastrand::Rng::with_seed(seed);
+    let leaf = move || {
+        factory
+            .build(&policy, seeds.u64(..))
+            .expect("it has built one before")
+    };
+    Box::new(LocalityBalancer::new(leaf))
+}

@@ -1,0 +1,374 @@
+//! Which priority is in use (gRFC A56, A115).
+//!
+//! ```text
+//!   one child per priority, made when it is first needed, its failover timer (10 s) running
+//!
+//!   the timer   stops   when the child is ready, idle or failing
+//!               starts  again when it connects and was ready or idle since it last failed
+//!
+//!   in use: the first child that is ready or idle            (lower ones are deactivated)
+//!           else the first whose timer runs                  (it may still make it)
+//!           else the first that is connecting, else the last
+//! ```
+//!
+//! A deactivated child lives on for 15 minutes, so that a short return to it costs nothing. One
+//! that has left the configuration is dropped at once (A115). Children are known by their
+//! priority; an endpoint that moves to another keeps its connection, because `control` owns it and
+//! the new child is told its state before any choice is made.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sidestep_proto::resource::Locality;
+
+use super::constant::{Failing, Queueing};
+use super::endpoints::no_endpoints;
+use super::{Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, Picker, SubchannelId};
+
+/// How long a priority may try before the next one is used.
+const FAILOVER: Duration = Duration::from_secs(10);
+/// How long an unused priority is kept.
+const RETENTION: Duration = Duration::from_secs(15 * 60);
+
+/// Makes the policy of a priority.
+type MakeChild = Box<dyn FnMut(u32) -> Box<dyn LoadBalancer> + Send>;
+
+/// A policy per priority, and the choice of one.
+pub struct Priority {
+    make: MakeChild,
+    /// The priorities that have endpoints, most preferred first.
+    levels: Vec<Level>,
+    known: HashMap<SubchannelId, Known>,
+    error: Option<Failure>,
+    published: Option<(Connectivity, Arc<dyn Picker>)>,
+}
+
+/// One priority.
+struct Level {
+    priority: u32,
+    endpoints: Vec<Endpoint>,
+    child: Option<Child>,
+}
+
+/// Where an endpoint is, and what its connection last did: a child that meets it later than that
+/// must be told.
+struct Known {
+    priority: u32,
+    locality: Arc<Locality>,
+    state: Connectivity,
+}
+
+struct Child {
+    balancer: Box<dyn LoadBalancer>,
+    state: Connectivity,
+    picker: Arc<dyn Picker>,
+    failover: Option<Instant>,
+    /// Whether it was ready or idle since it last failed.
+    was_usable: bool,
+    /// When it is dropped, while it is deactivated.
+    expires: Option<Instant>,
+}
+
+impl Child {
+    fn new(now: Instant, balancer: Box<dyn LoadBalancer>) -> Self {
+        Self {
+            balancer,
+            state: Connectivity::Connecting,
+            picker: Arc::new(Queueing),
+            failover: Some(now + FAILOVER),
+            was_usable: false,
+            expires: None,
+        }
+    }
+
+    /// Runs one step of the balancer: keeps what it publishes, passes the rest on.
+    fn step(
+        &mut self,
+        now: Instant,
+        out: &mut Actions,
+        step: impl FnOnce(&mut dyn LoadBalancer, &mut Actions),
+    ) {
+        let mut actions = Actions::new();
+        step(&mut *self.balancer, &mut actions);
+        for action in actions {
+            match action {
+                Action::Publish(state, picker) => self.published(now, state, picker),
+                other => out.push(other),
+            }
+        }
+    }
+
+    fn published(&mut self, now: Instant, state: Connectivity, picker: Arc<dyn Picker>) {
+        match &state {
+            Connectivity::Ready | Connectivity::Idle => {
+                self.was_usable = true;
+                self.failover = None;
+            }
+            Connectivity::TransientFailure(_) => {
+                self.was_usable = false;
+                self.failover = None;
+            }
+            Connectivity::Connecting if self.was_usable && self.failover.is_none() => {
+                self.failover = Some(now + FAILOVER);
+            }
+            Connectivity::Connecting => {}
+        }
+        (self.state, self.picker) = (state, picker);
+    }
+
+    fn is_usable(&self) -> bool {
+        matches!(self.state, Connectivity::Ready | Connectivity::Idle)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let timeouts = [self.failover, self.expires, self.balancer.next_timeout()];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Lets what is due happen, except for the end of the child itself.
+    fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        if self.failover.is_some_and(|at| at <= now) {
+            self.failover = None;
+            self.was_usable = false;
+        }
+        if self.balancer.next_timeout().is_some_and(|at| at <= now) {
+            self.step(now, out, |b, out| b.handle_timeout(now, out));
+        }
+    }
+}
+
+impl Priority {
+    /// `make` is asked for the policy of a priority when that is first needed.
+    pub fn new(make: impl FnMut(u32) -> Box<dyn LoadBalancer> + Send + 'static) -> Self {
+        Self {
+            make: Box::new(make),
+            levels: Vec::new(),
+            known: HashMap::new(),
+            error: None,
+            published: None,
+        }
+    }
+
+    /// Notes where the endpoints are now. Those that have moved, with the states to tell.
+    fn locate(&mut self, endpoints: &[Endpoint]) -> Vec<SubchannelId> {
+        let mut old = std::mem::take(&mut self.known);
+        let mut moved = Vec::new();
+        for endpoint in endpoints {
+            let before = old.remove(&endpoint.id);
+            let stays = before.as_ref().is_some_and(|known| {
+                known.priority == endpoint.priority && known.locality == endpoint.locality
+            });
+            if !stays {
+                moved.push(endpoint.id);
+            }
+            let known = Known {
+                priority: endpoint.priority,
+                locality: Arc::clone(&endpoint.locality),
+                state: before.map_or(Connectivity::Idle, |known| known.state),
+            };
+            self.known.insert(endpoint.id, known);
+        }
+        moved
+    }
+
+    /// Groups the endpoints anew; children stay with their priorities.
+    fn regroup(&mut self, endpoints: &[Endpoint]) {
+        let mut children: HashMap<u32, Child> = self
+            .levels
+            .drain(..)
+            .filter_map(|level| Some((level.priority, level.child?)))
+            .collect();
+        let mut levels = std::collections::BTreeMap::<u32, Vec<Endpoint>>::new();
+        for endpoint in endpoints {
+            let level = levels.entry(endpoint.priority).or_default();
+            level.push(endpoint.clone());
+        }
+        let levels = levels.into_iter().map(|(priority, endpoints)| Level {
+            priority,
+            endpoints,
+            child: children.remove(&priority),
+        });
+        self.levels = levels.collect();
+    }
+
+    /// Tells a child the states of connections that it has not followed.
+    fn tell(
+        known: &HashMap<SubchannelId, Known>,
+        now: Instant,
+        child: &mut Child,
+        ids: impl Iterator<Item = SubchannelId>,
+        out: &mut Actions,
+    ) {
+        for id in ids {
+            if let Some(known) = known.get(&id).filter(|k| k.state != Connectivity::Idle) {
+                child.step(now, out, |b, out| {
+                    b.subchannel_changed(now, id, &known.state, out);
+                });
+            }
+        }
+    }
+
+    fn create(&mut self, now: Instant, at: usize, out: &mut Actions) {
+        let level = &mut self.levels[at];
+        let mut child = Child::new(now, (self.make)(level.priority));
+        child.step(now, out, |b, out| {
+            b.update(now, &level.endpoints, None, out)
+        });
+        let ids = level.endpoints.iter().map(|e| e.id);
+        Self::tell(&self.known, now, &mut child, ids, out);
+        level.child = Some(child);
+    }
+
+    /// Decides which priority is in use, and publishes what has changed.
+    fn choose(&mut self, now: Instant, out: &mut Actions) {
+        let chosen = self.first_candidate(now, out);
+        let chosen = chosen.or_else(|| self.last_resort());
+        let child = chosen.and_then(|at| self.levels[at].child.as_ref());
+        let (state, picker) = match child {
+            Some(child) => (child.state.clone(), Arc::clone(&child.picker)),
+            None => self.nothing(),
+        };
+        let same = self
+            .published
+            .as_ref()
+            .is_some_and(|(old_state, old_picker)| {
+                // Without endpoints the picker is always new, and its state says all of it.
+                *old_state == state && (child.is_none() || Arc::ptr_eq(old_picker, &picker))
+            });
+        if !same {
+            self.published = Some((state.clone(), Arc::clone(&picker)));
+            out.push(Action::Publish(state, picker));
+        }
+    }
+
+    /// The first usable child, or the first that still has time; makes children on the way.
+    fn first_candidate(&mut self, now: Instant, out: &mut Actions) -> Option<usize> {
+        for at in 0..self.levels.len() {
+            if self.levels[at].child.is_none() {
+                self.create(now, at, out);
+            }
+            let child = self.levels[at].child.as_mut()?;
+            child.expires = None;
+            if child.is_usable() {
+                self.deactivate_below(now, at);
+                return Some(at);
+            }
+            if child.failover.is_some() {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    fn last_resort(&self) -> Option<usize> {
+        let connecting = self.levels.iter().position(|level| {
+            level
+                .child
+                .as_ref()
+                .is_some_and(|c| c.state == Connectivity::Connecting)
+        });
+        connecting.or_else(|| self.levels.len().checked_sub(1))
+    }
+
+    fn deactivate_below(&mut self, now: Instant, at: usize) {
+        let below = self.levels[at + 1..].iter_mut();
+        for child in below.filter_map(|level| level.child.as_mut()) {
+            child.expires.get_or_insert(now + RETENTION);
+        }
+    }
+
+    fn nothing(&self) -> (Connectivity, Arc<dyn Picker>) {
+        let failure = self.error.clone().unwrap_or_else(no_endpoints);
+        let picker = Arc::new(Failing(failure.clone()));
+        (Connectivity::TransientFailure(failure), picker)
+    }
+
+    /// Drops a child that nobody has used for long, and its connections.
+    fn expire(&mut self, at: usize, out: &mut Actions) {
+        let level = &mut self.levels[at];
+        level.child = None;
+        for endpoint in &level.endpoints {
+            out.push(Action::Close(endpoint.id));
+            if let Some(known) = self.known.get_mut(&endpoint.id) {
+                known.state = Connectivity::Idle;
+            }
+        }
+    }
+
+    fn child_of(&mut self, id: SubchannelId) -> Option<&mut Child> {
+        let priority = self.known.get(&id)?.priority;
+        let level = self.levels.iter_mut().find(|l| l.priority == priority)?;
+        level.child.as_mut()
+    }
+}
+
+impl LoadBalancer for Priority {
+    fn update(
+        &mut self,
+        now: Instant,
+        endpoints: &[Endpoint],
+        error: Option<&Failure>,
+        out: &mut Actions,
+    ) {
+        self.error = error.filter(|_| endpoints.is_empty()).cloned();
+        let moved = self.locate(endpoints);
+        self.regroup(endpoints);
+        for level in &mut self.levels {
+            if let Some(child) = &mut level.child {
+                child.step(now, out, |b, out| {
+                    b.update(now, &level.endpoints, None, out)
+                });
+                let here = |id: &SubchannelId| {
+                    self.known
+                        .get(id)
+                        .is_some_and(|k| k.priority == level.priority)
+                };
+                let moved = moved.iter().copied().filter(here);
+                Self::tell(&self.known, now, child, moved, out);
+            }
+        }
+        self.choose(now, out);
+    }
+
+    fn subchannel_changed(
+        &mut self,
+        now: Instant,
+        id: SubchannelId,
+        state: &Connectivity,
+        out: &mut Actions,
+    ) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.state = state.clone();
+        }
+        if let Some(child) = self.child_of(id) {
+            child.step(now, out, |b, out| b.subchannel_changed(now, id, state, out));
+            self.choose(now, out);
+        }
+    }
+
+    fn connect_requested(&mut self, now: Instant, id: SubchannelId, out: &mut Actions) {
+        if let Some(child) = self.child_of(id) {
+            child.step(now, out, |b, out| b.connect_requested(now, id, out));
+            self.choose(now, out);
+        }
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        let children = self.levels.iter().filter_map(|level| level.child.as_ref());
+        children.filter_map(Child::next_timeout).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        for at in 0..self.levels.len() {
+            let Some(child) = &mut self.levels[at].child else {
+                continue;
+            };
+            child.handle_timeout(now, out);
+            if child.expires.is_some_and(|at| at <= now) {
+                self.expire(at, out);
+            }
+        }
+        self.choose(now, out);
+    }
+}
