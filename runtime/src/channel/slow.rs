@@ -186,7 +186,11 @@ impl Run<'_> {
                     next = again(&body);
                     continue;
                 }
-                Ok(Attempt::Failed { error, unbegun: true, .. }) => (Outcome::unbegun(error.code()), Err(error)),
+                Ok(Attempt::Failed {
+                    error,
+                    unbegun: true,
+                    ..
+                }) => (Outcome::unbegun(error.code()), Err(error)),
                 Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
                 Ok(Attempt::Answered(response, in_flight)) => {
                     let outcome = match trailers_only(&response) {
