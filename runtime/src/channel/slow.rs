@@ -221,11 +221,7 @@ impl Run<'_> {
     }
 
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
-    async fn attempt<B>(
-        &self,
-        request: Request<B>,
-        previous: u32,
-    ) -> Result<Attempt<B>, CallError>
+    async fn attempt<B>(&self, request: Request<B>, previous: u32) -> Result<Attempt<B>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
