@@ -20,7 +20,13 @@ struct Arguments {
     command: Command,
 
     /// How log lines and `serve`'s own lines look
-    #[arg(long, global = true, value_enum, default_value_t, env = "SIDESTEP_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        env = "SIDESTEP_LOG_FORMAT"
+    )]
     log_format: LogFormat,
 }
 
@@ -82,7 +88,9 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 /// Standard output carries answers; everything said on the way goes to standard error.
 fn log_to_stderr(format: LogFormat) {
     use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    // What becomes of edits, `serve` says on standard output already.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("warn,sidestep_server::store=error"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(Style::of(&std::io::stderr()).is_coloured())

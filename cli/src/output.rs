@@ -131,10 +131,7 @@ mod tests {
         let rows = || {
             [
                 vec![Cell::plain("NAME"), Cell::plain("STATE")],
-                vec![
-                    Cell::painted("greeter", Style::good),
-                    Cell::plain("SYNCED"),
-                ],
+                vec![Cell::painted("greeter", Style::good), Cell::plain("SYNCED")],
             ]
         };
         let plain = Style { coloured: false };

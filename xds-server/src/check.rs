@@ -2,20 +2,16 @@
 
 use std::path::PathBuf;
 
-use crate::model::Diagnostic;
+use crate::model::Mesh;
 use crate::snapshot::Snapshot;
 use crate::source::{Configuration, FileSource, SourceError, mesh};
 
 /// A mesh in which nothing is wrong.
 #[derive(Debug, Clone)]
 pub struct Checked {
-    /// What is in it, in a few words.
-    pub summary: String,
-    /// What is allowed but probably not meant.
-    pub warnings: Vec<Diagnostic>,
-    /// The mesh as one file with every default filled in.
-    pub with_defaults: String,
-    /// All resources that it compiles to, named in advance.
+    /// What was written.
+    pub mesh: Mesh,
+    /// What it compiles to, with the warnings.
     pub configuration: Configuration,
 }
 
@@ -33,9 +29,7 @@ pub fn check(paths: &[PathBuf]) -> Result<Checked, SourceError> {
         &Snapshot::default(),
     )?;
     Ok(Checked {
-        summary: configuration.summary.clone(),
-        warnings: configuration.warnings.clone(),
-        with_defaults: mesh.show_defaults(),
+        mesh,
         configuration,
     })
 }

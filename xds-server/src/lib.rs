@@ -22,7 +22,7 @@ pub mod compile;
 mod fixture;
 pub mod model;
 mod native;
-mod nearest;
+pub mod nearest;
 pub mod observer;
 mod reference;
 pub mod server;

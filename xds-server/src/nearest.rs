@@ -7,7 +7,8 @@ const SHOWN: usize = 3;
 
 /// The names nearest to `wanted`, best first: at most three, none further off than a third of its
 /// length (at least two edits).
-pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+#[must_use]
+pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let limit = (wanted.chars().count() / 3).max(2);
     let mut close: Vec<(usize, &str)> = names
         .into_iter()
@@ -21,7 +22,8 @@ pub(crate) fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>
 }
 
 /// `; did you mean "a" or "b"?`, or nothing when no name is near.
-pub(crate) fn hint<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> String {
+#[must_use]
+pub fn hint<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let quoted: Vec<String> = nearest(wanted, names)
         .into_iter()
         .map(|name| format!("{name:?}"))

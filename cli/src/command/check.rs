@@ -55,14 +55,14 @@ impl Arguments {
         let style = Style::of(&std::io::stderr());
         match result {
             Ok(checked) => {
-                for warning in &checked.warnings {
+                for warning in &checked.configuration.warnings {
                     eprintln!("{}", style.odd(&warning.to_string()));
                 }
                 if self.show_defaults {
-                    print!("{}", checked.with_defaults);
+                    print!("{}", checked.mesh.show_defaults());
                 } else {
                     let style = Style::of(&std::io::stdout());
-                    println!("{}: {}", style.good("ok"), checked.summary);
+                    println!("{}: {}", style.good("ok"), checked.configuration.summary);
                 }
             }
             Err(error) => {
@@ -80,10 +80,10 @@ impl Arguments {
         match result {
             Ok(checked) => json!({
                 "ok": true,
-                "summary": checked.summary,
+                "summary": checked.configuration.summary,
                 "errors": [],
-                "warnings": checked.warnings,
-                "with_defaults": self.show_defaults.then_some(&checked.with_defaults),
+                "warnings": checked.configuration.warnings,
+                "with_defaults": self.show_defaults.then(|| checked.mesh.show_defaults()),
             }),
             Err(error) => {
                 let (errors, warnings): (Vec<_>, Vec<_>) = error
@@ -96,7 +96,7 @@ impl Arguments {
     }
 }
 
-fn print_finding(diagnostic: &Diagnostic, style: Style) {
+pub(super) fn print_finding(diagnostic: &Diagnostic, style: Style) {
     if diagnostic.is_error() {
         eprintln!("{} {diagnostic}", style.bad("error:"));
     } else {

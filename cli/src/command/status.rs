@@ -119,7 +119,10 @@ const TYPES: [(&str, &str); 4] = [
         "EDS",
         "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     ),
-    ("LDS", "type.googleapis.com/envoy.config.listener.v3.Listener"),
+    (
+        "LDS",
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+    ),
     (
         "RDS",
         "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",

@@ -11,7 +11,8 @@ use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::operations::type_status::State;
 use sidestep_proto::wire::{Any, discovery};
 use sidestep_server::{
-    ListenAddress, ManagementServer, RawResources, Running, StreamEvent, StreamInfo, StreamObserver,
+    Configuration, FileSource, ListenAddress, ManagementServer, RawResources, Running, StreamEvent,
+    StreamInfo, StreamObserver, source::SourceText,
 };
 use tokio::sync::mpsc;
 
@@ -367,4 +368,82 @@ async fn the_types_go_out_in_make_before_break_order() {
         assert_eq!(delta_names(&response), ["orders"]);
         stream.answer(&response, None);
     }
+}
+
+const MESH_FILE: &str = "\
+mesh: v1
+services:
+  greeter:
+    endpoints:
+      static:
+        - {address: \"127.0.0.1:50051\"}
+";
+
+fn write(path: &std::path::Path, text: &str) {
+    std::fs::write(path, text).expect("writes");
+}
+
+#[tokio::test]
+async fn an_edit_of_the_mesh_file_reaches_clients_and_a_broken_one_does_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("mesh.yaml");
+    write(&path, MESH_FILE);
+    let running = ManagementServer::builder()
+        .source(FileSource::new([&path]))
+        .start()
+        .await
+        .expect("starts");
+    let mut stream = Stream::<Delta>::open(running.address()).await;
+    stream.subscribe(EDS, &["greeter"]);
+    let mut response = stream.next().await;
+    let first_version = response.resources[0].version.clone();
+    stream.answer(&response, None);
+
+    write(&path, &MESH_FILE.replace("50051", "50052"));
+    response = stream.next().await;
+    assert_eq!(delta_names(&response), ["greeter"]);
+    assert_ne!(response.resources[0].version, first_version);
+    stream.answer(&response, None);
+
+    let mut reports = running.store().watch_reports();
+    write(&path, &MESH_FILE.replace("address", "adress"));
+    let refused = reports.wait_for(|report| report.refusal.is_some()).await;
+    drop(refused.expect("the server lives"));
+    write(&path, MESH_FILE);
+    response = stream.next().await;
+    assert_eq!(response.resources[0].version, first_version);
+}
+
+#[tokio::test]
+async fn a_server_gets_its_listener_by_service_and_address() {
+    let configuration = Configuration::from_mesh(&[SourceText {
+        path: "mesh.yaml".to_owned(),
+        text: MESH_FILE.to_owned(),
+    }]);
+    let resources = RawResources::new([]).expect("nothing is named");
+    resources.replace_configuration(configuration.expect("sound"));
+    let running = serve(&resources).await;
+    let name = "grpc/server?xds.resource.listening_address=127.0.0.1:50051";
+
+    let listener_of = async |service: &str| {
+        let mut stream = Stream::<StateOfTheWorld>::open(running.address()).await;
+        let mut node = client::node();
+        node.cluster = service.to_owned();
+        stream.send(discovery::DiscoveryRequest {
+            node: Some(node),
+            type_url: LDS.to_owned(),
+            resource_names: vec![name.to_owned()],
+            ..Default::default()
+        });
+        stream.next().await
+    };
+    let given = listener_of("greeter").await;
+    assert_eq!(names(&given.resources), [name]);
+    let refused = listener_of("greter").await;
+    assert!(refused.resources.is_empty());
+    let detail = refused.resource_errors[0].error_detail.as_ref();
+    assert_eq!(
+        detail.expect("a reason").message,
+        "node.cluster \"greter\": no such service; did you mean \"greeter\"?"
+    );
 }

@@ -1,0 +1,283 @@
+//! The built binary, as people and scripts use it.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const MESH: &str = r#"mesh: v1
+services:
+  web: {}
+  greeter:
+    endpoints:
+      static:
+        - {address: "127.0.0.1:50051", version: v1}
+        - {address: "127.0.0.1:50052", version: v2}
+    versions: {stable: v1, canary: v2}
+    routes:
+      - name: beta
+        match: {method: hello.Greeter/SayHello, headers: {x-beta: "1"}}
+        to: canary
+      - name: main
+        to: {stable: 3, canary: 1}
+        timeout: 800ms
+"#;
+
+struct Directory(tempfile::TempDir);
+
+impl Directory {
+    fn with(text: &str) -> Self {
+        let directory = Self(tempfile::tempdir().expect("a directory"));
+        directory.write(text);
+        directory
+    }
+
+    fn mesh(&self) -> PathBuf {
+        self.0.path().join("mesh.yaml")
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.mesh(), text).expect("writes");
+    }
+}
+
+fn sidestep() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sidestep"));
+    for variable in ["SIDESTEP_LISTEN", "SIDESTEP_SERVER", "SIDESTEP_MESH"] {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    sidestep().args(arguments).output().expect("runs")
+}
+
+fn exit(output: &Output) -> i32 {
+    output.status.code().expect("ends by itself")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("text")
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a plain path")
+}
+
+#[test]
+fn check_says_ok_under_all_its_names() {
+    let directory = Directory::with(MESH);
+    for verb in ["check", "validate", "analyze"] {
+        let output = run(&[verb, path(&directory.mesh())]);
+        assert_eq!(exit(&output), 0, "{}", stderr(&output));
+        assert_eq!(stdout(&output), "ok: 2 services, 2 endpoints\n");
+    }
+}
+
+#[test]
+fn check_locates_what_is_wrong() {
+    let directory = Directory::with(&MESH.replace("timeout", "timout"));
+    let mesh = directory.mesh();
+    let output = run(&["check", path(&mesh)]);
+    assert_eq!(exit(&output), 1);
+    assert_eq!(stdout(&output), "");
+    let expected = format!("{}:16:9: ", path(&mesh));
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    assert!(stderr(&output).contains("did you mean \"timeout\"?"));
+
+    let output = run(&["check", "--json", path(&mesh)]);
+    assert_eq!(exit(&output), 1);
+    let answer = json(&output);
+    assert_eq!(answer["ok"], false);
+    assert_eq!(answer["errors"][0]["line"], 16);
+}
+
+#[test]
+fn check_shows_a_mesh_with_defaults_that_passes_itself() {
+    let directory = Directory::with(MESH);
+    let output = run(&["check", "--show-defaults", path(&directory.mesh())]);
+    assert!(stdout(&output).contains("policy: round_robin"));
+    directory.write(&stdout(&output));
+    assert_eq!(exit(&run(&["check", path(&directory.mesh())])), 0);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    for arguments in [
+        &["check"][..],
+        &["explain", "greeter"],
+        &["explain", "greeter", "--mesh", "m", "-H", "no value"],
+        &["serve", "m", "--listen", "nowhere"],
+        &["serve", "m", "--listen", "0.0.0.0:0"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(exit(&run(arguments)), 2, "{arguments:?}");
+    }
+}
+
+#[test]
+fn help_teaches_with_examples_and_exit_codes() {
+    let help = stdout(&run(&["--help"]));
+    assert!(help.contains("Exit codes:"), "{help}");
+    for verb in ["serve", "check", "status", "explain"] {
+        let help = stdout(&run(&[verb, "--help"]));
+        assert!(help.contains("Examples:"), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn explain_follows_the_route_of_a_call() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let output = run(&["explain", "greeter", "--mesh", path(&mesh)]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("rule       main: takes the call"), "{text}");
+    assert!(text.contains("75.00 %   greeter/stable"), "{text}");
+    assert!(text.contains("at most 800ms"), "{text}");
+
+    let question = ["explain", "xds:///greeter", "hello.Greeter/SayHello"];
+    let options = ["-H", "x-beta=1", "--as", "web", "--json", "--mesh"];
+    let output = run(&[&question[..], &options, &[path(&mesh)]].concat());
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let answer = json(&output);
+    assert_eq!(answer["rules"][0]["name"], "beta");
+    assert_eq!(answer["rules"][0]["takes_the_call"], true);
+    assert_eq!(answer["caller"], "web");
+    let clusters = &answer["outcome"]["clusters"];
+    assert_eq!(clusters[0]["name"], "greeter/canary");
+    assert_eq!(clusters[0]["endpoints"][0], "127.0.0.1:50052");
+}
+
+#[test]
+fn explain_says_when_a_call_would_fail() {
+    let only_beta = MESH.split("      - name: main").next().expect("a part");
+    let directory = Directory::with(only_beta);
+    let output = run(&["explain", "greeter", "--mesh", path(&directory.mesh())]);
+    assert_eq!(exit(&output), 1);
+    assert!(stdout(&output).contains("fails: no rule takes the call"));
+}
+
+#[test]
+fn explain_knows_the_nearest_name() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let service = run(&["explain", "greter", "--mesh", path(&mesh)]);
+    let caller = run(&["explain", "greeter", "--as", "wbe", "--mesh", path(&mesh)]);
+    for (output, nearest) in [(service, "greeter"), (caller, "web")] {
+        assert_eq!(exit(&output), 1);
+        let expected = format!("did you mean {nearest:?}?");
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+}
+
+/// A running `sidestep serve`.
+struct Server {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    address: String,
+}
+
+impl Server {
+    fn start(mesh: &Path) -> Self {
+        let mut child = sidestep()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .arg(mesh)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let out = child.stdout.take().expect("is piped");
+        let mut server = Self {
+            child,
+            lines: BufReader::new(out).lines(),
+            address: String::new(),
+        };
+        let banner = server.next();
+        assert_eq!(banner["event"], "serving");
+        server.address = banner["address"].as_str().expect("an address").to_owned();
+        server
+    }
+
+    /// What it says next.
+    fn next(&mut self) -> Value {
+        let line = self.lines.next().expect("it goes on").expect("text");
+        serde_json::from_str(&line).expect("JSON")
+    }
+
+    fn status(&self, arguments: &[&str]) -> Output {
+        let server = ["status", "--server", &self.address];
+        run(&[&server, arguments].concat())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn serve_follows_edits_and_status_tells() {
+    let directory = Directory::with(MESH);
+    let mut server = Server::start(&directory.mesh());
+    let output = server.status(&[]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("revision 1: 2 services, 2 endpoints\n"));
+
+    directory.write(&format!("{MESH}  payments: {{}}\n"));
+    let change = server.next();
+    assert_eq!(change["event"], "changed", "{change}");
+    assert_eq!(change["revision"], 2);
+    assert_eq!(change["summary"], "3 services, 2 endpoints");
+
+    directory.write(&MESH.replace("canary: v2", "canary: v3"));
+    let refusal = server.next();
+    assert_eq!(refusal["event"], "refused", "{refusal}");
+    assert_eq!(refusal["errors"][0]["line"], 9, "{refusal}");
+    let output = server.status(&["--json"]);
+    assert_eq!(exit(&output), 4, "{}", stderr(&output));
+    let status = json(&output);
+    assert_eq!(status["revision"], "2", "the last good one stays");
+    let error = status["refusal"]["errors"][0].as_str().expect("a text");
+    assert!(error.contains("v3"), "{error}");
+
+    directory.write(MESH);
+    assert_eq!(server.next()["revision"], 3);
+    assert_eq!(exit(&server.status(&[])), 0);
+}
+
+#[test]
+fn serve_ends_in_good_order_when_asked_to() {
+    let directory = Directory::with(MESH);
+    let mut server = Server::start(&directory.mesh());
+    let id = server.child.id().to_string();
+    let asked = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(asked.expect("there is a kill").success());
+    assert!(server.child.wait().expect("ends").success());
+    let output = server.status(&[]);
+    assert_eq!(exit(&output), 3);
+    assert!(stderr(&output).contains("--server"), "{}", stderr(&output));
+}
+
+#[test]
+fn serve_does_not_begin_with_a_broken_mesh() {
+    let directory = Directory::with("mesh: v2\n");
+    let mesh = directory.mesh();
+    let output = run(&["serve", "--listen", "127.0.0.1:0", path(&mesh)]);
+    assert_eq!(exit(&output), 1);
+    let expected = format!("{}:1:7: ", path(&mesh));
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
