@@ -40,6 +40,10 @@ pub struct Target {
 
 /// What is known of a target.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "held once per target, behind an Arc"
+)]
 pub enum TargetState {
     /// Nothing yet: calls wait.
     Pending,

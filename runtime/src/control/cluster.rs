@@ -37,7 +37,7 @@ pub(super) struct Cluster {
     resolved: Option<Instant>,
     /// When calls began to fail because no control plane could be reached to say what it is.
     given_up: Option<Instant>,
-    /// READY, IDLE or TRANSIENT_FAILURE was decided since: calls get a definite answer.
+    /// READY, IDLE or TRANSIENT_FAILURE was published since: calls get a definite answer.
     settled: bool,
     policy: Option<(LbPolicy, Box<dyn LoadBalancer>)>,
     security: Security,
@@ -192,6 +192,7 @@ impl Cluster {
         }
         self.publication.due = None;
         self.publication.last = Some(now);
+        self.settled |= self.publication.connectivity != Connectivity::Connecting;
         self.shared.publish(Published {
             connectivity: self.publication.connectivity.clone(),
             picker: balancer::with_drops(self.publication.picker.clone(), &self.drops),
@@ -387,7 +388,6 @@ impl Cluster {
     }
 
     fn decide(&mut self, now: Instant, connectivity: Connectivity, picker: Arc<dyn Picker>) {
-        self.settled |= connectivity != Connectivity::Connecting;
         self.publication.connectivity = connectivity;
         self.publication.picker = picker;
         self.publication.want(now);

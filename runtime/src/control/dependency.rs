@@ -292,3 +292,141 @@ fn failure(
     };
     Failure(format!("{text} {origin}").into())
 }
+
+#[cfg(test)]
+mod tests {
+    use sidestep_proto::ads::Event;
+    use sidestep_proto::resource::Resource;
+
+    use super::super::tests::fixtures;
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin {
+            server: "plane:1".into(),
+            node: "me".into(),
+        }
+    }
+
+    /// Everything that is asked for is there, or is an error.
+    fn cache(resources: &[Resource], missing: &[(ResourceType, &str)]) -> ResourceCache {
+        let mut cache = ResourceCache::default();
+        for resource in resources {
+            cache.expect((resource.resource_type(), resource.name().into()));
+            cache.apply(Event::Resource(resource.clone()));
+        }
+        for (resource_type, name) in missing {
+            cache.expect((*resource_type, Arc::from(*name)));
+            cache.apply(Event::Error {
+                resource_type: *resource_type,
+                name: (*name).into(),
+                error: ResourceError::DoesNotExist,
+                cached: false,
+            });
+        }
+        cache
+    }
+
+    fn client(cache: &ResourceCache, authority: &str) -> (Resolution<ClientRoutes>, Vec<String>) {
+        let mut needs = Needs::new();
+        let routes = client_routes(cache, &origin(), &"l".into(), authority, &mut needs);
+        (routes, needs.iter().map(|key| key.1.to_string()).collect())
+    }
+
+    fn text<T: fmt::Debug>(resolution: Resolution<T>) -> String {
+        match resolution {
+            Resolution::Failed(failure) => failure.0.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_target_needs_more_the_more_is_known() {
+        let (routes, needs) = client(&cache(&[], &[]), "a");
+        assert_eq!((routes, needs), (Resolution::Waiting, vec!["l".into()]));
+        let listener = fixtures::listener("l", "r");
+        let (routes, needs) = client(&cache(std::slice::from_ref(&listener), &[]), "a");
+        assert_eq!(routes, Resolution::Waiting);
+        assert_eq!(needs, ["l", "r"]);
+        let all = [listener, fixtures::routes("r", &["x", "y", "x"])];
+        let (routes, needs) = client(&cache(&all, &[]), "a");
+        let Resolution::Ready(routes) = routes else {
+            panic!("{routes:?}");
+        };
+        assert_eq!(needs, ["l", "r"]);
+        assert_eq!(routes.clusters, [Arc::from("x"), Arc::from("y")]);
+    }
+
+    #[test]
+    fn only_the_virtual_host_of_the_authority_counts() {
+        let Resource::RouteConfiguration(configuration) = fixtures::routes("r", &["x"]) else {
+            unreachable!("it is one");
+        };
+        let mut configuration = (*configuration).clone();
+        configuration.virtual_hosts[0].domains = vec!["a".into()];
+        let routes = Resource::RouteConfiguration(Arc::new(configuration));
+        let cache = cache(&[fixtures::listener("l", "r"), routes], &[]);
+        assert!(matches!(client(&cache, "A").0, Resolution::Ready(_)));
+        let text = text(client(&cache, "b").0);
+        assert_eq!(
+            text,
+            "RouteConfiguration \"r\" has no virtual host for \"b\" (xDS server plane:1, node \"me\")"
+        );
+    }
+
+    #[test]
+    fn failures_name_resource_server_and_node() {
+        let listener = fixtures::listener("l", "r");
+        for (cache, expected) in [
+            (
+                cache(&[], &[(ResourceType::Listener, "l")]),
+                "Listener \"l\"",
+            ),
+            (
+                cache(&[listener], &[(ResourceType::RouteConfiguration, "r")]),
+                "RouteConfiguration \"r\"",
+            ),
+        ] {
+            assert_eq!(
+                text(client(&cache, "a").0),
+                format!("{expected} does not exist (xDS server plane:1, node \"me\")")
+            );
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_complete_with_its_endpoints_or_with_why_there_are_none() {
+        let resolve = |cache: &ResourceCache| {
+            let mut needs = Needs::new();
+            let config = cluster_config(cache, &origin(), &"c".into(), &mut needs);
+            (config, needs.len())
+        };
+        let cluster = fixtures::cluster("c");
+        let alone = cache(std::slice::from_ref(&cluster), &[]);
+        assert_eq!(resolve(&alone), (Resolution::Waiting, 2));
+        let missing = [(ResourceType::EndpointAssignment, "c")];
+        let (config, _) = resolve(&cache(std::slice::from_ref(&cluster), &missing));
+        let Resolution::Ready(ClusterConfig { endpoints, .. }) = config else {
+            panic!("{config:?}");
+        };
+        let failure = endpoints.expect_err("there are none").0;
+        assert!(
+            failure.starts_with("ClusterLoadAssignment \"c\""),
+            "{failure}"
+        );
+        let both = [cluster, fixtures::endpoints("c", &[])];
+        let (config, _) = resolve(&cache(&both, &[]));
+        assert!(matches!(config, Resolution::Ready(c) if c.endpoints.is_ok()));
+    }
+
+    #[test]
+    fn what_the_runtime_cannot_resolve_fails_that_cluster() {
+        let mut cluster = fixtures::plain_cluster("c");
+        cluster.discovery = Discovery::Aggregate {
+            clusters: vec!["a".into()],
+        };
+        let cache = cache(&[Resource::Cluster(Arc::new(cluster))], &[]);
+        let config = cluster_config(&cache, &origin(), &"c".into(), &mut Needs::new());
+        assert!(text(config).contains("aggregate clusters are not supported yet"));
+    }
+}

@@ -58,7 +58,8 @@ impl Handle {
         target
     }
 
-    /// Watches a listener name for a server, until the receiver is dropped.
+    /// Watches a listener name for a server, until the receiver is dropped. Keep a handle for as
+    /// long as the server runs: the receiver alone does not keep the task.
     #[must_use]
     pub fn server(&self, listener_name: &str) -> watch::Receiver<ServerState> {
         let (state, receiver) = watch::channel(ServerState::Pending);

@@ -139,12 +139,16 @@ pub struct ServerConfig {
 /// and reaches live connections at once.
 #[derive(Debug, Clone)]
 pub struct ChainRoutes {
-    /// Shared by chains that refer to the same RouteConfiguration.
+    /// To be loaded anew for each request.
     pub routes: Arc<ArcSwap<RoutesState>>,
 }
 
 /// What a filter chain's routes have come to.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "held once per filter chain, behind an Arc"
+)]
 pub enum RoutesState {
     /// Requests can be routed.
     Ready(RouteTable),

@@ -65,7 +65,7 @@ pub(super) fn http(routes: RouteSource) -> HttpConnectionManager {
     }
 }
 
-pub(super) fn listener(name: &str, routes: &str) -> Resource {
+pub(in crate::control) fn listener(name: &str, routes: &str) -> Resource {
     Resource::Listener(Arc::new(Listener {
         name: name.into(),
         kind: ListenerKind::Api(http(RouteSource::Named(routes.into()))),
@@ -73,7 +73,7 @@ pub(super) fn listener(name: &str, routes: &str) -> Resource {
 }
 
 /// A route for each cluster, by path prefix `/CLUSTER`.
-pub(super) fn routes(name: &str, clusters: &[&str]) -> Resource {
+pub(in crate::control) fn routes(name: &str, clusters: &[&str]) -> Resource {
     let forward = |cluster: &str| Route {
         name: cluster.into(),
         matches: RouteMatch {
@@ -101,11 +101,11 @@ pub(super) fn routes(name: &str, clusters: &[&str]) -> Resource {
     }))
 }
 
-pub(super) fn cluster(name: &str) -> Resource {
+pub(in crate::control) fn cluster(name: &str) -> Resource {
     Resource::Cluster(Arc::new(plain_cluster(name)))
 }
 
-pub(super) fn plain_cluster(name: &str) -> Cluster {
+pub(in crate::control) fn plain_cluster(name: &str) -> Cluster {
     Cluster {
         name: name.into(),
         discovery: Discovery::Eds {
@@ -117,7 +117,7 @@ pub(super) fn plain_cluster(name: &str) -> Cluster {
     }
 }
 
-pub(super) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> Resource {
+pub(in crate::control) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> Resource {
     let endpoint = |address: &SocketAddr| Endpoint {
         addresses: vec![Address::Tcp(*address)],
         hostname: String::new(),

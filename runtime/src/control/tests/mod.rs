@@ -3,7 +3,7 @@
 //! Real sockets, so real time: every wait is for an event, bounded by [`LIMIT`].
 
 mod backend;
-mod fixtures;
+pub(super) mod fixtures;
 mod plane;
 mod scenarios;
 mod servers;
