@@ -3,6 +3,7 @@
 //! Each verb is a file under `command` that reads its arguments, calls a library, and prints.
 
 mod command;
+mod demo;
 mod output;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum LogFormat {
 
 const AFTER_HELP: &str = "\
 Begin here:
+  sidestep demo                        see a whole mesh at work
   sidestep check mesh.yaml             is the mesh file right?
   sidestep serve mesh.yaml             serve it to every process that asks
   sidestep status                      who runs what, and what was refused
