@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     seed: Option<u64>,
 
     /// Calls a second of each of the two groups
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
 }
 

@@ -28,6 +28,16 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Which log lines are shown unless `RUST_LOG` says so.
+    pub(crate) fn log_filter(&self) -> &'static str {
+        match self {
+            // It breaks things by intention, and says what happens by itself.
+            Self::Demo(_) => "off",
+            // What becomes of edits, `serve` says on standard output already.
+            _ => "warn,sidestep_server::store=error",
+        }
+    }
+
     /// Does it. `json_lines`: what a long-running verb says is one JSON object a line.
     pub(crate) async fn run(self, json_lines: bool) -> anyhow::Result<Exit> {
         match self {

@@ -15,7 +15,7 @@ use super::hello::{HelloReply, HelloRequest};
 
 /// The shortest and longest time that a call takes, in ms: so that there always are calls in
 /// flight when something happens to the backend.
-const WORK_MS: std::ops::RangeInclusive<u64> = 4..=16;
+const WORK_MS: std::ops::RangeInclusive<u64> = 4..=20;
 
 /// Greets, and says which backend it is.
 #[derive(Debug, Clone)]
@@ -30,7 +30,18 @@ pub(super) struct Dials {
     fail_percent: AtomicU32,
     /// The newest generation of client certificate seen.
     newest_client: AtomicU32,
+    /// Calls of the mesh group that are being worked on.
+    open: AtomicU32,
     random: Mutex<fastrand::Rng>,
+}
+
+/// A call that is being worked on, until it is dropped: also when its connection dies.
+struct OpenCall<'a>(&'a AtomicU32);
+
+impl Drop for OpenCall<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Dials {
@@ -38,6 +49,7 @@ impl Dials {
         Self {
             fail_percent: AtomicU32::new(0),
             newest_client: AtomicU32::new(0),
+            open: AtomicU32::new(0),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
         }
     }
@@ -49,6 +61,16 @@ impl Dials {
 
     pub(super) fn newest_client(&self) -> u32 {
         self.newest_client.load(Ordering::Relaxed)
+    }
+
+    /// How many calls of the mesh group are being worked on.
+    pub(super) fn open(&self) -> u32 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) -> OpenCall<'_> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        OpenCall(&self.open)
     }
 
     /// How long the next call takes, and whether it fails.
@@ -91,6 +113,7 @@ impl Greeter for Greeting {
     ) -> Result<Response<HelloReply>, Status> {
         // The control group's certificates never change: only the mesh's are looked at.
         let meshed = request.metadata().contains_key(super::load::MESHED);
+        let _open = meshed.then(|| self.dials.begin());
         if let Some(client) = request.extensions().get::<PeerIdentity>().filter(|_| meshed) {
             self.dials.saw(client);
         }

@@ -25,7 +25,9 @@ async fn play(world: &World) -> anyhow::Result<Vec<Claim>> {
     for diagnostic in &said {
         world.say(format!("refused: {diagnostic}"));
     }
-    let located = said.iter().any(|it| it.line == line && it.message.contains("timeout"));
+    let located = said
+        .iter()
+        .any(|it| it.line == line && it.to_string().contains("\"timeout\""));
     world.until_calls(MEANWHILE).await?;
     let after = world.control_plane.report().map(|it| it.revision);
     world.push(&good.render()).await?;

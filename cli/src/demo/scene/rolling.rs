@@ -11,9 +11,13 @@ pub(super) const SCENE: Scene = Scene {
     judge: |counts| vec![Claim::no_failures(counts), Claim::no_retries(counts)],
 };
 
+/// Calls between one backend and the next.
+const SETTLE: u64 = 150;
+
 async fn play(world: &World) -> anyhow::Result<Vec<Claim>> {
     for backend in &world.backends {
         world.roll(backend).await?;
+        world.until_calls(SETTLE).await?;
     }
     Ok(Vec::new())
 }
