@@ -24,7 +24,7 @@ pub(super) struct Backend {
     pub(super) dials: Arc<Dials>,
     bootstrap: PathBuf,
     address: OnceLock<SocketAddr>,
-    state: AtomicU8,
+    state: Arc<AtomicU8>,
     process: Mutex<Option<Process>>,
 }
 
@@ -58,7 +58,7 @@ impl Backend {
             dials: Arc::new(Dials::new(seed)),
             bootstrap,
             address: OnceLock::new(),
-            state: AtomicU8::new(State::Down as u8),
+            state: Arc::new(AtomicU8::new(State::Down as u8)),
             process: Mutex::default(),
         }
     }
@@ -94,7 +94,6 @@ impl Backend {
                 self.name
             );
         }
-        self.enter(State::Up);
         Ok(())
     }
 
@@ -107,10 +106,14 @@ impl Backend {
         let address = self.address();
         let address = address.map_or_else(|| "127.0.0.1:0".to_owned(), |it| it.to_string());
         let (tell, mode) = watch::channel(None);
+        let state = Arc::clone(&self.state);
         let server = mesh
             .server(address)
             .add_service(GreeterServer::new(greeting))
             .on_mode_change(move |_, mode| {
+                if *mode == ServerMode::Serving {
+                    state.store(State::Up as u8, Ordering::Relaxed);
+                }
                 tell.send_replace(Some(mode.clone()));
             })
             .bind()?;

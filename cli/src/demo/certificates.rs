@@ -1,8 +1,6 @@
 //! The demo's certificate authority: one root, and short-lived leaves with SPIFFE ids.
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, SanType};
 
 use super::mesh_file::TRUST_DOMAIN;
 

@@ -49,7 +49,9 @@ impl Client {
             .identity(Identity::from_pem(&identity.chain, &identity.key))
             .domain_name(host("greeter"));
         let endpoints: Result<Vec<_>, tonic::transport::Error> = addresses
-            .map(|address| Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls.clone()))
+            .map(|address| {
+                Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls.clone())
+            })
             .collect();
         let channel = tonic::transport::Channel::balance_list(endpoints?.into_iter());
         Ok(Self::Plain(GreeterClient::new(channel)))

@@ -65,7 +65,10 @@ impl MeshFile {
             writeln!(out, "        to: {{stable: {stable}, canary: {canary}}}")?;
         }
         writeln!(out, "        timeout: 5s")?;
-        writeln!(out, "        # SayHello may be repeated; that is for a route to say.")?;
+        writeln!(
+            out,
+            "        # SayHello may be repeated; that is for a route to say."
+        )?;
         writeln!(
             out,
             "        retry: {{max_attempts: {MAX_ATTEMPTS}, on: [unavailable]}}"

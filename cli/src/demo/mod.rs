@@ -25,6 +25,7 @@ mod scene;
 mod service;
 mod summary;
 mod tally;
+mod view;
 mod world;
 
 /// The greeter: stubs generated from the examples' `hello.proto`.
@@ -82,10 +83,28 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Exit> {
         calls_per_second: options.calls_per_second,
     };
     let (world, news) = World::start(&settings).await?;
-    let playing = tokio::spawn(perform(Arc::clone(&world), scenes, options.limit));
-    let verdicts = plain::watch(&world, news, &options).await;
+    let voice = plain::Voice::new(options.json);
+    let playing = tokio::spawn(perform(
+        Arc::clone(&world),
+        scenes,
+        options.limit,
+        options.plain,
+    ));
+    voice.banner(&world, options.seed);
+    let shown = if options.plain {
+        Ok(plain::watch(voice, news).await)
+    } else {
+        view::watch(&world, news).await
+    };
     playing.abort();
     world.stop().await;
+    let verdicts = shown?;
+    voice.summary(options.seed, &verdicts);
+    // Whoever watches may leave before the first verdict; a run in CI that judged nothing has
+    // proved nothing.
+    if verdicts.is_empty() && !options.plain {
+        return Ok(Exit::Ok);
+    }
     Ok(summary::exit(&verdicts))
 }
 
@@ -102,15 +121,24 @@ fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Scene>> {
     found.collect()
 }
 
-/// Plays the scenes once, or over and over until the time is up.
-async fn perform(world: Arc<World>, scenes: Vec<&'static Scene>, limit: Option<Duration>) {
+/// Plays the scenes until the time is up: over and over, or, `once` and without a limit, once.
+async fn perform(
+    world: Arc<World>,
+    scenes: Vec<&'static Scene>,
+    limit: Option<Duration>,
+    once: bool,
+) {
     let all = async {
         loop {
             for scene in &scenes {
-                let verdict = scene::play(&world, scene).await;
-                world.tell(News::Verdict(Box::new(verdict)));
+                tokio::select! {
+                    verdict = scene::play(&world, scene) => {
+                        world.tell(News::Verdict(Box::new(verdict)));
+                    }
+                    () = world.skipped() => world.say(format!("{} skipped", scene.name)),
+                }
             }
-            if limit.is_none() {
+            if once && limit.is_none() {
                 return;
             }
         }

@@ -5,18 +5,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::scene::Verdict;
+use super::summary;
 use super::world::{News, World};
-use super::{Options, summary};
 use crate::output::Style;
 
 /// Prints what happens until it ends. Answers the verdicts.
-pub(super) async fn watch(
-    world: &World,
-    mut news: mpsc::UnboundedReceiver<News>,
-    options: &Options,
-) -> Vec<Verdict> {
-    let voice = Voice::new(options.json);
-    voice.banner(world, options.seed);
+pub(super) async fn watch(voice: Voice, mut news: mpsc::UnboundedReceiver<News>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     loop {
         tokio::select! {
@@ -32,7 +26,6 @@ pub(super) async fn watch(
             },
         }
     }
-    voice.summary(options.seed, &verdicts);
     verdicts
 }
 
@@ -72,7 +65,11 @@ impl Voice {
         match news {
             News::Scene(scene) => {
                 self.line("");
-                self.line(&format!("{}: {}", self.style.strong(scene.name), scene.title));
+                self.line(&format!(
+                    "{}: {}",
+                    self.style.strong(scene.name),
+                    scene.title
+                ));
                 self.line(&format!("  promise  {}", scene.promise));
             }
             News::Said(at, text) => self.line(&format!("  {}  {text}", clock(*at))),
@@ -99,7 +96,11 @@ impl Voice {
 
     pub(super) fn summary(self, seed: u64, verdicts: &[Verdict]) {
         self.line("");
-        self.line(summary::as_table(self.style, verdicts).trim_end());
+        if verdicts.is_empty() {
+            self.line("no scene came to its end: nothing was judged");
+        } else {
+            self.line(summary::as_table(self.style, verdicts).trim_end());
+        }
         if self.json {
             println!("{:#}", summary::as_json(seed, verdicts));
         }

@@ -114,7 +114,11 @@ impl Greeter for Greeting {
         // The control group's certificates never change: only the mesh's are looked at.
         let meshed = request.metadata().contains_key(super::load::MESHED);
         let _open = meshed.then(|| self.dials.begin());
-        if let Some(client) = request.extensions().get::<PeerIdentity>().filter(|_| meshed) {
+        if let Some(client) = request
+            .extensions()
+            .get::<PeerIdentity>()
+            .filter(|_| meshed)
+        {
             self.dials.saw(client);
         }
         let (work, fails) = self.dials.draw();

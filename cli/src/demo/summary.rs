@@ -21,8 +21,18 @@ pub(super) fn exit(verdicts: &[Verdict]) -> Exit {
 /// One row a scene, both groups side by side.
 pub(super) fn as_table(style: Style, verdicts: &[Verdict]) -> String {
     let heading = [
-        "SCENE", "PROMISE", "MESH OK", "FAILED", "RETRIED", "P50", "P99", "|", "CONTROL OK",
-        "FAILED", "P50", "P99",
+        "SCENE",
+        "PROMISE",
+        "MESH OK",
+        "FAILED",
+        "RETRIED",
+        "P50",
+        "P99",
+        "|",
+        "CONTROL OK",
+        "FAILED",
+        "P50",
+        "P99",
     ];
     let mut rows = vec![heading.map(Cell::plain).into_iter().collect::<Vec<_>>()];
     rows.extend(verdicts.iter().map(row));
@@ -63,7 +73,9 @@ fn failures(counts: &Counts) -> Cell {
 
 /// A latency as people read it: `11.3 ms`; `-` without an answered call.
 pub(super) fn quantile(counts: &Counts, quantile: f64) -> String {
-    counts.latency(quantile).map_or_else(|| "-".to_owned(), milliseconds)
+    counts
+        .latency(quantile)
+        .map_or_else(|| "-".to_owned(), milliseconds)
 }
 
 fn milliseconds(duration: Duration) -> String {
@@ -128,7 +140,10 @@ mod tests {
     #[test]
     fn one_broken_promise_fails_the_run() {
         assert_eq!(exit(&[verdict(true, false)]), Exit::Ok);
-        assert_eq!(exit(&[verdict(true, false), verdict(false, false)]), Exit::Failed);
+        assert_eq!(
+            exit(&[verdict(true, false), verdict(false, false)]),
+            Exit::Failed
+        );
     }
 
     #[test]

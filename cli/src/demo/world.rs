@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use sidestep_proto::resource::ResourceType;
 use sidestep_server::store::Report;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use super::backend::{self, Backend};
@@ -22,8 +22,11 @@ use super::scene::Verdict;
 const CLIENT: &str = "client";
 
 /// Names and versions of the backends.
-pub(super) const BACKENDS: [(&str, &str); 3] =
-    [("greeter-a", "v1"), ("greeter-b", "v1"), ("greeter-c", "v2")];
+pub(super) const BACKENDS: [(&str, &str); 3] = [
+    ("greeter-a", "v1"),
+    ("greeter-b", "v1"),
+    ("greeter-c", "v2"),
+];
 
 /// The longest wait for anything that the demo expects to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -43,6 +46,7 @@ pub(super) struct World {
     file: Mutex<MeshFile>,
     /// Somebody faulted a backend by hand: the scene is not judged.
     touched: AtomicBool,
+    skip: Notify,
     news: mpsc::UnboundedSender<News>,
     started: Instant,
     tasks: Mutex<JoinSet<()>>,
@@ -112,6 +116,7 @@ impl World {
             generation: AtomicU32::new(1),
             file: Mutex::default(),
             touched: AtomicBool::new(false),
+            skip: Notify::new(),
             news,
             started,
             tasks: Mutex::default(),
@@ -164,7 +169,10 @@ impl World {
 
     /// Edits the mesh file, and waits until the caller's process has accepted the new
     /// configuration. Answers how long that took; at once if nothing changes.
-    pub(super) async fn edit(&self, change: impl FnOnce(&mut MeshFile)) -> anyhow::Result<Duration> {
+    pub(super) async fn edit(
+        &self,
+        change: impl FnOnce(&mut MeshFile),
+    ) -> anyhow::Result<Duration> {
         let (before, after) = {
             let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
             let before = file.clone();
@@ -215,7 +223,9 @@ impl World {
         }
         let accepted = || {
             let progress = self.control_plane.progress(CLIENT, url);
-            progress.and_then(|it| it.acked).is_some_and(|it| it >= revision)
+            progress
+                .and_then(|it| it.acked)
+                .is_some_and(|it| it >= revision)
         };
         self.until(&what, accepted).await
     }
@@ -247,11 +257,7 @@ impl World {
 
     /// Waits for a condition that nothing announces. Time in which calls are paused does not
     /// count.
-    pub(super) async fn until(
-        &self,
-        what: &str,
-        holds: impl Fn() -> bool,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn until(&self, what: &str, holds: impl Fn() -> bool) -> anyhow::Result<()> {
         let mut left = PATIENCE;
         while !holds() {
             if left.is_zero() {
@@ -269,7 +275,8 @@ impl World {
     /// into the mesh. Returns once the new one has answered a call.
     pub(super) async fn roll(&self, backend: &Backend) -> anyhow::Result<()> {
         let line = endpoint(backend).context("a backend has an address")?;
-        self.edit(|file| file.endpoints.retain(|it| *it != line)).await?;
+        self.edit(|file| file.endpoints.retain(|it| *it != line))
+            .await?;
         let started = Instant::now();
         backend.stop().await?;
         let drained = started.elapsed();
@@ -322,6 +329,16 @@ impl World {
             backend.kill().await;
         }
         self.control_plane.kill().await;
+    }
+
+    /// Ends the scene in play, without a verdict.
+    pub(super) fn skip(&self) {
+        self.skip.notify_waiters();
+    }
+
+    /// Resolves when the scene in play shall end.
+    pub(super) async fn skipped(&self) {
+        self.skip.notified().await;
     }
 
     /// Whether the user faulted a backend in this scene.

@@ -20,7 +20,10 @@ async fn play(world: &World) -> anyhow::Result<Vec<Claim>> {
     let (text, line) = broken(&good);
     let before = world.control_plane.report().map(|it| it.revision);
     let report = world.push(&text).await?;
-    let said = report.refusal.as_ref().map(|refusal| refusal.error.diagnostics());
+    let said = report
+        .refusal
+        .as_ref()
+        .map(|refusal| refusal.error.diagnostics());
     let said = said.unwrap_or_default();
     for diagnostic in &said {
         world.say(format!("refused: {diagnostic}"));
@@ -33,7 +36,10 @@ async fn play(world: &World) -> anyhow::Result<Vec<Claim>> {
     world.push(&good.render()).await?;
     world.say("mended; the next revision is in use");
     Ok(vec![
-        Claim::new(located, format!("refused at line {line}, with the nearest valid key")),
+        Claim::new(
+            located,
+            format!("refused at line {line}, with the nearest valid key"),
+        ),
         Claim::new(
             before == after,
             format!("{MEANWHILE} calls by the last good revision"),
@@ -56,6 +62,9 @@ mod tests {
     #[test]
     fn the_mistake_is_in_the_file() {
         let (text, line) = broken(&MeshFile::default());
-        assert_eq!(text.lines().nth(line as usize - 1), Some("        timeuot: 5s"));
+        assert_eq!(
+            text.lines().nth(line as usize - 1),
+            Some("        timeuot: 5s")
+        );
     }
 }
