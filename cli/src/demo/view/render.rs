@@ -4,7 +4,7 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Paragraph};
+use ratatui::widgets::{Block, BorderType, Padding, Paragraph};
 
 use super::{EndpointView, GroupView, Mark, View};
 use crate::demo::backend::State;
@@ -84,7 +84,7 @@ fn topology_box(view: &View, area: Rect) -> Paragraph<'_> {
 }
 
 /// Columns to the left of a bar, the border included, and to its right.
-const BEFORE_BAR: usize = 60;
+const BEFORE_BAR: usize = 52;
 const AFTER_BAR: usize = 8;
 
 /// Two lines: the mesh's bar, and the control group's below it.
@@ -105,14 +105,14 @@ fn endpoint_lines(
         Span::styled(branch, dim()),
         Span::raw(format!("{} {} ", index + 1, endpoint.name)),
         Span::styled(format!("{} ", endpoint.version), Color::Magenta),
-        Span::styled(format!("{word:<9}"), colour),
-        Span::styled(format!("{:>16}", "mesh "), MESH),
+        Span::styled(format!("{word:<11}"), colour),
+        Span::styled(format!("{:>9}", "mesh "), MESH),
         bar(endpoint.mesh_share, width, MESH),
     ]);
     let second = Line::from(vec![
         Span::styled(stem, dim()),
         Span::styled(format!("  {:<24}", endpoint.address), dim()),
-        Span::styled(format!("{:>16}", "control "), CONTROL),
+        Span::styled(format!("{:>9}", "control "), CONTROL),
         bar(endpoint.control_share, width, CONTROL),
     ]);
     [first, second]
@@ -145,7 +145,7 @@ fn groups_box(view: &View) -> Paragraph<'_> {
         group("mesh", &view.mesh, MESH, true),
         group("control", &view.control, CONTROL, false),
         Line::styled(
-            "  control: the same calls over tonic's own balanced channel, static addresses",
+            "control: the same calls over tonic's own balanced channel, static addresses",
             dim(),
         ),
     ];
@@ -176,7 +176,7 @@ fn group(name: &'static str, group: &GroupView, colour: Color, retries: bool) ->
 }
 
 fn row(name: &'static str, cells: [Span<'static>; 6], style: Style) -> Line<'static> {
-    let mut spans = vec![Span::styled(format!("  {name:<8}"), style)];
+    let mut spans = vec![Span::styled(format!("{name:<9}"), style)];
     spans.extend(cells);
     Line::from(spans)
 }
@@ -210,6 +210,7 @@ fn boxed(title: String) -> Block<'static> {
     Block::bordered()
         .border_type(BorderType::Rounded)
         .border_style(dim())
+        .padding(Padding::horizontal(1))
         .title(Span::styled(title, Modifier::BOLD))
 }
 
@@ -285,8 +286,8 @@ mod tests {
         line(&picture, "promise  0 failed");
         assert!(line(&picture, "1 greeter-a").contains("██ 100 %"));
         assert!(line(&picture, "2 greeter-b").contains("DOWN"));
-        assert!(line(&picture, "mesh      ").contains("250"));
-        assert!(line(&picture, "control   ").contains("83"));
+        assert!(line(&picture, "│ mesh ").contains("250"));
+        assert!(line(&picture, "│ control  ").contains("83"));
         line(&picture, "✔ split   ▶ kill");
         line(&picture, "event 49");
         assert!(!picture.iter().any(|line| line.contains("event 0 ")));

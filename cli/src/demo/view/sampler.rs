@@ -67,8 +67,11 @@ impl Sampler {
             (false, false) => (Mark::Broken, "BROKEN"),
         };
         self.mark(verdict.scene.name, mark);
-        let claims: Vec<&str> = verdict.claims.iter().map(|it| it.text.as_str()).collect();
-        self.write(at, format!("promise {word}: {}", claims.join("; ")));
+        for claim in &verdict.claims {
+            let sign = if claim.held { "+" } else { "!" };
+            self.write(at, format!("  {sign} {}", claim.text));
+        }
+        self.write(at, format!("promise {word}"));
     }
 
     fn mark(&mut self, name: &str, mark: Mark) {
