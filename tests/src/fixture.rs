@@ -9,9 +9,10 @@ use sidestep::control::Timers;
 use sidestep::security::CertificateProvider;
 use sidestep::security::provider::static_::StaticProvider;
 use sidestep::subchannel::state::Backoff;
-use sidestep::{Channel, Mesh, MeshBuilder};
+use sidestep::{Channel, Mesh, MeshBuilder, Server};
 use sidestep_server::source::SourceText;
 use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -156,6 +157,34 @@ pub fn configuration(mesh: &str) -> Configuration {
     Configuration::from_mesh(&[text]).unwrap_or_else(|error| panic!("{error}\n{mesh}"))
 }
 
+/// A mesh file with the services `web`, which only calls, and `greeter`: its endpoints as
+/// `(address, version)`, and further keys of it as YAML.
+#[must_use]
+pub fn mesh_file(endpoints: &[(&str, &str)], keys: &str) -> String {
+    let mut text = "mesh: v1\nservices:\n  web: {}\n  greeter:\n    endpoints:\n".to_owned();
+    if endpoints.is_empty() {
+        text.push_str("      static: []\n");
+    } else {
+        text.push_str("      static:\n");
+    }
+    for (address, version) in endpoints {
+        text.push_str(&format!(
+            "        - {{address: \"{address}\", version: {version}}}\n"
+        ));
+    }
+    for line in keys.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    text
+}
+
+/// [`mesh_file`] with one version and nothing further.
+#[must_use]
+pub fn plain_mesh(addresses: &[&str]) -> String {
+    let endpoints: Vec<_> = addresses.iter().map(|address| (*address, "v1")).collect();
+    mesh_file(&endpoints, "")
+}
+
 /// A meshed server of the interop service.
 pub struct Backend {
     /// `127.0.0.1:port`.
@@ -181,11 +210,16 @@ impl Backend {
     pub fn start_at(mesh: &Mesh, address: &str, id: &str, faults: Faults) -> Self {
         let testing = Testing::new(id, faults);
         let service = TestServiceServer::new(testing.clone());
-        let bound = mesh
-            .server(address)
-            .add_service(service)
-            .bind()
-            .expect("a free port");
+        Self::serve(mesh.server(address).add_service(service), testing)
+    }
+
+    /// Serves by a server whose service is `testing`, whatever else was said about it.
+    ///
+    /// # Panics
+    /// If its address is taken.
+    #[must_use]
+    pub fn serve(server: Server, testing: Testing) -> Self {
+        let bound = server.bind().expect("a free port");
         let address = bound.address().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
@@ -214,6 +248,33 @@ impl Backend {
         self.task.abort();
         _ = self.task.await;
     }
+}
+
+/// A server that takes calls and never answers one, not even when their deadline has passed.
+/// Returns its address; it runs as long as the test's runtime.
+///
+/// # Panics
+/// If there is no free port.
+pub async fn silent_backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(take_and_keep(socket));
+        }
+    });
+    address
+}
+
+async fn take_and_keep(socket: TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(socket).await?;
+    // Dropping a call would reset it.
+    let mut kept = Vec::new();
+    while let Some(call) = connection.accept().await {
+        kept.push(call?);
+    }
+    Ok(())
 }
 
 /// A certificate authority of a test.

@@ -15,4 +15,5 @@ pub mod testing {
 
 pub mod fixture;
 pub mod flags;
+pub mod load;
 pub mod service;
