@@ -93,24 +93,13 @@ impl Fixture {
     /// The bootstrap of a process that is `service`.
     #[must_use]
     pub fn bootstrap(&self, service: &str) -> Value {
-        json!({
-            "xds_servers": [{
-                "server_uri": self.address(),
-                "channel_creds": [{"type": "insecure"}],
-                "server_features": ["xds_v3"],
-            }],
-            "node": {"id": format!("{service}-node"), "cluster": service},
-            "server_listener_resource_name_template": LISTENER_TEMPLATE,
-        })
+        bootstrap(&self.address(), service)
     }
 
     /// A process that is `service`, before it is made: with timers that suit a test.
     #[must_use]
     pub fn builder(&self, service: &str) -> MeshBuilder {
-        Mesh::builder()
-            .timers(quick())
-            .bootstrap_json(&self.bootstrap(service).to_string())
-            .expect("our own bootstrap is valid")
+        builder(&self.bootstrap(service))
     }
 
     /// A process that is `service`.
@@ -126,6 +115,42 @@ impl Fixture {
     pub fn client(&self, target: &str) -> TestServiceClient<Channel> {
         TestServiceClient::new(self.mesh("web").channel(target).expect("a good target"))
     }
+}
+
+/// A process with this bootstrap, before it is made: with timers that suit a test.
+///
+/// # Panics
+/// If the bootstrap is not valid.
+#[must_use]
+pub fn builder(bootstrap: &Value) -> MeshBuilder {
+    let builder = Mesh::builder()
+        .timers(quick())
+        .bootstrap_json(&bootstrap.to_string());
+    builder.expect("the test's bootstrap is valid")
+}
+
+/// The bootstrap of a process that is `service` under the control plane at `address`.
+#[must_use]
+pub fn bootstrap(address: &str, service: &str) -> Value {
+    json!({
+        "xds_servers": [{
+            "server_uri": address,
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {"id": format!("{service}-node"), "cluster": service},
+        "server_listener_resource_name_template": LISTENER_TEMPLATE,
+    })
+}
+
+/// An address that nobody listens on; it may be bound soon after.
+///
+/// # Panics
+/// If there is no free port.
+#[must_use]
+pub fn unused_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("it is bound").to_string()
 }
 
 /// Timers whose periods a test can wait for.
