@@ -15,4 +15,6 @@ pub mod testing {
 
 pub mod fixture;
 pub mod flags;
+pub mod load;
+pub mod raw;
 pub mod service;
