@@ -1,14 +1,18 @@
 //! A whole mesh inside a test: a control plane on a loopback port, meshed servers and clients.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
 use sidestep::control::Timers;
-use sidestep::security::{CertificateProvider, StaticProvider};
-use sidestep::{Channel, Mesh, MeshBuilder};
+use sidestep::security::CertificateProvider;
+use sidestep::security::provider::static_::StaticProvider;
+use sidestep::subchannel::state::Backoff;
+use sidestep::{Channel, Mesh, MeshBuilder, Server};
 use sidestep_server::source::SourceText;
 use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -37,9 +41,16 @@ impl Fixture {
     }
 
     async fn serve(resources: RawResources) -> Self {
-        let running = ManagementServer::builder().source(resources.clone()).start().await;
+        let running = ManagementServer::builder()
+            .source(resources.clone())
+            .start()
+            .await;
         let running = running.expect("a free loopback port");
-        Self { resources, address: running.address().clone(), running: Some(running) }
+        Self {
+            resources,
+            address: running.address().clone(),
+            running: Some(running),
+        }
     }
 
     /// Replaces the mesh file.
@@ -82,30 +93,21 @@ impl Fixture {
     /// The bootstrap of a process that is `service`.
     #[must_use]
     pub fn bootstrap(&self, service: &str) -> Value {
-        json!({
-            "xds_servers": [{
-                "server_uri": self.address(),
-                "channel_creds": [{"type": "insecure"}],
-                "server_features": ["xds_v3"],
-            }],
-            "node": {"id": format!("{service}-node"), "cluster": service},
-            "server_listener_resource_name_template": LISTENER_TEMPLATE,
-        })
+        bootstrap(&self.address(), service)
     }
 
     /// A process that is `service`, before it is made: with timers that suit a test.
     #[must_use]
     pub fn builder(&self, service: &str) -> MeshBuilder {
-        Mesh::builder()
-            .timers(Timers::for_tests())
-            .bootstrap_json(&self.bootstrap(service).to_string())
-            .expect("our own bootstrap is valid")
+        builder(&self.bootstrap(service))
     }
 
     /// A process that is `service`.
     #[must_use]
     pub fn mesh(&self, service: &str) -> Mesh {
-        self.builder(service).build().expect("nothing in it can fail")
+        self.builder(service)
+            .build()
+            .expect("nothing in it can fail")
     }
 
     /// A client of `target` in a process of its own.
@@ -113,6 +115,55 @@ impl Fixture {
     pub fn client(&self, target: &str) -> TestServiceClient<Channel> {
         TestServiceClient::new(self.mesh("web").channel(target).expect("a good target"))
     }
+}
+
+/// A process with this bootstrap, before it is made: with timers that suit a test.
+///
+/// # Panics
+/// If the bootstrap is not valid.
+#[must_use]
+pub fn builder(bootstrap: &Value) -> MeshBuilder {
+    let builder = Mesh::builder()
+        .timers(quick())
+        .bootstrap_json(&bootstrap.to_string());
+    builder.expect("the test's bootstrap is valid")
+}
+
+/// The bootstrap of a process that is `service` under the control plane at `address`.
+#[must_use]
+pub fn bootstrap(address: &str, service: &str) -> Value {
+    json!({
+        "xds_servers": [{
+            "server_uri": address,
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {"id": format!("{service}-node"), "cluster": service},
+        "server_listener_resource_name_template": LISTENER_TEMPLATE,
+    })
+}
+
+/// An address that nobody listens on; it may be bound soon after.
+///
+/// # Panics
+/// If there is no free port.
+#[must_use]
+pub fn unused_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("it is bound").to_string()
+}
+
+/// Timers whose periods a test can wait for.
+#[must_use]
+pub fn quick() -> Timers {
+    let mut timers = Timers::default();
+    timers.ads.backoff_initial = Duration::from_millis(20);
+    timers.ads.backoff_max = Duration::from_millis(100);
+    timers.connect_backoff = Backoff {
+        first: Duration::from_millis(20),
+        longest: Duration::from_millis(100),
+    };
+    timers
 }
 
 /// The usual listener template of gRPC servers.
@@ -124,8 +175,39 @@ pub const LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=
 /// If the file has faults: the test is wrong then.
 #[must_use]
 pub fn configuration(mesh: &str) -> Configuration {
-    let text = SourceText { path: "mesh.yaml".to_owned(), text: mesh.to_owned() };
+    let text = SourceText {
+        path: "mesh.yaml".to_owned(),
+        text: mesh.to_owned(),
+    };
     Configuration::from_mesh(&[text]).unwrap_or_else(|error| panic!("{error}\n{mesh}"))
+}
+
+/// A mesh file with the services `web`, which only calls, and `greeter`: its endpoints as
+/// `(address, version)`, and further keys of it as YAML.
+#[must_use]
+pub fn mesh_file(endpoints: &[(&str, &str)], keys: &str) -> String {
+    let mut text = "mesh: v1\nservices:\n  web: {}\n  greeter:\n    endpoints:\n".to_owned();
+    if endpoints.is_empty() {
+        text.push_str("      static: []\n");
+    } else {
+        text.push_str("      static:\n");
+    }
+    for (address, version) in endpoints {
+        text.push_str(&format!(
+            "        - {{address: \"{address}\", version: {version}}}\n"
+        ));
+    }
+    for line in keys.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    text
+}
+
+/// [`mesh_file`] with one version and nothing further.
+#[must_use]
+pub fn plain_mesh(addresses: &[&str]) -> String {
+    let endpoints: Vec<_> = addresses.iter().map(|address| (*address, "v1")).collect();
+    mesh_file(&endpoints, "")
 }
 
 /// A meshed server of the interop service.
@@ -153,14 +235,31 @@ impl Backend {
     pub fn start_at(mesh: &Mesh, address: &str, id: &str, faults: Faults) -> Self {
         let testing = Testing::new(id, faults);
         let service = TestServiceServer::new(testing.clone());
-        let bound = mesh.server(address).add_service(service).bind().expect("a free port");
+        Self::serve(mesh.server(address).add_service(service), testing)
+    }
+
+    /// Serves by a server whose service is `testing`, whatever else was said about it.
+    ///
+    /// # Panics
+    /// If its address is taken.
+    #[must_use]
+    pub fn serve(server: Server, testing: Testing) -> Self {
+        let bound = server.bind().expect("a free port");
         let address = bound.address().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             let signal = async { _ = stopped.await };
-            bound.serve_with_shutdown(signal).await.expect("the server ends well");
+            bound
+                .serve_with_shutdown(signal)
+                .await
+                .expect("the server ends well");
         });
-        Self { address, testing, stop: Some(stop), task }
+        Self {
+            address,
+            testing,
+            stop: Some(stop),
+            task,
+        }
     }
 
     /// Drains, and waits until the server has ended.
@@ -176,6 +275,33 @@ impl Backend {
     }
 }
 
+/// A server that takes calls and never answers one, not even when their deadline has passed.
+/// Returns its address; it runs as long as the test's runtime.
+///
+/// # Panics
+/// If there is no free port.
+pub async fn silent_backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(take_and_keep(socket));
+        }
+    });
+    address
+}
+
+async fn take_and_keep(socket: TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(socket).await?;
+    // Dropping a call would reset it.
+    let mut kept = Vec::new();
+    while let Some(call) = connection.accept().await {
+        kept.push(call?);
+    }
+    Ok(())
+}
+
 /// A certificate authority of a test.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -186,7 +312,9 @@ impl Default for Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
-        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+        Self {
+            issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"),
+        }
     }
 }
 
@@ -195,7 +323,10 @@ impl Authority {
     #[must_use]
     pub fn provider(&self, uri: &str) -> Arc<dyn CertificateProvider> {
         let (chain, key) = self.leaf(uri);
-        let provider = StaticProvider::from_pem(Some((&chain, &key)), Some(&self.root()));
+        let provider = StaticProvider::from_pem(
+            Some((chain.as_bytes(), key.as_bytes())),
+            Some(self.root().as_bytes()),
+        );
         Arc::new(provider.expect("what was just made is valid"))
     }
 

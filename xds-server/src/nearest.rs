@@ -5,15 +5,26 @@
 /// How many names a hint shows at most.
 const SHOWN: usize = 3;
 
+/// Longer names are no slips of the pen, and comparing them would cost whoever is asked too much.
+const LONGEST: usize = 256;
+
+/// How many names of about the right length are compared at most.
+const COMPARED: usize = 2_000;
+
 /// The names nearest to `wanted`, best first: at most three, none further off than a third of its
 /// length (at least two edits).
 #[must_use]
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    let limit = (wanted.chars().count() / 3).max(2);
+    let length = wanted.chars().take(LONGEST + 1).count();
+    if length > LONGEST {
+        return Vec::new();
+    }
+    let limit = (length / 3).max(2);
     let mut close: Vec<(usize, &str)> = names
         .into_iter()
-        .map(|name| (distance(wanted, name), name))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|name| name.chars().count().abs_diff(length) <= limit)
+        .take(COMPARED)
+        .filter_map(|name| Some((distance(wanted, name, limit)?, name)))
         .collect();
     close.sort_unstable();
     close.dedup();
@@ -36,8 +47,9 @@ pub fn hint<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Strin
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours between two names. A swap counts
-/// once because it is the commonest slip of all.
-fn distance(a: &str, b: &str) -> usize {
+/// once because it is the commonest slip of all. `None` as soon as it is certain that they are
+/// more than `limit`.
+fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();
     let mut before: Vec<usize> = Vec::new();
@@ -52,9 +64,14 @@ fn distance(a: &str, b: &str) -> usize {
             }
             row.push(best);
         }
+        // A swap reaches back two rows, so one good row may still be ahead of a bad one.
+        let hopeless = |row: &[usize]| row.iter().all(|&edits| edits > limit);
+        if hopeless(&row) && hopeless(&above) {
+            return None;
+        }
         before = std::mem::replace(&mut above, row);
     }
-    above[b.len()]
+    Some(above[b.len()]).filter(|&edits| edits <= limit)
 }
 
 #[cfg(test)]
@@ -72,8 +89,13 @@ mod tests {
             ("kitten", "sitting", 3),
         ];
         for (a, b, expected) in cases {
-            assert_eq!(distance(a, b), expected, "{a:?} to {b:?}");
-            assert_eq!(distance(b, a), expected, "{b:?} to {a:?}");
+            for limit in expected..expected + 3 {
+                assert_eq!(distance(a, b, limit), Some(expected), "{a:?} to {b:?}");
+                assert_eq!(distance(b, a, limit), Some(expected), "{b:?} to {a:?}");
+            }
+            for limit in 0..expected {
+                assert_eq!(distance(a, b, limit), None, "{a:?} to {b:?}");
+            }
         }
     }
 
@@ -86,5 +108,11 @@ mod tests {
             "; did you mean \"greeter\" or \"greeters\"?"
         );
         assert_eq!(hint("unrelated-name", names), "");
+    }
+
+    #[test]
+    fn a_very_long_name_is_near_to_nothing() {
+        let long = "x".repeat(LONGEST + 1);
+        assert_eq!(nearest(&long, [long.as_str()]), [""; 0]);
     }
 }

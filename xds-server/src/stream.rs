@@ -380,3 +380,76 @@ pub(crate) fn variant_name(variant: Variant) -> &'static str {
         Variant::Delta => "delta",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    use sidestep_proto::wire::discovery::DeltaDiscoveryRequest;
+    use tokio_stream::wrappers::UnboundedReceiverStream;
+
+    use crate::fixture::{assignment, cluster};
+    use crate::snapshot::RawResource;
+    use crate::source::Configuration;
+    use crate::store::Store;
+
+    /// Keeps the reason of the end.
+    #[derive(Default)]
+    struct Ends(Mutex<Vec<String>>);
+
+    impl StreamObserver for Ends {
+        fn observe(&self, _: &StreamInfo, event: StreamEvent<'_>) {
+            if let StreamEvent::Closed { reason } = event {
+                self.0.lock().expect("no panic").push(reason.to_owned());
+            }
+        }
+    }
+
+    fn configuration(port: u16) -> Configuration {
+        let address = format!("127.0.0.1:{port}");
+        Configuration {
+            resources: [cluster("a"), assignment("a", &[&address])]
+                .map(|any| RawResource::from_any(any).expect("named"))
+                .into(),
+            ..Configuration::default()
+        }
+    }
+
+    fn subscribe(resource_type: ResourceType) -> Result<Request, Status> {
+        Ok(Request::Delta(DeltaDiscoveryRequest {
+            type_url: resource_type.type_url().to_owned(),
+            resource_names_subscribe: vec!["a".to_owned()],
+            ..DeltaDiscoveryRequest::default()
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_reads_is_let_go() {
+        let store = Store::new();
+        store.apply(Ok(configuration(1))).expect("sound");
+        let ends = Arc::new(Ends::default());
+        let stop = watch::Sender::new(false);
+        let context = Context {
+            info: StreamInfo {
+                id: 1,
+                peer: "test".to_owned(),
+                variant: Variant::Delta,
+            },
+            snapshots: store.watch(),
+            stop: stop.subscribe(),
+            observers: Arc::new([Arc::clone(&ends) as Arc<dyn StreamObserver>]),
+        };
+        let (requests, receiver) = mpsc::unbounded_channel();
+        // Room for one response; the second one waits in vain.
+        let (responses, _unread) = mpsc::channel(1);
+        for resource_type in [ResourceType::Cluster, ResourceType::EndpointAssignment] {
+            requests.send(subscribe(resource_type)).expect("is open");
+        }
+        let started = Instant::now();
+        serve(context, UnboundedReceiverStream::new(receiver), responses).await;
+        assert_eq!(started.elapsed(), STALL);
+        let ends = ends.0.lock().expect("no panic");
+        assert_eq!(*ends, ["responses are not being read"]);
+    }
+}

@@ -266,3 +266,94 @@ fn seconds(timestamp: Option<&prost_types::Timestamp>) -> Option<f64> {
     let time = SystemTime::try_from(*timestamp?).ok()?;
     Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs_f64())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sidestep_proto::wire::operations::Refusal;
+
+    fn of_type(index: usize, state: State) -> TypeStatus {
+        TypeStatus {
+            type_url: TYPES[index].1.to_owned(),
+            state: state.into(),
+            sent_revision: "3".to_owned(),
+            acked_revision: "2".to_owned(),
+            ..TypeStatus::default()
+        }
+    }
+
+    fn status(types: Vec<TypeStatus>) -> StatusResponse {
+        StatusResponse {
+            revision: "3".to_owned(),
+            summary: "1 service, 1 endpoint".to_owned(),
+            refusal: None,
+            clients: vec![ClientStatus {
+                node_id: "web-1".to_owned(),
+                node_cluster: "web".to_owned(),
+                peer: "127.0.0.1:4242".to_owned(),
+                variant: "delta".to_owned(),
+                types,
+                ..ClientStatus::default()
+            }],
+        }
+    }
+
+    /// A pipe: never coloured.
+    fn plain() -> Style {
+        let (reader, _writer) = std::io::pipe().expect("a pipe");
+        Style::of(&std::os::fd::OwnedFd::from(reader))
+    }
+
+    #[test]
+    fn each_type_has_its_column() {
+        let status = status(vec![
+            of_type(0, State::Synced),
+            of_type(1, State::Pending),
+            of_type(3, State::NeverSent),
+        ]);
+        assert_eq!(
+            to_text(&status, plain()),
+            "revision 3: 1 service, 1 endpoint\n\n\
+             CLIENT  SERVICE  AGENT  PEER            STREAM  CDS       EDS        LDS  RDS\n\
+             web-1   web      -      127.0.0.1:4242  delta   SYNCED 2  PENDING 3  -    NEVER-SENT\n"
+        );
+        assert_eq!(verdict(&status), Exit::Ok);
+    }
+
+    #[test]
+    fn a_nack_shows_its_reason_and_what_is_kept() {
+        let nacked = TypeStatus {
+            nacked_revision: "3".to_owned(),
+            nack_error: "Listener \"l\": no".to_owned(),
+            ..of_type(2, State::Nacked)
+        };
+        let status = status(vec![nacked]);
+        let text = to_text(&status, plain());
+        let expected =
+            "\nNACK web-1 refused revision 3 of LDS (it keeps revision 2):\n  Listener \"l\": no\n";
+        assert!(text.ends_with(expected), "{text}");
+        assert_eq!(verdict(&status), Exit::Partial);
+        assert_eq!(
+            to_json(&status)["clients"][0]["types"][0]["state"],
+            "NACKED"
+        );
+    }
+
+    #[test]
+    fn a_refused_edit_comes_first() {
+        let status = StatusResponse {
+            refusal: Some(Refusal {
+                at: None,
+                errors: vec!["mesh.yaml:1:1: no".to_owned()],
+            }),
+            ..StatusResponse::default()
+        };
+        let text = to_text(&status, plain());
+        assert!(
+            text.contains("the newest edit was refused:\n  mesh.yaml:1:1: no\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("no client is connected\n"), "{text}");
+        assert_eq!(verdict(&status), Exit::Partial);
+    }
+}

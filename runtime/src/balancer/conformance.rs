@@ -175,8 +175,9 @@ fn rigs(seed: u64) -> impl Iterator<Item = (String, Rig)> {
 #[test]
 fn each_policy_has_one_factory() {
     for policy in POLICIES {
-        let names = BUILTIN.iter().filter(|f| f.build(&policy, 0).is_some());
-        assert_eq!(names.map(|f| f.name()).count(), 1, "{policy:?}");
+        let makers = BUILTIN.iter().filter(|f| f.build(&policy, 0).is_some());
+        let names: Vec<_> = makers.map(|f| f.name()).collect();
+        assert_eq!(names.len(), 1, "{policy:?}: {names:?}");
     }
 }
 
@@ -277,6 +278,8 @@ fn an_equal_update_does_nothing() {
 
 /// Connections as `control` would have them.
 struct World {
+    /// Whether the policy connects to everything at once.
+    eager: bool,
     rng: fastrand::Rng,
     states: BTreeMap<SubchannelId, Connectivity>,
     asked: BTreeSet<SubchannelId>,
@@ -289,7 +292,7 @@ impl World {
     }
 
     /// Carries out what the policy asked for since the last time.
-    fn obey(&mut self, rig: &mut Rig) {
+    fn obey(&mut self, rig: &Rig) {
         for id in &rig.connects[self.seen.0..] {
             if !self.ready(*id) {
                 self.asked.insert(*id);
@@ -385,9 +388,10 @@ impl World {
                 assert_eq!(picks_ready, any_ready, "{pick:?} {:?}", self.states);
             }
         }
+        // One that connects on demand may be idle, or wait in a new pass for an old backoff.
         let failed = |s: &Connectivity| matches!(s, Connectivity::TransientFailure(_));
-        if !any_ready && self.states.values().all(failed) {
-            assert!(failed(&rig.state()) || priorities > 1, "{:?}", self.states);
+        if self.eager && priorities == 1 && self.states.values().all(failed) {
+            assert!(failed(&rig.state()), "{:?}", self.states);
         }
     }
 }
@@ -403,6 +407,7 @@ fn random_events_never_lead_to_an_endpoint_that_is_not_ready() {
             }
             println!("{name}, {priorities} priorities");
             let mut world = World {
+                eager: !name.starts_with("PickFirst"),
                 rng: fastrand::Rng::with_seed(seed),
                 states: BTreeMap::new(),
                 asked: BTreeSet::new(),
@@ -410,7 +415,7 @@ fn random_events_never_lead_to_an_endpoint_that_is_not_ready() {
             };
             world.random_update(&mut rig, priorities);
             for _ in 0..5_000 {
-                world.obey(&mut rig);
+                world.obey(&rig);
                 world.check(&rig, priorities);
                 world.step(&mut rig, priorities);
             }

@@ -126,11 +126,11 @@ impl LocalityBalancer {
     }
 
     fn failure(&self) -> Failure {
-        let failures = self.children.iter().filter_map(|child| match &child.state {
+        let mut failures = self.children.iter().filter_map(|child| match &child.state {
             Connectivity::TransientFailure(failure) => Some(failure),
             _ => None,
         });
-        match (failures.last(), self.children.len()) {
+        match (failures.next_back(), self.children.len()) {
             (None, _) => self.error.clone().unwrap_or_else(no_endpoints),
             (Some(failure), 1) => failure.clone(),
             (Some(Failure(last)), count) => {
@@ -258,5 +258,45 @@ impl Picker for Weighted {
         self.shares
             .get(index)
             .map_or(Pick::Queue, |(_, picker)| picker.pick(call))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestep_proto::resource::LbPolicy;
+
+    use super::super::build;
+    use super::super::conformance::{Rig, counts};
+    use super::*;
+
+    const A: SubchannelId = SubchannelId(0);
+    const B: SubchannelId = SubchannelId(1);
+
+    #[test]
+    fn ready_localities_share_by_weight() {
+        let mut rig = Rig::new(build(&LbPolicy::RoundRobin, 1));
+        let endpoints = [rig.endpoint_in(0, "a", 1, 0), rig.endpoint_in(1, "b", 3, 0)];
+        rig.update(&endpoints);
+        rig.set(A, Connectivity::Ready);
+        assert_eq!(counts(&rig, 100), [100]);
+        rig.set(B, Connectivity::Ready);
+        // One of four; 5 sigma of a binomial with 10,000 trials is 217.
+        let shares = counts(&rig, 10_000);
+        assert!(shares[0].abs_diff(2_500) < 217, "{shares:?}");
+        rig.update(&[rig.endpoint_in(0, "a", 1, 0), rig.endpoint_in(1, "b", 1, 0)]);
+        let shares = counts(&rig, 10_000);
+        assert!(shares[0].abs_diff(5_000) < 250, "{shares:?}");
+        rig.fail(A, "refused");
+        assert_eq!(counts(&rig, 100), [0, 100]);
+    }
+
+    #[test]
+    fn an_endpoint_may_change_its_locality_and_stays_ready() {
+        let mut rig = Rig::new(build(&LbPolicy::RoundRobin, 1));
+        rig.update(&[rig.endpoint_in(0, "a", 1, 0)]);
+        rig.set(A, Connectivity::Ready);
+        rig.update(&[rig.endpoint_in(0, "b", 1, 0)]);
+        assert_eq!(rig.pick(0), Pick::Ready(A));
+        assert_eq!(rig.closes, []);
     }
 }

@@ -65,10 +65,12 @@ struct PickFirst {
     /// What is known of each, along `order`.
     states: Vec<Known>,
     /// The last update: ids and weights as they came, and the error.
-    given: Option<(Vec<(SubchannelId, u64)>, Option<Failure>)>,
+    given: Option<Given>,
     last_failure: Option<Failure>,
     shuffle: Option<fastrand::Rng>,
 }
+
+type Given = (Vec<(SubchannelId, u64)>, Option<Failure>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

@@ -218,10 +218,12 @@ impl Priority {
         let ids = level.endpoints.iter().map(|e| e.id);
         Self::tell(&self.known, now, &mut child, ids, out);
         level.child = Some(child);
+        self.note_closed(out);
     }
 
     /// Decides which priority is in use, and publishes what has changed.
     fn choose(&mut self, now: Instant, out: &mut Actions) {
+        self.note_closed(out);
         let chosen = self.first_candidate(now, out);
         let chosen = chosen.or_else(|| self.last_resort());
         let child = chosen.and_then(|at| self.levels[at].child.as_ref());
@@ -239,6 +241,18 @@ impl Priority {
         if !same {
             self.published = Some((state.clone(), Arc::clone(&picker)));
             out.push(Action::Publish(state, picker));
+        }
+    }
+
+    /// Nobody need report that a connection was closed as asked; a child that is told of it later
+    /// must not take it for ready.
+    fn note_closed(&mut self, out: &Actions) {
+        for action in out {
+            if let Action::Close(id) = action
+                && let Some(known) = self.known.get_mut(id)
+            {
+                known.state = Connectivity::Idle;
+            }
         }
     }
 
@@ -288,12 +302,7 @@ impl Priority {
     fn expire(&mut self, at: usize, out: &mut Actions) {
         let level = &mut self.levels[at];
         level.child = None;
-        for endpoint in &level.endpoints {
-            out.push(Action::Close(endpoint.id));
-            if let Some(known) = self.known.get_mut(&endpoint.id) {
-                known.state = Connectivity::Idle;
-            }
-        }
+        out.extend(level.endpoints.iter().map(|e| Action::Close(e.id)));
     }
 
     fn child_of(&mut self, id: SubchannelId) -> Option<&mut Child> {
@@ -370,5 +379,93 @@ impl LoadBalancer for Priority {
             }
         }
         self.choose(now, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sidestep_proto::resource::LbPolicy;
+
+    use super::super::conformance::Rig;
+    use super::super::{Pick, build};
+    use super::*;
+
+    const A: SubchannelId = SubchannelId(0);
+    const B: SubchannelId = SubchannelId(1);
+
+    /// One endpoint in each of two priorities.
+    fn two() -> Rig {
+        let mut rig = Rig::new(build(&LbPolicy::RoundRobin, 1));
+        let endpoints = [rig.endpoint_in(0, "a", 1, 0), rig.endpoint_in(1, "b", 1, 1)];
+        rig.update(&endpoints);
+        rig
+    }
+
+    #[test]
+    fn the_next_priority_is_made_when_the_timer_is_over() {
+        let mut rig = two();
+        rig.set(A, Connectivity::Connecting);
+        rig.advance(FAILOVER - Duration::from_millis(1));
+        assert_eq!(rig.connects, [A]);
+        rig.advance(Duration::from_millis(1));
+        assert_eq!(rig.connects, [A, B]);
+        assert_eq!(rig.pick(0), Pick::Queue);
+        rig.set(B, Connectivity::Ready);
+        assert_eq!(rig.pick(0), Pick::Ready(B));
+        rig.set(A, Connectivity::Ready);
+        assert_eq!(rig.pick(0), Pick::Ready(A));
+    }
+
+    #[test]
+    fn a_failure_fails_over_at_once() {
+        let mut rig = two();
+        rig.fail(A, "refused");
+        assert!(rig.connects.contains(&B));
+        assert_eq!(rig.pick(0), Pick::Queue);
+        rig.fail(B, "no route");
+        let text = "the only endpoint cannot be reached: no route";
+        assert_eq!(rig.pick(0), Pick::Fail(&Failure(text.into())));
+    }
+
+    #[test]
+    fn a_lost_priority_has_ten_seconds_to_come_back() {
+        let mut rig = two();
+        rig.set(A, Connectivity::Ready);
+        rig.set(A, Connectivity::Idle);
+        assert_eq!(rig.pick(0), Pick::Queue);
+        rig.advance(FAILOVER / 2);
+        // News of the same kind do not wind the timer up again.
+        rig.set(A, Connectivity::Connecting);
+        rig.advance(FAILOVER / 2);
+        assert!(rig.connects.contains(&B));
+    }
+
+    #[test]
+    fn an_unused_priority_lives_for_fifteen_minutes() {
+        let mut rig = two();
+        rig.fail(A, "refused");
+        rig.set(B, Connectivity::Ready);
+        rig.set(A, Connectivity::Ready);
+        rig.advance(RETENTION - Duration::from_secs(1));
+        assert_eq!(rig.closes, []);
+        // Needed again before that, it is still there.
+        rig.fail(A, "refused");
+        assert_eq!(rig.pick(0), Pick::Ready(B));
+        rig.set(A, Connectivity::Ready);
+        rig.advance(RETENTION);
+        assert_eq!(rig.closes, [B]);
+        rig.fail(A, "refused");
+        assert_eq!(rig.pick(0), Pick::Queue);
+        assert_eq!(rig.connects.last(), Some(&B));
+    }
+
+    #[test]
+    fn an_endpoint_that_changes_its_priority_stays_connected() {
+        let mut rig = two();
+        rig.fail(A, "refused");
+        rig.set(B, Connectivity::Ready);
+        rig.update(&[rig.endpoint_in(1, "b", 1, 0), rig.endpoint_in(0, "a", 1, 1)]);
+        assert_eq!(rig.pick(0), Pick::Ready(B));
+        assert_eq!(rig.closes, []);
     }
 }

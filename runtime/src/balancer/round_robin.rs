@@ -144,8 +144,9 @@ mod tests {
 
     #[test]
     fn the_start_is_random() {
-        let starts: std::collections::BTreeSet<_> = (0..50)
-            .map(|seed| format!("{:?}", ready(&[1, 1, 1, 1], seed).pick(0)))
+        let mut seeds = fastrand::Rng::with_seed(1);
+        let starts: std::collections::BTreeSet<_> = (0..100)
+            .map(|_| format!("{:?}", ready(&[1, 1, 1, 1], seeds.u64(..)).pick(0)))
             .collect();
         assert_eq!(starts.len(), 4, "{starts:?}");
     }

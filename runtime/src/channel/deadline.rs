@@ -114,7 +114,7 @@ mod tests {
             let timeout = Duration::from_nanos(nanos);
             let back = parse(format(timeout).as_bytes()).expect("readable");
             assert!(
-                back <= timeout && timeout - back < Duration::from_secs(60),
+                back <= timeout && timeout - back < Duration::from_secs(3600),
                 "{timeout:?}"
             );
         }

@@ -13,7 +13,7 @@ use super::body::{InFlight, ResponseBody};
 use super::call::{self, Picked};
 use super::deadline::Deadline;
 use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
-use super::status::{CallError, UNAVAILABLE, code_of_reset};
+use super::status::{CallError, INTERNAL, UNAVAILABLE, code_of_reset};
 use super::{Inner, config_error};
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
@@ -49,7 +49,7 @@ where
     };
     let (forward, cluster) = route(&inner, &terms, &request, snapshot)?;
     let deadline = terms.deadline(forward.timeout);
-    let mut run = Run {
+    let run = Run {
         inner: &inner,
         terms: &terms,
         cluster,
@@ -127,7 +127,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Without a retry policy: only sends that no server has begun are repeated.
     async fn once<B>(
-        &mut self,
+        &self,
         mut request: Request<B>,
         mut unbegun: u32,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -141,14 +141,12 @@ impl Run<'_> {
                     return Ok(self.answer(response, in_flight, 1));
                 }
                 Attempt::Failed {
-                    error,
                     again: Some(next),
+                    unbegun: true,
                     full,
+                    ..
                 } if unbegun < MOST_UNBEGUN => {
-                    if !full {
-                        unbegun += 1;
-                    }
-                    drop(error);
+                    unbegun += u32::from(!full);
                     request = next;
                 }
                 Attempt::Failed { error, .. } => return Err(error),
@@ -158,7 +156,7 @@ impl Run<'_> {
 
     /// With a retry policy (gRFC A44 over A6).
     async fn repeatedly<B>(
-        &mut self,
+        &self,
         request: Request<B>,
         mut retries: Retries<'_>,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -184,17 +182,13 @@ impl Run<'_> {
                     (Outcome::failed(error.code()), Err(error))
                 }
                 Err(error) => return Err(error),
-                Ok(Attempt::Failed {
-                    again: Some(_),
-                    full: true,
-                    ..
-                }) => {
+                Ok(Attempt::Failed { full: true, .. }) => {
                     next = again(&body);
                     continue;
                 }
                 Ok(Attempt::Failed {
                     error,
-                    again: Some(_),
+                    unbegun: true,
                     ..
                 }) => (Outcome::unbegun(error.code()), Err(error)),
                 Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
@@ -227,11 +221,7 @@ impl Run<'_> {
     }
 
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
-    async fn attempt<B>(
-        &mut self,
-        request: Request<B>,
-        previous: u32,
-    ) -> Result<Attempt<B>, CallError>
+    async fn attempt<B>(&self, request: Request<B>, previous: u32) -> Result<Attempt<B>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -247,7 +237,9 @@ impl Run<'_> {
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),
             Err(SendError {
-                cause, unprocessed, ..
+                cause,
+                unprocessed,
+                unbegun,
             }) => {
                 let error = transport_error(&cause, in_flight.endpoint());
                 let full = matches!(cause, SendFailure::Full);
@@ -255,9 +247,12 @@ impl Run<'_> {
                 if full {
                     within(self.deadline, "room on a connection", connection.room()).await?;
                 }
+                // A request that HTTP/2 cannot carry goes nowhere else either.
+                let unbegun = unbegun && !matches!(cause, SendFailure::Invalid(_));
                 Attempt::Failed {
                     error,
                     again: unprocessed,
+                    unbegun,
                     full,
                 }
             }
@@ -319,8 +314,10 @@ enum Attempt<B> {
     Answered(http::Response<Incoming>, InFlight),
     Failed {
         error: CallError,
-        /// The request, if no server has begun it.
+        /// The request, if it is still whole.
         again: Option<Request<B>>,
+        /// No server can have begun with it.
+        unbegun: bool,
         /// The connection had no room for another stream.
         full: bool,
     },
@@ -380,6 +377,7 @@ pub(super) fn transport_error(cause: &SendFailure, endpoint: &str) -> CallError 
     let code = match cause {
         SendFailure::RequestBody(error) => return CallError::RequestBody(error.to_string()),
         SendFailure::Reset(reason) => code_of_reset(*reason),
+        SendFailure::Invalid(_) => INTERNAL,
         _ => UNAVAILABLE,
     };
     CallError::Transport {

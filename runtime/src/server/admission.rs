@@ -93,6 +93,8 @@ pub(super) async fn admit(
     let (io, info) = match tls {
         Some(tls) => handshake(io, info, tls, limits.handshake).await?,
         None if generation.plaintext_for_all || is_on_this_host(addresses) => (io, info),
+        // A chain for plaintext beside one for TLS is the control plane's word: a permissive port.
+        None if generation.looks_at_first_bytes => (io, info),
         None => return Err(Refusal::Plaintext.into()),
     };
     let told_plaintext = generation.looks_at_first_bytes && transport == Transport::RawBuffer;

@@ -193,9 +193,9 @@ impl<L> Server<L> {
         self
     }
 
-    /// Allows plaintext from other hosts where xDS configures no TLS, which includes the plaintext
-    /// way into a permissive port. Where xDS does configure TLS, nothing changes: an error there
-    /// never ends in plaintext.
+    /// Allows plaintext from other hosts where xDS configures no TLS. A permissive port needs no
+    /// such word: there xDS itself asks for plaintext. Where xDS configures TLS, nothing changes:
+    /// an error there never ends in plaintext.
     pub fn plaintext_where_unsecured(mut self) -> Self {
         self.source.plaintext_where_unsecured = true;
         self
