@@ -1,4 +1,5 @@
-//! Finding a call's route, cluster and endpoint allocates nothing.
+//! Finding a call's route, cluster and endpoint allocates nothing (but for the values of a header
+//! that a call carries twice and a route looks at: gRFC A28 has them joined).
 //!
 //! Alone in its program: the counter is the allocator of the whole process.
 
@@ -69,7 +70,7 @@ fn table() -> RouteTable {
             PathMatcher::Prefix(Text::exact("/a.B/")),
             vec![
                 header("x-version", exact("v1-alpha")),
-                header("x-two", exact("1,2")),
+                header("x-two", exact("2")),
             ],
             &["a", "b", "c"],
         ),
@@ -133,8 +134,7 @@ fn route_match_and_pick_allocate_nothing() {
     ];
     let mut headers = HeaderMap::new();
     headers.insert("x-version", "v1-alpha".parse().unwrap());
-    headers.append("x-two", "1".parse().unwrap());
-    headers.append("x-two", "2".parse().unwrap());
+    headers.insert("x-two", "2".parse().unwrap());
     let one = |random| {
         let call = Call {
             authority: "greeter.example",
