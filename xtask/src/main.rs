@@ -6,6 +6,7 @@ mod check;
 mod codegen;
 mod deny;
 mod descriptors;
+mod interop;
 
 const HELP: &str = "\
 Recurring work on this repository.
@@ -19,6 +20,9 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
+  interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
+                           against our programs; --only NAME, --list, --json,
+                           --write (docs/interop.md)
   help                     show this text
 ";
 
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
+        ["interop", options @ ..] => interop::run(options),
         [] => return usage("a verb is missing"),
         [verb, ..] => return usage(&format!("not understood: {verb} (or its options)")),
     };
