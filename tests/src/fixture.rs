@@ -203,6 +203,19 @@ pub fn mesh_file(endpoints: &[(&str, &str)], keys: &str) -> String {
     text
 }
 
+/// A mesh file with mutual TLS (`strict` or `permissive`) in the trust domain `prod.example`.
+#[must_use]
+pub fn secured(mesh: &str, mtls: &str) -> String {
+    let head = format!("mesh: v1\ntrust_domain: prod.example\ndefaults: {{mtls: {mtls}}}\n");
+    mesh.replacen("mesh: v1\n", &head, 1)
+}
+
+/// The SPIFFE id of a service of a [`secured`] mesh.
+#[must_use]
+pub fn spiffe(service: &str) -> String {
+    format!("spiffe://prod.example/sa/{service}")
+}
+
 /// [`mesh_file`] with one version and nothing further.
 #[must_use]
 pub fn plain_mesh(addresses: &[&str]) -> String {
@@ -330,11 +343,25 @@ impl Authority {
         Arc::new(provider.expect("what was just made is valid"))
     }
 
+    /// A provider that has this authority as its root and no certificate of its own.
+    #[must_use]
+    pub fn roots_only(&self) -> Arc<dyn CertificateProvider> {
+        let provider = StaticProvider::from_pem(None, Some(self.root().as_bytes()));
+        Arc::new(provider.expect("what was just made is valid"))
+    }
+
     /// A leaf certificate that carries `uri`, and its key, both PEM.
     #[must_use]
     pub fn leaf(&self, uri: &str) -> (String, String) {
+        self.leaf_until(uri, 2100)
+    }
+
+    /// [`Self::leaf`], valid until the beginning of a year.
+    #[must_use]
+    pub fn leaf_until(&self, uri: &str, year: i32) -> (String, String) {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("a URI is ASCII"))];
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().expect("a key");
         let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
         (leaf.pem(), key.serialize_pem())
