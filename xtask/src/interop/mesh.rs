@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    SanType,
+};
 use serde_json::{Value, json};
 
 use super::install::Installed;
@@ -36,7 +39,7 @@ impl ControlPlane {
         let file = folder.join("mesh.yaml");
         fs::write(&file, mesh)?;
         let mut command = Command::new(&installed.sidestep);
-        command.args(["--json", "serve"]).arg(&file);
+        command.args(["serve", "--log-format=json"]).arg(&file);
         command.args(["--listen", "127.0.0.1:0"]);
         let process = Process::start("sidestep-serve", folder, &mut command)?;
         let address = address(&process.event("serving")?, "address")?;
@@ -133,6 +136,9 @@ impl Certificates {
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // C-core takes a leaf with its issuer's name for a self-signed certificate.
+        let name = DnType::CommonName;
+        params.distinguished_name.push(name, "interop authority");
         Ok(Self {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
             folder: folder.to_owned(),
@@ -144,6 +150,7 @@ impl Certificates {
         let mut params = CertificateParams::default();
         let id = format!("spiffe://{TRUST_DOMAIN}/sa/{service}");
         params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
+        params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let folder = self.folder.join(format!("{service}-certificates"));
