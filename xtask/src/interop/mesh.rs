@@ -174,6 +174,32 @@ pub(super) fn plain_server(
     Ok((process, address))
 }
 
+/// Whose meshed server it is.
+#[derive(Clone, Copy)]
+pub(super) enum MeshedServer {
+    Ours,
+    GrpcGo,
+}
+
+impl MeshedServer {
+    /// Starts it as `greeter-1`.
+    fn command(self, installed: &Installed, security: Security) -> Command {
+        let mut command = match self {
+            Self::Ours => Command::new(&installed.server),
+            Self::GrpcGo => Command::new(&installed.go),
+        };
+        match self {
+            Self::Ours => command.args(["--mode", "xds"]),
+            Self::GrpcGo => command.arg("xds-server"),
+        };
+        command.args(["--id", "greeter-1"]);
+        if let (Self::Ours, Security::MutualTls) = (self, security) {
+            command.arg("--xds-creds");
+        }
+        command
+    }
+}
+
 /// A control plane and one meshed server of `greeter` that serves.
 pub(super) struct Meshed {
     control_plane: ControlPlane,
@@ -184,7 +210,12 @@ pub(super) struct Meshed {
 }
 
 impl Meshed {
-    pub(super) fn start(installed: &Installed, folder: &Path, security: Security) -> Result<Self> {
+    pub(super) fn start(
+        installed: &Installed,
+        folder: &Path,
+        security: Security,
+        program: MeshedServer,
+    ) -> Result<Self> {
         let control_plane = ControlPlane::start(installed, folder, &file(security, &[]))?;
         let certificates = match security {
             Security::Plaintext => None,
@@ -192,11 +223,7 @@ impl Meshed {
         };
         let own = certificates.as_ref().map(|c| c.of("greeter")).transpose()?;
         let bootstrap = control_plane.bootstrap(folder, "greeter", own.as_deref())?;
-        let mut command = Command::new(&installed.server);
-        command.args(["--id", "greeter-1", "--mode", "xds"]);
-        if security == Security::MutualTls {
-            command.arg("--xds-creds");
-        }
+        let mut command = program.command(installed, security);
         command.env("GRPC_XDS_BOOTSTRAP", bootstrap);
         let server = Process::start("greeter-1", folder, &mut command)?;
         let address = server.ready()?;
