@@ -39,7 +39,11 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
-        ["interop", options @ ..] => interop::run(options),
+        // Its last line is its verdict.
+        ["interop", options @ ..] => match interop::run(options) {
+            Ok(false) => return ExitCode::FAILURE,
+            outcome => outcome.map(drop),
+        },
         [] => return usage("a verb is missing"),
         [verb, ..] => return usage(&format!("not understood: {verb} (or its options)")),
     };

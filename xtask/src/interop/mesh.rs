@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair,
+    SanType,
+};
 use serde_json::{Value, json};
 
 use super::install::Installed;
@@ -36,7 +39,7 @@ impl ControlPlane {
         let file = folder.join("mesh.yaml");
         fs::write(&file, mesh)?;
         let mut command = Command::new(&installed.sidestep);
-        command.args(["--json", "serve"]).arg(&file);
+        command.args(["serve", "--log-format=json"]).arg(&file);
         command.args(["--listen", "127.0.0.1:0"]);
         let process = Process::start("sidestep-serve", folder, &mut command)?;
         let address = address(&process.event("serving")?, "address")?;
@@ -133,6 +136,9 @@ impl Certificates {
     pub(super) fn new(folder: &Path) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // C-core takes a leaf with its issuer's name for a self-signed certificate.
+        let name = DnType::CommonName;
+        params.distinguished_name.push(name, "interop authority");
         Ok(Self {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
             folder: folder.to_owned(),
@@ -144,6 +150,7 @@ impl Certificates {
         let mut params = CertificateParams::default();
         let id = format!("spiffe://{TRUST_DOMAIN}/sa/{service}");
         params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
+        params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let folder = self.folder.join(format!("{service}-certificates"));
@@ -167,6 +174,32 @@ pub(super) fn plain_server(
     Ok((process, address))
 }
 
+/// Whose meshed server it is.
+#[derive(Clone, Copy)]
+pub(super) enum MeshedServer {
+    Ours,
+    GrpcGo,
+}
+
+impl MeshedServer {
+    /// Starts it as `greeter-1`.
+    fn command(self, installed: &Installed, security: Security) -> Command {
+        let mut command = match self {
+            Self::Ours => Command::new(&installed.server),
+            Self::GrpcGo => Command::new(&installed.go),
+        };
+        match self {
+            Self::Ours => command.args(["--mode", "xds"]),
+            Self::GrpcGo => command.arg("xds-server"),
+        };
+        command.args(["--id", "greeter-1"]);
+        if let (Self::Ours, Security::MutualTls) = (self, security) {
+            command.arg("--xds-creds");
+        }
+        command
+    }
+}
+
 /// A control plane and one meshed server of `greeter` that serves.
 pub(super) struct Meshed {
     control_plane: ControlPlane,
@@ -177,7 +210,12 @@ pub(super) struct Meshed {
 }
 
 impl Meshed {
-    pub(super) fn start(installed: &Installed, folder: &Path, security: Security) -> Result<Self> {
+    pub(super) fn start(
+        installed: &Installed,
+        folder: &Path,
+        security: Security,
+        program: MeshedServer,
+    ) -> Result<Self> {
         let control_plane = ControlPlane::start(installed, folder, &file(security, &[]))?;
         let certificates = match security {
             Security::Plaintext => None,
@@ -185,11 +223,7 @@ impl Meshed {
         };
         let own = certificates.as_ref().map(|c| c.of("greeter")).transpose()?;
         let bootstrap = control_plane.bootstrap(folder, "greeter", own.as_deref())?;
-        let mut command = Command::new(&installed.server);
-        command.args(["--id", "greeter-1", "--mode", "xds"]);
-        if security == Security::MutualTls {
-            command.arg("--xds-creds");
-        }
+        let mut command = program.command(installed, security);
         command.env("GRPC_XDS_BOOTSTRAP", bootstrap);
         let server = Process::start("greeter-1", folder, &mut command)?;
         let address = server.ready()?;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
@@ -13,12 +13,11 @@ use serde_json::Value;
 /// How long any peer may take for any one step. Machines of two cores under load need some of it.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running peer: its events, and a log of what it said on standard error. Dropping it ends it.
+/// A running peer and its events. Dropping it ends it.
 pub(super) struct Process {
     name: String,
     child: Child,
     lines: Receiver<String>,
-    log: PathBuf,
 }
 
 impl Process {
@@ -27,6 +26,7 @@ impl Process {
         let log = logs.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut child = command
+            .env("NO_COLOR", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
@@ -46,7 +46,6 @@ impl Process {
             name: name.to_owned(),
             child,
             lines,
-            log,
         })
     }
 
@@ -72,7 +71,7 @@ impl Process {
                     bail!("{} did not give {what} within {PATIENCE:?}", self.name)
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    bail!("{} ended before {what}\n{}", self.name, self.last_words())
+                    bail!("{} ended before {what}", self.name)
                 }
             }
         }
@@ -95,11 +94,6 @@ impl Process {
                 Err(RecvTimeoutError::Timeout) => bail!("{} does not end", self.name),
             }
         }
-    }
-
-    /// The end of what it wrote to standard error, for people who look for the reason.
-    fn last_words(&self) -> String {
-        last_lines(&self.log)
     }
 }
 

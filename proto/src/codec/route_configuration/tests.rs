@@ -504,6 +504,14 @@ fn time_limits() {
     assert_eq!(found.grpc_timeout_header_max, Some(Duration::from_secs(7)));
 }
 
+/// Envoy's default would end calls that gRPC clients let go on.
+#[test]
+fn envoy_is_told_to_have_no_limit_of_its_own() {
+    let mut again = encode(&decoded(&base()));
+    assert_eq!(action(&mut again).timeout, seconds(0));
+    assert_eq!(ignored(TYPE, &again), [""; 0]);
+}
+
 fn retry_policy(on: &str) -> wire::RetryPolicy {
     wire::RetryPolicy {
         retry_on: on.into(),
