@@ -110,6 +110,8 @@ fn decode_virtual_host(
 ) -> Result<VirtualHost> {
     at.refuse("matcher", wire.matcher.is_some())?;
     at.refuse("route_specifiers", !wire.route_specifiers.is_empty())?;
+    // Nobody checks it: to go on would let plaintext calls in.
+    at.refuse("require_tls", wire.require_tls != 0)?;
     check_overrides(at, &wire.typed_per_filter_config)?;
     at.ignore(
         "request_headers_to_add",

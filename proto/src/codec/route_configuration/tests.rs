@@ -93,6 +93,9 @@ fn virtual_hosts() {
             ("", &|w| w.virtual_hosts[0].routes.clear()),
             // Names are for people.
             ("", &|w| w.virtual_hosts[1].name = "first".into()),
+            ("virtual_hosts[0].require_tls: the field", &|w| {
+                w.virtual_hosts[0].require_tls = 1;
+            }),
             ("virtual_hosts[0].route_specifiers: the field", &|w| {
                 w.virtual_hosts[0].route_specifiers.push(Default::default());
             }),
