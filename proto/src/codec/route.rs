@@ -188,11 +188,11 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
     let mut clusters = Vec::with_capacity(wire.clusters.len());
     for (i, cluster) in wire.clusters.into_iter().enumerate() {
         let at = at.item("clusters", i);
-        check_overrides(&at, &cluster.typed_per_filter_config)?;
         let weight = cluster.weight.unwrap_or(0);
         if weight == 0 {
             continue;
         }
+        check_overrides(&at, &cluster.typed_per_filter_config)?;
         total = total.checked_add(weight).ok_or_else(|| {
             at.field("weight")
                 .rule("the weights add up to more than 4294967295")
@@ -331,11 +331,12 @@ fn check_hash_policy(at: &At<'_>, wire: &HashPolicy) -> Result<()> {
     use route::route_action::hash_policy::PolicySpecifier;
     if let Some(PolicySpecifier::Header(header)) = &wire.policy_specifier
         && let Some(rewrite) = &header.regex_rewrite
+        && let Some(pattern) = &rewrite.pattern
     {
         let at = at.field("header");
         let at = at.field("regex_rewrite");
         let at = at.field("pattern");
-        decode_pattern(&at, at.required(rewrite.pattern.as_ref())?)?;
+        decode_pattern(&at, pattern)?;
     }
     Ok(())
 }
