@@ -6,6 +6,7 @@ mod check;
 mod codegen;
 mod deny;
 mod descriptors;
+mod pictures;
 
 const HELP: &str = "\
 Recurring work on this repository.
@@ -19,6 +20,8 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
+  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
+                           openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
   help                     show this text
 ";
 
@@ -35,6 +38,9 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
+        ["pictures"] => pictures::run(),
+        ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
+        ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),
         [] => return usage("a verb is missing"),
         [verb, ..] => return usage(&format!("not understood: {verb} (or its options)")),
     };
