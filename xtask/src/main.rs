@@ -7,6 +7,7 @@ mod codegen;
 mod deny;
 mod descriptors;
 mod interop;
+mod pictures;
 
 const HELP: &str = "\
 Recurring work on this repository.
@@ -23,6 +24,8 @@ Verbs:
   interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
                            against our programs; --only NAME, --list, --json,
                            --write (docs/interop.md)
+  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
+                           openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
   help                     show this text
 ";
 
@@ -44,6 +47,9 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             outcome => outcome.map(drop),
         },
+        ["pictures"] => pictures::run(),
+        ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
+        ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),
         [] => return usage("a verb is missing"),
         [verb, ..] => return usage(&format!("not understood: {verb} (or its options)")),
     };
