@@ -3,6 +3,7 @@
 //! Each verb is a file under `command` that reads its arguments, calls a library, and prints.
 
 mod command;
+mod demo;
 mod output;
 
 use std::process::ExitCode;
@@ -42,6 +43,7 @@ enum LogFormat {
 
 const AFTER_HELP: &str = "\
 Begin here:
+  sidestep demo                        see a whole mesh at work
   sidestep check mesh.yaml             is the mesh file right?
   sidestep serve mesh.yaml             serve it to every process that asks
   sidestep status                      who runs what, and what was refused
@@ -66,7 +68,7 @@ A flag wins over its environment variable.";
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr(arguments.log_format);
+    log_to_stderr(arguments.log_format, arguments.command.log_filter());
     match run(arguments) {
         Ok(exit) => exit.into(),
         Err(error) => {
@@ -86,11 +88,10 @@ fn run(arguments: Arguments) -> anyhow::Result<Exit> {
 }
 
 /// Standard output carries answers; everything said on the way goes to standard error.
-fn log_to_stderr(format: LogFormat) {
+fn log_to_stderr(format: LogFormat, default_filter: &str) {
     use tracing_subscriber::EnvFilter;
-    // What becomes of edits, `serve` says on standard output already.
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("warn,sidestep_server::store=error"));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(Style::of(&std::io::stderr()).is_coloured())

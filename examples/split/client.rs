@@ -4,6 +4,8 @@
 //! ```text
 //! GRPC_XDS_BOOTSTRAP=examples/hello/client.json cargo run -p sidestep-examples --bin split-client
 //! ```
+//!
+//! A number as argument is how many calls to make (default 4); every other one has the header.
 
 use sidestep::Mesh;
 use sidestep_examples::hello::HelloRequest;
@@ -12,9 +14,10 @@ use tonic::Request;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let calls: u64 = std::env::args().nth(1).map_or(Ok(4), |n| n.parse())?;
     let mut greeter = GreeterClient::new(Mesh::from_env()?.channel("xds:///greeter")?);
 
-    for beta in [false, true, false, true] {
+    for beta in (0..calls).map(|call| call % 2 == 1) {
         let mut request = Request::new(HelloRequest {
             name: "split".into(),
         });

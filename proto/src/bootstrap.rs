@@ -109,7 +109,7 @@ pub enum CertificateProviderConfig {
     },
     /// A plugin that is not there. It is an error only where a resource refers to it.
     Unsupported {
-        /// `plugin_name`.
+        /// `plugin_name`; empty where it is not said.
         plugin_name: String,
     },
 }

@@ -97,17 +97,16 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// protobuf's JSON spelling of a duration: `"600s"`, `"0.5s"`; more than zero.
+    /// protobuf's JSON spelling of a duration: `"600s"`, `"0.5s"`; not negative.
     pub(super) fn duration(&self) -> Result<Duration, BootstrapError> {
         let text = self.text()?;
-        let seconds = text.strip_suffix('s').and_then(|n| n.parse::<f64>().ok());
+        // The parser of numbers knows exponents and infinities, protobuf does not.
+        let plain = |n: &&str| n.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let seconds = text.strip_suffix('s').filter(plain);
+        let seconds = seconds.and_then(|n| n.parse::<f64>().ok());
         let duration = seconds.and_then(|n| Duration::try_from_secs_f64(n).ok());
-        match duration {
-            Some(duration) if !duration.is_zero() => Ok(duration),
-            _ => Err(self.invalid(format!(
-                "{text:?} is not a duration above zero, such as \"600s\""
-            ))),
-        }
+        duration
+            .ok_or_else(|| self.invalid(format!("{text:?} is not a duration, such as \"600s\"")))
     }
 
     pub(super) fn protobuf_struct(&self) -> Result<Struct, BootstrapError> {
@@ -139,6 +138,18 @@ impl<'a> Object<'a> {
     pub(super) fn text_or_empty(&mut self, key: &'static str) -> Result<String, BootstrapError> {
         let text = self.optional(key).map(|json| json.text()).transpose()?;
         Ok(text.unwrap_or_default())
+    }
+
+    /// The text of a key and its place; the empty text counts as absent.
+    pub(super) fn filled_or_none(
+        &mut self,
+        key: &'static str,
+    ) -> Result<Option<(Json<'a>, String)>, BootstrapError> {
+        let Some(json) = self.optional(key) else {
+            return Ok(None);
+        };
+        let text = json.text()?;
+        Ok((!text.is_empty()).then_some((json, text)))
     }
 
     /// The entries of the object at `key`, which is a map; none if it is absent.

@@ -22,6 +22,11 @@ pub(super) fn fill(template: &str, text: &str) -> String {
     }
 }
 
+/// Encodes everything that may not stand in one segment of a path.
+pub(super) fn percent_encode_segment(text: &str) -> String {
+    percent_encode(text).replace('/', "%2F")
+}
+
 /// Encodes everything that may not stand in the path of a URI (RFC 3986, section 3.3).
 fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

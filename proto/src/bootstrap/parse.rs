@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::json::Json;
+use super::name::percent_encode_segment;
 use super::{
     Authority, Bootstrap, BootstrapError, CertificateProviderConfig, Credentials, Node, Server,
     ServerFeatures,
@@ -35,13 +36,11 @@ pub(super) fn bootstrap(json: &str) -> Result<Bootstrap, BootstrapError> {
             .map(|(name, json)| Ok((name, parse_provider(&json, &mut ignored)?)))
             .collect::<Result<_, _>>()?,
         server_listener_template: root
-            .optional("server_listener_resource_name_template")
-            .map(|t| t.text())
-            .transpose()?,
+            .filled_or_none("server_listener_resource_name_template")?
+            .map(|(_, template)| template),
         client_listener_template: root
-            .optional("client_default_listener_resource_name_template")
-            .map(|t| t.text())
-            .transpose()?
+            .filled_or_none("client_default_listener_resource_name_template")?
+            .map(|(_, template)| template)
             .unwrap_or_else(|| "%s".to_owned()),
         authorities: root
             .entries("authorities")?
@@ -128,7 +127,7 @@ fn parse_credentials(
     let mut unknown = Vec::new();
     for entry in &entries {
         let mut credentials = entry.object()?;
-        let kind = credentials.required("type")?.text()?;
+        let kind = credentials.text_or_empty("type")?;
         let config = credentials.optional("config");
         let parsed = match kind.as_str() {
             "insecure" => Credentials::Insecure,
@@ -188,10 +187,20 @@ fn parse_files(json: &Json<'_>, ignored: &mut Vec<String>) -> Result<Files, Boot
         refresh_interval: config
             .optional("refresh_interval")
             .map(|json| json.duration())
-            .transpose()?,
+            .transpose()?
+            // Nobody reads files without pause: zero is the default said aloud.
+            .filter(|interval| !interval.is_zero()),
     };
     if files.certificate.is_some() != files.key.is_some() {
         return Err(json.invalid("certificate_file and private_key_file belong together"));
+    }
+    // Only what lies in one directory can be replaced in one step (gRFC A29).
+    if let (Some(certificate), Some(key)) = (&files.certificate, &files.key)
+        && certificate.parent() != key.parent()
+    {
+        return Err(
+            json.invalid("certificate_file and private_key_file must be in the same directory")
+        );
     }
     config.unread(ignored);
     Ok(files)
@@ -202,7 +211,7 @@ fn parse_provider(
     ignored: &mut Vec<String>,
 ) -> Result<CertificateProviderConfig, BootstrapError> {
     let mut provider = json.object()?;
-    let plugin_name = provider.required("plugin_name")?.filled_text()?;
+    let plugin_name = provider.text_or_empty("plugin_name")?;
     let config = provider.optional("config");
     provider.unread(ignored);
     if plugin_name != "file_watcher" {
@@ -259,12 +268,11 @@ fn parse_authority(
     ignored: &mut Vec<String>,
 ) -> Result<Authority, BootstrapError> {
     let mut authority = json.object()?;
-    let prefix = format!("xdstp://{name}/");
+    let prefix = format!("xdstp://{}/", percent_encode_segment(name));
     let client_listener_template =
-        match authority.optional("client_listener_resource_name_template") {
+        match authority.filled_or_none("client_listener_resource_name_template")? {
             None => format!("{prefix}envoy.config.listener.v3.Listener/%s"),
-            Some(json) => {
-                let template = json.text()?;
+            Some((json, template)) => {
                 if !template.starts_with(&prefix) {
                     return Err(json.invalid(format!("must begin with {prefix}")));
                 }

@@ -183,7 +183,7 @@ fn bad_input_is_refused_where_it_is_bad() {
         ),
         (
             server(r#""server_uri": "x", "channel_creds": [{}]"#),
-            "xds_servers[0].channel_creds[0].type: is required",
+            "xds_servers[0].channel_creds: none of the types is supported: ",
         ),
         (
             tls(r#"{"certificate_file": "/a"}"#),
@@ -198,12 +198,16 @@ fn bad_input_is_refused_where_it_is_bad() {
             "xds_servers[0].channel_creds[0].config.refresh_interval: \"soon\" is not a duration",
         ),
         (
-            tls(r#"{"refresh_interval": "0s"}"#),
+            tls(r#"{"refresh_interval": "1e3s"}"#),
             "xds_servers[0].channel_creds[0].config.refresh",
         ),
         (
             tls(r#"{"refresh_interval": "-1s"}"#),
             "xds_servers[0].channel_creds[0].config.refresh",
+        ),
+        (
+            tls(r#"{"certificate_file": "/a/c", "private_key_file": "/b/k"}"#),
+            "xds_servers[0].channel_creds[0].config: certificate_file and private_key_file must be",
         ),
         (
             server(&format!(
@@ -229,8 +233,12 @@ fn bad_input_is_refused_where_it_is_bad() {
             "certificate_providers: expected an object",
         ),
         (
-            provider("{}"),
-            "certificate_providers[\"p\"].plugin_name: is required",
+            provider(r#"{"plugin_name": 1}"#),
+            "certificate_providers[\"p\"].plugin_name: expected a string",
+        ),
+        (
+            watcher(r#"{"certificate_file": "/a/c", "private_key_file": "/b/k"}"#),
+            "certificate_providers[\"p\"].config: certificate_file and private_key_file must be",
         ),
         (
             provider(r#"{"plugin_name": "file_watcher"}"#),
@@ -260,6 +268,13 @@ fn bad_input_is_refused_where_it_is_bad() {
             with(r#""authorities": {"a": {"client_listener_resource_name_template": "x/%s"}}"#),
             "authorities[\"a\"].client_listener_resource_name_template: must begin with xdstp://a/",
         ),
+        // Without the slash the name of another authority would do.
+        (
+            with(
+                r#""authorities": {"a": {"client_listener_resource_name_template": "xdstp://ab/%s"}}"#,
+            ),
+            "authorities[\"a\"].client_listener_resource_name_template: must begin with xdstp://a/",
+        ),
         (
             with(r#""authorities": {"a": {"xds_servers": [{}]}}"#),
             "authorities[\"a\"].xds_servers[0].server_uri: is required",
@@ -272,6 +287,40 @@ fn bad_input_is_refused_where_it_is_bad() {
             "expected {expected:?}, found {error:?}"
         );
     }
+}
+
+#[test]
+fn empty_and_absent_are_the_same_where_grpc_says_so() {
+    let bootstrap = parse(
+        r#"{
+      "xds_servers": [{"server_uri": "x", "channel_creds": [{}, {"type": ""}, {
+        "type": "tls", "config": {"refresh_interval": "0s"}
+      }]}],
+      "server_listener_resource_name_template": "",
+      "client_default_listener_resource_name_template": "",
+      "certificate_providers": {"nameless": {}},
+      "authorities": {"a/b": {"client_listener_resource_name_template": ""}}
+    }"#,
+    );
+    let Credentials::Tls {
+        refresh_interval, ..
+    } = &bootstrap.servers[0].credentials
+    else {
+        panic!("the first supported type is tls");
+    };
+    assert_eq!(*refresh_interval, Duration::from_secs(600));
+    assert_eq!(bootstrap.server_listener_template, None);
+    assert_eq!(bootstrap.client_listener_template, "%s");
+    assert_eq!(
+        bootstrap.certificate_providers["nameless"],
+        CertificateProviderConfig::Unsupported {
+            plugin_name: String::new()
+        }
+    );
+    assert_eq!(
+        bootstrap.authorities["a/b"].client_listener_template,
+        "xdstp://a%2Fb/envoy.config.listener.v3.Listener/%s"
+    );
 }
 
 #[test]

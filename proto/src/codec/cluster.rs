@@ -293,6 +293,10 @@ fn decode_host(at: &At<'_>, wire: &SocketAddress) -> Result<Discovery> {
 }
 
 fn decode_custom(at: &At<'_>, custom: &CustomClusterType) -> Result<Discovery> {
+    if custom.name != AGGREGATE_NAME {
+        let place = at.field("name");
+        return Err(place.unsupported(format!("the cluster type {:?}", custom.name)));
+    }
     let at = at.field("typed_config");
     let aggregate: AggregateCluster = at.unpack(at.required(custom.typed_config.as_ref())?)?;
     if aggregate.clusters.is_empty() {

@@ -80,17 +80,26 @@ fn decode_list(at: &At<'_>, list: &LoadBalancingPolicy, depth: usize) -> Result<
     if depth == MAX_DEPTH {
         return Err(at.rule("policies are nested more than 16 levels deep"));
     }
+    let mut unknown = Vec::new();
     for (i, policy) in list.policies.iter().enumerate() {
         let at = at.item("policies", i);
         let at = at.field("typed_extension_config");
-        let extension = at.required(policy.typed_extension_config.as_ref())?;
+        let extension = policy.typed_extension_config.as_ref();
+        // An entry that names no policy is one that we do not have.
+        let Some(config) = extension.and_then(|e| e.typed_config.as_ref()) else {
+            continue;
+        };
         let at = at.field("typed_config");
-        let config = at.required(extension.typed_config.as_ref())?;
         if let Some(policy) = decode_policy(&at, config, depth)? {
             return Ok(policy);
         }
+        unknown.push(inner_type(config));
     }
-    Err(at.field("policies").unsupported("none of the policies"))
+    let place = at.field("policies");
+    Err(place.rule(match unknown.is_empty() {
+        true => "names no policy".to_owned(),
+        false => format!("none of the policies is supported: {}", unknown.join(", ")),
+    }))
 }
 
 /// A policy, or `None` for one that we do not have.
@@ -158,6 +167,17 @@ fn decode_policy(at: &At<'_>, any: &Any, depth: usize) -> Result<Option<LbPolicy
         return decode_struct(at, &config.type_url, config.value.unwrap_or_default());
     }
     Ok(None)
+}
+
+/// What a policy is called, looking into a `TypedStruct`: for people.
+fn inner_type(any: &Any) -> String {
+    let inner = match any.type_name() {
+        "xds.type.v3.TypedStruct" => any.unpack::<TypedStruct>().map(|s| s.type_url),
+        "udpa.type.v1.TypedStruct" => any.unpack::<UdpaTypedStruct>().map(|s| s.type_url),
+        own => Ok(own.to_owned()),
+    };
+    let inner = inner.unwrap_or_default();
+    inner.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// A policy under the name and with the JSON configuration that gRPC's service config gives it.

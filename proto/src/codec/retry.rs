@@ -43,9 +43,9 @@ fn decode_backoff(at: &At<'_>, wire: RetryBackOff) -> Result<(Duration, Duration
         None => base.saturating_mul(DEFAULT_MAX_FACTOR),
     };
     if max < base {
-        return Err(place.rule("must not be below base_interval"));
+        place.note("is below base_interval and bounds that too");
     }
-    Ok((base.max(SHORTEST), max.max(SHORTEST)))
+    Ok((base.min(max).max(SHORTEST), max.max(SHORTEST)))
 }
 
 fn positive(at: &At<'_>, wire: prost_types::Duration) -> Result<Duration> {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use prost_types::Duration;
+
 use super::at::{At, Result, wire_duration};
 use super::http_filter::check_overrides;
 use super::matching::{
@@ -186,11 +188,11 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
     let mut clusters = Vec::with_capacity(wire.clusters.len());
     for (i, cluster) in wire.clusters.into_iter().enumerate() {
         let at = at.item("clusters", i);
-        check_overrides(&at, &cluster.typed_per_filter_config)?;
         let weight = cluster.weight.unwrap_or(0);
         if weight == 0 {
             continue;
         }
+        check_overrides(&at, &cluster.typed_per_filter_config)?;
         total = total.checked_add(weight).ok_or_else(|| {
             at.field("weight")
                 .rule("the weights add up to more than 4294967295")
@@ -243,7 +245,11 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
     const TIMEOUT: &str = "calls end by their deadline and max_stream_duration only";
     const PATH: &str = "the path is not rewritten";
     const REDIRECT: &str = "redirects are not followed";
-    at.ignore("timeout", wire.timeout.is_some(), TIMEOUT);
+    // Zero switches the limit off, which is what gRPC does anyway.
+    let limited = wire
+        .timeout
+        .is_some_and(|limit| limit != Duration::default());
+    at.ignore("timeout", limited, TIMEOUT);
     at.ignore("idle_timeout", wire.idle_timeout.is_some(), TIMEOUT);
     at.ignore("flush_timeout", wire.flush_timeout.is_some(), TIMEOUT);
     at.ignore("max_grpc_timeout", wire.max_grpc_timeout.is_some(), TIMEOUT);
@@ -327,11 +333,12 @@ fn check_hash_policy(at: &At<'_>, wire: &HashPolicy) -> Result<()> {
     use route::route_action::hash_policy::PolicySpecifier;
     if let Some(PolicySpecifier::Header(header)) = &wire.policy_specifier
         && let Some(rewrite) = &header.regex_rewrite
+        && let Some(pattern) = &rewrite.pattern
     {
         let at = at.field("header");
         let at = at.field("regex_rewrite");
         let at = at.field("pattern");
-        decode_pattern(&at, at.required(rewrite.pattern.as_ref())?)?;
+        decode_pattern(&at, pattern)?;
     }
     Ok(())
 }
@@ -380,6 +387,8 @@ fn encode_action(forward: &Forward) -> route::RouteAction {
     route::RouteAction {
         cluster_specifier: Some(encode_clusters(&forward.clusters)),
         max_stream_duration: (limits != MaxStreamDuration::default()).then_some(limits),
+        // Without it Envoy ends calls after 15 s, where gRPC clients have no limit.
+        timeout: Some(Duration::default()),
         retry_policy: forward.retry.as_ref().map(retry::encode),
         ..Default::default()
     }

@@ -12,15 +12,11 @@ pub(super) fn decode(at: &At<'_>, wire: wire::RouteConfiguration) -> Result<Rout
     let plugins = decode_plugins(at, &wire.cluster_specifier_plugins)?;
     check_overrides(at, &wire.typed_per_filter_config)?;
     note_ignored(at, &wire);
-    let mut names = BTreeSet::new();
     let mut domains = BTreeSet::new();
     let mut virtual_hosts = Vec::with_capacity(wire.virtual_hosts.len());
     for (i, host) in wire.virtual_hosts.into_iter().enumerate() {
         let at = at.item("virtual_hosts", i);
         let host = decode_virtual_host(&at, &plugins, host)?;
-        if !host.name.is_empty() && !names.insert(host.name.clone()) {
-            return Err(at.field("name").fault(Reason::Duplicate(host.name)));
-        }
         for (i, domain) in host.domains.iter().enumerate() {
             if !domains.insert(domain.clone()) {
                 let place = at.item("domains", i);
@@ -40,14 +36,13 @@ fn decode_plugins(at: &At<'_>, wire: &[wire::ClusterSpecifierPlugin]) -> Result<
     let mut names = BTreeSet::new();
     for (i, plugin) in wire.iter().enumerate() {
         let at = at.item("cluster_specifier_plugins", i);
-        let extension = at.field("extension").required(plugin.extension.as_ref())?;
+        let name = plugin.extension.as_ref().map(|e| e.name.clone());
+        let name = name.unwrap_or_default();
         if !plugin.is_optional {
             let place = at.field("extension");
-            return Err(place.unsupported(format!("the cluster specifier {:?}", extension.name)));
+            return Err(place.unsupported(format!("the cluster specifier {name:?}")));
         }
-        if !names.insert(extension.name.clone()) {
-            return Err(at.fault(Reason::Duplicate(extension.name.clone())));
-        }
+        names.insert(name);
     }
     Ok(names)
 }
@@ -115,6 +110,8 @@ fn decode_virtual_host(
 ) -> Result<VirtualHost> {
     at.refuse("matcher", wire.matcher.is_some())?;
     at.refuse("route_specifiers", !wire.route_specifiers.is_empty())?;
+    // Nobody checks it: to go on would let plaintext calls in.
+    at.refuse("require_tls", wire.require_tls != 0)?;
     check_overrides(at, &wire.typed_per_filter_config)?;
     at.ignore(
         "request_headers_to_add",

@@ -111,7 +111,11 @@ pub(super) fn decode_downstream(at: &At<'_>, socket: TransportSocket) -> Result<
 }
 
 fn unpack_socket<M: prost::Name + Default>(at: &At<'_>, socket: TransportSocket) -> Result<M> {
-    // The name is a label; the type says what the socket is.
+    // The type would suffice, but gRFC A29 demands both.
+    if socket.name != SOCKET_NAME {
+        let place = at.field("name");
+        return Err(place.unsupported(format!("the transport socket {:?}", socket.name)));
+    }
     let at = at.field("typed_config");
     match socket.config_type {
         Some(ConfigType::TypedConfig(any)) => at.unpack(&any),
@@ -129,10 +133,12 @@ struct Common {
 fn decode_common(at: &At<'_>, common: CommonTlsContext) -> Result<Common> {
     at.refuse("tls_params", common.tls_params.is_some())?;
     at.refuse("custom_handshaker", common.custom_handshaker.is_some())?;
-    at.refuse(
+    // It chooses what the peer gets to judge, not whom we trust.
+    at.ignore(
         "custom_tls_certificate_selector",
         common.custom_tls_certificate_selector.is_some(),
-    )?;
+        "the certificate provider's certificate is shown",
+    );
     at.ignore(
         "alpn_protocols",
         common.alpn_protocols.iter().any(|p| p != "h2"),
@@ -152,6 +158,13 @@ fn decode_common(at: &At<'_>, common: CommonTlsContext) -> Result<Common> {
 }
 
 fn decode_identity(at: &At<'_>, common: &CommonTlsContext) -> Result<Option<CertificateInstance>> {
+    if common.tls_certificate_provider_instance.is_some()
+        || common
+            .tls_certificate_certificate_provider_instance
+            .is_some()
+    {
+        note_other_identities(at, common);
+    }
     if let Some(instance) = &common.tls_certificate_provider_instance {
         let place = at.field("tls_certificate_provider_instance");
         return decode_instance(&place, instance).map(Some);
@@ -171,6 +184,26 @@ fn decode_identity(at: &At<'_>, common: &CommonTlsContext) -> Result<Option<Cert
         common.tls_certificate_certificate_provider.is_some(),
     )?;
     Ok(None)
+}
+
+/// Certificates beside the one of the bootstrap's provider are not shown.
+fn note_other_identities(at: &At<'_>, common: &CommonTlsContext) {
+    const SHOWN: &str = "the certificate provider's certificate is shown";
+    at.ignore(
+        "tls_certificates",
+        !common.tls_certificates.is_empty(),
+        SHOWN,
+    );
+    at.ignore(
+        "tls_certificate_sds_secret_configs",
+        !common.tls_certificate_sds_secret_configs.is_empty(),
+        SHOWN,
+    );
+    at.ignore(
+        "tls_certificate_certificate_provider",
+        common.tls_certificate_certificate_provider.is_some(),
+        SHOWN,
+    );
 }
 
 type RootsAndNames = (Option<CertificateInstance>, Vec<StringMatcher>);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Reason;
 use super::at::{At, Result};
-use super::http_filter::Side;
+use super::http_filter::{Side, decode_chain as decode_chain_of_filters};
 use super::listener::{decode_http, encode_http};
 use super::security::{decode_downstream, encode_downstream};
 use crate::resource::{
@@ -37,10 +37,16 @@ pub(super) fn decode(at: &At<'_>, wire: listener::Listener) -> Result<ServerList
     let filter_chains = decode_chains(at, wire.filter_chains)?;
     let default_filter_chain = wire
         .default_filter_chain
-        .map(|chain| decode_chain(&at.field("default_filter_chain"), chain))
+        .map(|chain| decode_default_chain(&at.field("default_filter_chain"), chain))
         .transpose()?;
-    if filter_chains.is_empty() && default_filter_chain.is_none() {
-        return Err(at.field("filter_chains").fault(Reason::Empty));
+    if default_filter_chain.is_none() {
+        let place = at.field("filter_chains");
+        if filter_chains.is_empty() {
+            return Err(place.fault(Reason::Empty));
+        }
+        if !filter_chains.iter().any(|c| can_match(&c.matches)) {
+            return Err(place.rule("none can ever match, and there is no default_filter_chain"));
+        }
     }
     Ok(ServerListener {
         address,
@@ -103,7 +109,11 @@ pub(super) fn decode_socket_address(at: &At<'_>, wire: &core::SocketAddress) -> 
         "protocol",
         wire.protocol != core::socket_address::Protocol::Tcp as i32,
     )?;
-    at.refuse("resolver_name", !wire.resolver_name.is_empty())?;
+    at.ignore(
+        "resolver_name",
+        !wire.resolver_name.is_empty(),
+        "there is nothing to resolve in an IP address",
+    );
     let ip = decode_ip(&at.field("address"), &wire.address)?;
     let port = match &wire.port_specifier {
         Some(PortSpecifier::PortValue(port)) => at.field("port_value").port(*port)?,
@@ -137,6 +147,17 @@ fn decode_chains(at: &At<'_>, wire: Vec<listener::FilterChain>) -> Result<Vec<Fi
     let mut chains: Vec<FilterChain> = Vec::with_capacity(wire.len());
     for (i, chain) in wire.into_iter().enumerate() {
         let at = at.item("filter_chains", i);
+        let matches = chain.filter_chain_match.as_ref();
+        // The port is asked first, so leaving the chain out changes no other chain's chances.
+        if matches
+            .and_then(|m| m.destination_port)
+            .is_some_and(|p| p != 0)
+        {
+            at.field("filter_chain_match")
+                .field("destination_port")
+                .note("no connection matches a port, so the chain is left out");
+            continue;
+        }
         let chain = decode_chain(&at, chain)?;
         if let Some(other) = chains
             .iter()
@@ -168,6 +189,25 @@ fn overlap(a: &FilterChainMatch, b: &FilterChainMatch) -> bool {
         && meet(&a.source_ports, &b.source_ports)
 }
 
+/// Whether some connection could meet every condition.
+fn can_match(matches: &FilterChainMatch) -> bool {
+    matches.destination_port.is_none()
+        && matches.server_names.is_empty()
+        && matches.application_protocols.is_empty()
+        && !matches!(matches.transport_protocol, TransportProtocol::Other(_))
+}
+
+/// The chain for connections that nothing else takes: it has no conditions of its own.
+fn decode_default_chain(at: &At<'_>, mut wire: listener::FilterChain) -> Result<FilterChain> {
+    let matches = wire.filter_chain_match.take().unwrap_or_default();
+    at.ignore(
+        "filter_chain_match",
+        matches != listener::FilterChainMatch::default(),
+        "the default chain takes whatever is left",
+    );
+    decode_chain(at, wire)
+}
+
 fn decode_chain(at: &At<'_>, wire: listener::FilterChain) -> Result<FilterChain> {
     at.refuse("use_proxy_proto", wire.use_proxy_proto == Some(true))?;
     at.ignore(
@@ -187,7 +227,8 @@ fn decode_chain(at: &At<'_>, wire: listener::FilterChain) -> Result<FilterChain>
     })
 }
 
-/// The connection manager must be the only network filter.
+/// The first connection manager takes the calls. More of them may follow; they must be valid but
+/// see nothing (gRFC A36).
 fn decode_network_filters(
     at: &At<'_>,
     wire: Vec<listener::Filter>,
@@ -200,22 +241,26 @@ fn decode_network_filters(
         if !names.insert(name.clone()) {
             return Err(at.field("name").fault(Reason::Duplicate(name)));
         }
+        let manager = unpack_network_filter(&at, filter.config_type)?;
+        let at = at.field("typed_config");
         if http.is_some() {
-            return Err(at.rule("nothing may follow the HTTP connection manager"));
+            decode_chain_of_filters(&at, Side::Server, manager.http_filters)?;
+            at.note("the HTTP connection manager before it takes all calls");
+        } else {
+            http = Some(decode_http(&at, Side::Server, manager)?);
         }
-        http = Some(decode_network_filter(&at, filter.config_type)?);
     }
     http.ok_or_else(|| at.field("filters").fault(Reason::Empty))
 }
 
-fn decode_network_filter(
+fn unpack_network_filter(
     at: &At<'_>,
     wire: Option<filter::ConfigType>,
-) -> Result<HttpConnectionManager> {
+) -> Result<hcm::HttpConnectionManager> {
     let at = at.field("typed_config");
     match wire {
         Some(filter::ConfigType::TypedConfig(any)) if any.is::<hcm::HttpConnectionManager>() => {
-            decode_http(&at, Side::Server, at.unpack(&any)?)
+            at.unpack(&any)
         }
         Some(filter::ConfigType::TypedConfig(any)) => {
             Err(at.unsupported(format!("the network filter {}", any.type_name())))
@@ -295,10 +340,27 @@ fn decode_ranges(
 ) -> Result<Vec<CidrRange>> {
     let ranges = wire.into_iter().enumerate().map(|(i, range)| {
         let at = at.item(field, i);
-        let prefix = decode_ip(&at.field("address_prefix"), &range.address_prefix)?;
-        Ok(CidrRange::new(prefix, range.prefix_len.unwrap_or(0)))
+        decode_range(&at, &range)
     });
     distinct(at, field, ranges.collect::<Result<_>>()?)
+}
+
+fn decode_range(at: &At<'_>, wire: &core::CidrRange) -> Result<CidrRange> {
+    let place = at.field("address_prefix");
+    let prefix = decode_ip(&place, &wire.address_prefix)?;
+    let (longest, expected) = match prefix {
+        IpAddr::V4(_) => (32, "0 to 32"),
+        // Its length could mean bits of either family.
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            return Err(place.rule(format!("{v6} must be written as an IPv4 address")));
+        }
+        IpAddr::V6(_) => (128, "0 to 128"),
+    };
+    let len = wire.prefix_len.unwrap_or(0);
+    if len > longest {
+        return Err(at.field("prefix_len").out_of_range(len, expected));
+    }
+    Ok(CidrRange::new(prefix, len))
 }
 
 pub(super) fn encode(name: &str, server: &ServerListener) -> listener::Listener {

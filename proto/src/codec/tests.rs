@@ -188,7 +188,7 @@ fn server() -> ServerListener {
         http: http(RouteSource::Named("inbound".into())),
     };
     let everything = FilterChainMatch {
-        destination_port: Some(80),
+        destination_port: None,
         prefix_ranges: vec![range("10.0.0.0", 8), range("::", 0)],
         server_names: vec!["a".into()],
         transport_protocol: TransportProtocol::Other("quic".into()),

@@ -1,6 +1,7 @@
 //! From a request to a route: compiled once per configuration, asked once per call.
 //!
-//! Pure: no socket, clock, lock or allocation on the way of [`RouteTable::find`].
+//! Pure: no socket, clock, lock or allocation on the way of [`RouteTable::find`]; the one exception
+//! is a header that a call carries more than once and a route looks at.
 
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -26,6 +26,7 @@ use rustls_pki_types::CertificateDer;
 pub use peer::peer_identity;
 pub use provider::CertificateProviders;
 pub use tls::{ClientTls, ServerTls};
+pub(crate) use verifier::handshake_error;
 
 /// Supplies certificates under a name of the bootstrap's `certificate_providers`.
 ///

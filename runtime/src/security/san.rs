@@ -1,5 +1,6 @@
 //! Matching of subject alternative names (gRFC A29).
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustls_pki_types::CertificateDer;
@@ -15,6 +16,26 @@ pub(super) enum San {
     Uri(String),
     Email(String),
     Ip(IpAddr),
+}
+
+impl fmt::Display for San {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dns(text) | Self::Uri(text) | Self::Email(text) => f.write_str(text),
+            Self::Ip(ip) => ip.fmt(f),
+        }
+    }
+}
+
+/// What a matcher wants, for people.
+pub(super) fn describe(matcher: &StringMatcher) -> String {
+    match matcher {
+        StringMatcher::Exact(text) => text.value.clone(),
+        StringMatcher::Prefix(text) => format!("{}…", text.value),
+        StringMatcher::Suffix(text) => format!("…{}", text.value),
+        StringMatcher::Contains(text) => format!("…{}…", text.value),
+        StringMatcher::Regex(pattern) => format!("/{}/", pattern.as_str()),
+    }
 }
 
 /// Whether `certificate` has a name that one of `matchers` matches. An empty list accepts every

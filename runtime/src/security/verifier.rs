@@ -2,6 +2,8 @@
 //! (gRFC A29: the control plane says which names are good); and by host name, where no control
 //! plane has spoken yet.
 
+use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,7 +12,9 @@ use rustls::crypto::{
     CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sidestep_proto::resource::StringMatcher;
 
@@ -32,6 +36,56 @@ pub(super) fn host_name_verifier(
             Ok(verifier) => Ok(Arc::new(verifier)),
             Err(error) => Err(refused(error)),
         },
+    }
+}
+
+/// The certificate is good, but it is somebody else's. rustls has words for host names only.
+#[derive(Debug)]
+struct WrongName {
+    presented: Vec<String>,
+    wanted: Vec<String>,
+}
+
+impl WrongName {
+    fn new(wanted: &[StringMatcher], certificate: &CertificateDer<'_>) -> Self {
+        let presented = san::names(certificate);
+        Self {
+            presented: presented.iter().map(ToString::to_string).collect(),
+            wanted: wanted.iter().map(san::describe).collect(),
+        }
+    }
+}
+
+impl fmt::Display for WrongName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wanted = self.wanted.join(" or ");
+        if self.presented.is_empty() {
+            return write!(f, "the server's certificate has no name, not even {wanted}");
+        }
+        let presented = self.presented.join(", ");
+        write!(
+            f,
+            "the server's certificate is for {presented}, not {wanted}"
+        )
+    }
+}
+
+impl std::error::Error for WrongName {}
+
+impl From<WrongName> for Error {
+    fn from(wrong: WrongName) -> Self {
+        CertificateError::Other(OtherError(Arc::new(wrong))).into()
+    }
+}
+
+/// What a failed handshake says, with our own words where the failure is of our own making.
+pub(crate) fn handshake_error(error: &io::Error) -> String {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<Error>());
+    match cause {
+        Some(Error::InvalidCertificate(CertificateError::Other(ours))) => ours.to_string(),
+        _ => error.to_string(),
     }
 }
 
@@ -76,7 +130,7 @@ impl ServerCertVerifier for SanVerifier {
         if san::accepts(&self.sans, end_entity) {
             Ok(ServerCertVerified::assertion())
         } else {
-            Err(CertificateError::NotValidForName.into())
+            Err(WrongName::new(&self.sans, end_entity).into())
         }
     }
 

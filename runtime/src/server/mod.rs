@@ -153,16 +153,18 @@ impl Server {
 }
 
 impl<L> Server<L> {
-    /// Adds a generated tonic service.
-    pub fn add_service<S>(mut self, service: S) -> Self
+    /// Adds a generated tonic service, with or without an interceptor around it.
+    pub fn add_service<S, B>(mut self, service: S) -> Self
     where
-        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
             + NamedService
             + Clone
             + Send
             + Sync
             + 'static,
         S::Future: Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
     {
         self.routes = self.routes.add_service(service);
         self

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use super::connection::{Connection, Status};
 use super::driver::{Driver, Keepalive};
 use super::watched::Watched;
-use crate::security::{ClientTls, SecurityError};
+use crate::security::{ClientTls, SecurityError, handshake_error};
 
 /// Between two tries of the race over an endpoint's addresses (gRFC A61; RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -209,7 +209,7 @@ async fn secure(
     let config = tls.config()?;
     let name = tls_name(server_name, address)?;
     let stream = TlsConnector::from(config).connect(name, io).await;
-    let stream = stream.map_err(|error| AttemptError::Tls(error.to_string()))?;
+    let stream = stream.map_err(|error| AttemptError::Tls(handshake_error(&error)))?;
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
         return Err(AttemptError::Tls(
             "the server did not agree to h2".to_owned(),

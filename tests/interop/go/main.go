@@ -1,6 +1,6 @@
 // Peers written in Go for the interop suite: a go-control-plane management server, a grpc-go
-// server and a grpc-go xDS client. Each prints one JSON object per line; the first one says that
-// it is ready.
+// server, with and without xDS, and a grpc-go xDS client. Each prints one JSON object per line; a
+// server's first one says that it is ready.
 package main
 
 import (
@@ -26,22 +26,23 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/cache/types"
 	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	xds "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	management "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	xdscreds "google.golang.org/grpc/credentials/xds"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/peer"
-	_ "google.golang.org/grpc/xds"
+	"google.golang.org/grpc/xds"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
 func main() {
 	if len(os.Args) < 2 {
-		fail("usage: peers control-plane|server|client [flags]")
+		fail("usage: peers control-plane|server|xds-server|client [flags]")
 	}
-	verbs := map[string]func([]string){"control-plane": controlPlane, "server": server, "client": client}
+	verbs := map[string]func([]string){"control-plane": controlPlane, "server": server, "xds-server": xdsServer, "client": client}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
 		fail("no such verb: " + os.Args[1])
@@ -72,14 +73,18 @@ func untilTold(listen string, register func(*grpc.Server)) {
 	check(err)
 	s := grpc.NewServer()
 	register(s)
+	serveUntilTold(socket, s.Stop, func() error { return s.Serve(socket) })
+}
+
+func serveUntilTold(socket net.Listener, stop func(), serve func() error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		<-signals
-		s.Stop()
+		stop()
 	}()
 	say(map[string]any{"event": "ready", "addr": socket.Addr().String()})
-	check(s.Serve(socket))
+	check(serve())
 }
 
 // controlPlane serves one listener, route, cluster and endpoint set to everybody.
@@ -95,7 +100,7 @@ func controlPlane(args []string) {
 	check(err)
 	check(snapshots.SetSnapshot(context.Background(), *node, snapshot))
 	untilTold(*listen, func(s *grpc.Server) {
-		ads := xds.NewServer(context.Background(), snapshots, nil)
+		ads := management.NewServer(context.Background(), snapshots, nil)
 		discovery.RegisterAggregatedDiscoveryServiceServer(s, ads)
 	})
 }
@@ -185,6 +190,33 @@ func server(args []string) {
 	untilTold(*listen, func(s *grpc.Server) {
 		testpb.RegisterTestServiceServer(s, testServer{id: *id})
 	})
+}
+
+// xdsServer is grpc-go's own meshed server: its Listener and its security come by xDS.
+func xdsServer(args []string) {
+	flags := flag.NewFlagSet("xds-server", flag.ExitOnError)
+	listen := flags.String("listen", "127.0.0.1:0", "address")
+	id := flags.String("id", "grpc-go", "server id in answers")
+	check(flags.Parse(args))
+	socket, err := net.Listen("tcp", *listen)
+	check(err)
+	security, err := xdscreds.NewServerCredentials(
+		xdscreds.ServerOptions{FallbackCreds: insecure.NewCredentials()})
+	check(err)
+	s, err := xds.NewGRPCServer(grpc.Creds(security), xds.ServingModeCallback(
+		func(address net.Addr, change xds.ServingModeChangeArgs) {
+			event := map[string]any{"event": "serving_mode", "addr": address.String(), "mode": "NOT_SERVING"}
+			if change.Mode == connectivity.ServingModeServing {
+				event["mode"] = "SERVING"
+			}
+			if change.Err != nil {
+				event["error"] = change.Err.Error()
+			}
+			say(event)
+		}))
+	check(err)
+	testpb.RegisterTestServiceServer(s, testServer{id: *id})
+	serveUntilTold(socket, s.Stop, func() error { return s.Serve(socket) })
 }
 
 // client calls a target through grpc-go's own xDS client.

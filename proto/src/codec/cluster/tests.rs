@@ -53,7 +53,7 @@ fn discovery() {
         move |wire| {
             wire.cluster_discovery_type =
                 Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
-                    name: "any".into(),
+                    name: AGGREGATE_NAME.into(),
                     typed_config: config.clone(),
                 }));
         }
@@ -127,6 +127,31 @@ fn discovery() {
                 &aggregate(of(&[])),
             ),
             ("cluster_type.typed_config: is required", &aggregate(None)),
+            (
+                "cluster_type.name: the cluster type \"envoy.clusters.redis\"",
+                &|w| {
+                    w.cluster_discovery_type =
+                        Some(ClusterDiscoveryType::ClusterType(CustomClusterType {
+                            name: "envoy.clusters.redis".into(),
+                            typed_config: of(&["b"]),
+                        }));
+                },
+            ),
+            ("type: ORIGINAL_DST", &|w| set_type(w, 4)),
+            (
+                "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.resolver_name",
+                &dns(|a| {
+                    let endpoint = &mut a.endpoints[0].lb_endpoints[0].host_identifier;
+                    let Some(HostIdentifier::Endpoint(endpoint)) = endpoint else {
+                        panic!("encode_host writes an endpoint");
+                    };
+                    let address = endpoint.address.as_mut().and_then(|a| a.address.as_mut());
+                    let Some(Address::SocketAddress(socket)) = address else {
+                        panic!("encode_host writes a socket address");
+                    };
+                    socket.resolver_name = "mine".into();
+                }),
+            ),
             (
                 "cluster_type.typed_config: \"type.googleapis.com/envoy.ext",
                 &aggregate(Some(Any::pack(&RoundRobin::default()))),
@@ -260,8 +285,14 @@ fn the_first_supported_policy_of_the_list_is_used() {
             vec![wrr(std::slice::from_ref(&ring)), round_robin],
             Err("none of the policies"),
         ),
-        (vec![ring, weighted, custom], Err("none of the policies")),
-        (vec![], Err("none of the policies")),
+        (
+            vec![ring, weighted, custom],
+            Err("none of the policies is supported: \
+                 envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash, \
+                 envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.\
+                 ClientSideWeightedRoundRobin, org.Custom"),
+        ),
+        (vec![], Err("names no policy")),
         (vec![nested(15)], Ok(LbPolicy::RoundRobin)),
         (vec![nested(16)], Err("policies are nested")),
     ];
@@ -283,18 +314,22 @@ fn the_first_supported_policy_of_the_list_is_used() {
 }
 
 #[test]
-fn a_policy_without_configuration_is_refused() {
-    let mut unset = list(&[Any::default()]);
-    unset.policies[0].typed_extension_config = None;
-    let wire = Wire {
-        load_balancing_policy: Some(unset),
-        ..base()
+fn a_policy_without_configuration_is_passed_over() {
+    let with = |policies: &[Any]| {
+        let mut list = list(policies);
+        list.policies[0].typed_extension_config = None;
+        Wire {
+            load_balancing_policy: Some(list),
+            ..base()
+        }
     };
-    let error = read(TYPE, &wire).expect_err("is invalid");
+    let pick_first = Any::pack(&PickFirst::default());
     assert_eq!(
-        error,
-        "load_balancing_policy.policies[0].typed_extension_config: is required"
+        decoded(&with(&[Any::default(), pick_first])).lb_policy,
+        LbPolicy::PickFirst { shuffle: false }
     );
+    let error = read(TYPE, &with(&[Any::default()])).expect_err("nothing is left");
+    assert_eq!(error, "load_balancing_policy.policies: names no policy");
 }
 
 #[test]
@@ -393,7 +428,7 @@ fn transport_security() {
     }
     fn socket(any: Any) -> core::TransportSocket {
         core::TransportSocket {
-            name: "label".into(),
+            name: "envoy.transport_sockets.tls".into(),
             config_type: Some(core::transport_socket::ConfigType::TypedConfig(any)),
         }
     }
@@ -406,8 +441,47 @@ fn transport_security() {
                 w.transport_socket = Some(socket(Any::pack(&RoundRobin::default())));
             }),
             ("transport_socket.typed_config: is required", &|w| {
+                w.transport_socket = Some(core::TransportSocket {
+                    config_type: None,
+                    ..socket(Any::default())
+                });
+            }),
+            ("transport_socket.name: the transport socket \"\"", &|w| {
                 w.transport_socket = Some(core::TransportSocket::default());
             }),
+            (
+                "transport_socket.name: the transport socket \"tls\"",
+                &|w| {
+                    secured(|_| ())(w);
+                    if let Some(socket) = &mut w.transport_socket {
+                        socket.name = "tls".into();
+                    }
+                },
+            ),
+            ("transport_socket_matcher: the field", &|w| {
+                w.transport_socket_matcher = Some(Default::default());
+            }),
+            // The roots may stand in the older field beside names in the newer one.
+            (
+                "",
+                &secured(|c| c.common_tls_context = Some(combined(Some("roots")))),
+            ),
+            (
+                "transport_socket.typed_config.common_tls_context.combined_validation_context.default_validation_context.ca_certificate_provider_instance: is required",
+                &secured(|c| c.common_tls_context = Some(combined(None))),
+            ),
+            (
+                "transport_socket.typed_config.common_tls_context.combined_validation_context.validation_context_certificate_provider_instance.instance_name: the bootstrap has no",
+                &secured(|c| c.common_tls_context = Some(combined(Some("other")))),
+            ),
+            // Which certificate we show is no matter of whom we trust.
+            (
+                "",
+                &secured(|c| {
+                    let common = c.common_tls_context.get_or_insert_default();
+                    common.custom_tls_certificate_selector = Some(Default::default());
+                }),
+            ),
             (
                 "transport_socket.typed_config.common_tls_context: is required",
                 &secured(|c| c.common_tls_context = None),
@@ -446,6 +520,33 @@ fn common() -> tls::CommonTlsContext {
                     ..Default::default()
                 },
             ),
+        ),
+        ..Default::default()
+    }
+}
+
+/// Both contexts, one naming whom to accept and one (perhaps) whom to trust.
+fn combined(roots: Option<&str>) -> tls::CommonTlsContext {
+    use crate::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
+    let name = StringMatcher {
+        match_pattern: Some(MatchPattern::Exact("a".into())),
+        ignore_case: false,
+    };
+    let instance = |name: &str| tls::common_tls_context::CertificateProviderInstance {
+        instance_name: name.into(),
+        certificate_name: String::new(),
+    };
+    let combined = tls::common_tls_context::CombinedCertificateValidationContext {
+        default_validation_context: Some(tls::CertificateValidationContext {
+            match_subject_alt_names: vec![name],
+            ..Default::default()
+        }),
+        validation_context_certificate_provider_instance: roots.map(instance),
+        ..Default::default()
+    };
+    tls::CommonTlsContext {
+        validation_context_type: Some(
+            tls::common_tls_context::ValidationContextType::CombinedValidationContext(combined),
         ),
         ..Default::default()
     }

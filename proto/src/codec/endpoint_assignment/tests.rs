@@ -186,6 +186,24 @@ fn endpoints() {
             (&at("endpoint.address.socket_address.protocol"), &|w| {
                 socket_of(w).protocol = 1
             }),
+            ("", &|w| socket_of(w).resolver_name = "dns".into()),
+            ("", &|w| {
+                socket_of(w).port_specifier = Some(PortSpecifier::PortValue(0))
+            }),
+            (
+                &at("endpoint.address.envoy_internal_address: an internal address"),
+                &|w| {
+                    endpoint(w).address = Some(core::Address {
+                        address: Some(core::address::Address::EnvoyInternalAddress(
+                            Default::default(),
+                        )),
+                    });
+                },
+            ),
+            (
+                &at("endpoint.additional_addresses[0].address: is required"),
+                &|w| endpoint(w).additional_addresses.push(Default::default()),
+            ),
             ("", &|w| endpoint(w).address = pipe("/run/a")),
             (&at("endpoint.address.pipe.path: is required"), &|w| {
                 endpoint(w).address = pipe("")

@@ -91,8 +91,13 @@ fn virtual_hosts() {
         &[
             ("", &|w| w.virtual_hosts.clear()),
             ("", &|w| w.virtual_hosts[0].routes.clear()),
-            ("virtual_hosts[1].name: \"first\" appears twice", &|w| {
-                w.virtual_hosts[1].name = "first".into();
+            // Names are for people.
+            ("", &|w| w.virtual_hosts[1].name = "first".into()),
+            ("virtual_hosts[0].require_tls: the field", &|w| {
+                w.virtual_hosts[0].require_tls = 1;
+            }),
+            ("virtual_hosts[0].route_specifiers: the field", &|w| {
+                w.virtual_hosts[0].route_specifiers.push(Default::default());
             }),
             ("", &domains(&["a", "*.b", "b.*"])),
             ("virtual_hosts[0].domains: must not be empty", &domains(&[])),
@@ -369,13 +374,47 @@ fn clusters() {
                 },
             ),
             (
-                "cluster_specifier_plugins[0].extension: is required",
+                "cluster_specifier_plugins[0].extension: the cluster specifier \"\"",
                 &|w| {
                     w.cluster_specifier_plugins.push(Default::default());
                 },
             ),
-            ("cluster_specifier_plugins[1]: \"p\" appears twice", &|w| {
-                w.cluster_specifier_plugins = vec![plugin("p", true), plugin("p", true)];
+            ("", &|w| {
+                let unnamed = wire::ClusterSpecifierPlugin {
+                    is_optional: true,
+                    ..Default::default()
+                };
+                w.cluster_specifier_plugins = vec![plugin("p", true), plugin("p", true), unnamed];
+            }),
+            // Nothing of a cluster without weight is looked at.
+            ("", &|w| {
+                let with_override = |weight| wire::weighted_cluster::ClusterWeight {
+                    name: "a".into(),
+                    weight: Some(weight),
+                    typed_per_filter_config: [("f".into(), Any::pack(&Router::default()))].into(),
+                    ..Default::default()
+                };
+                let kept = wire::weighted_cluster::ClusterWeight {
+                    typed_per_filter_config: Default::default(),
+                    ..with_override(1)
+                };
+                action(w).cluster_specifier =
+                    Some(ClusterSpecifier::WeightedClusters(wire::WeightedCluster {
+                        clusters: vec![with_override(0), kept],
+                        ..Default::default()
+                    }));
+            }),
+            // gRPC reads no pattern as the empty one.
+            ("", &|w| {
+                use wire::route_action::hash_policy::{Header, PolicySpecifier};
+                let header = Header {
+                    header_name: "x".into(),
+                    regex_rewrite: Some(Default::default()),
+                };
+                action(w).hash_policy.push(wire::route_action::HashPolicy {
+                    policy_specifier: Some(PolicySpecifier::Header(header)),
+                    terminal: false,
+                });
             }),
             (
                 &at(".hash_policy[0].header.regex_rewrite.pattern: bad regular"),
@@ -504,6 +543,14 @@ fn time_limits() {
     assert_eq!(found.grpc_timeout_header_max, Some(Duration::from_secs(7)));
 }
 
+/// Envoy's default would end calls that gRPC clients let go on.
+#[test]
+fn envoy_is_told_to_have_no_limit_of_its_own() {
+    let mut again = encode(&decoded(&base()));
+    assert_eq!(action(&mut again).timeout, seconds(0));
+    assert_eq!(ignored(TYPE, &again), [""; 0]);
+}
+
 fn retry_policy(on: &str) -> wire::RetryPolicy {
     wire::RetryPolicy {
         retry_on: on.into(),
@@ -556,8 +603,12 @@ fn retries() {
                 &policy(|p| p.retry_back_off = backoff(Some(1), Some(0))),
             ),
             (
-                &at("retry_back_off.max_interval: must not be below"),
-                &policy(|p| p.retry_back_off = backoff(Some(2), Some(1))),
+                &at("retry_back_off.max_interval: -1s"),
+                &policy(|p| {
+                    let backoff = p.retry_back_off.get_or_insert_default();
+                    backoff.base_interval = seconds(1);
+                    backoff.max_interval = seconds(-1);
+                }),
             ),
             ("virtual_hosts[1].retry_policy.num_retries: 0", &|w| {
                 w.virtual_hosts[1].retry_policy = Some(wire::RetryPolicy {
@@ -593,6 +644,18 @@ fn retry_defaults_and_bounds() {
     assert_eq!(found.base_interval, Duration::from_millis(1));
     assert_eq!(found.max_interval, Duration::from_millis(1));
     assert_eq!(read(retry_policy("5xx")), None);
+
+    // The upper bound is one for the first delay as well, as in gRPC.
+    let found = read(wire::RetryPolicy {
+        retry_back_off: Some(wire::retry_policy::RetryBackOff {
+            base_interval: seconds(2),
+            max_interval: seconds(1),
+        }),
+        ..retry_policy("internal")
+    });
+    let found = found.expect("is a policy");
+    assert_eq!(found.base_interval, Duration::from_secs(1));
+    assert_eq!(found.max_interval, Duration::from_secs(1));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 use super::*;
 use crate::codec::http_filter::encode_chain as encode_filters;
-use crate::codec::tests::check;
+use crate::codec::tests::{check, ignored, read};
 use crate::resource::{FilterConfig, HttpFilter, ResourceType};
 use crate::wire::hcm::http_connection_manager::RouteSpecifier;
 use crate::wire::http_filter::Router;
@@ -75,6 +75,16 @@ fn the_listener_itself() {
                     address: Some(core::address::Address::Pipe(Default::default())),
                 });
             }),
+            (
+                "address.envoy_internal_address: an internal address",
+                &|w| {
+                    w.address = Some(core::Address {
+                        address: Some(core::address::Address::EnvoyInternalAddress(
+                            Default::default(),
+                        )),
+                    });
+                },
+            ),
             ("use_original_dst: the field", &|w| {
                 w.use_original_dst = Some(true)
             }),
@@ -91,6 +101,34 @@ fn the_listener_itself() {
             ("", &|w| w.default_filter_chain = w.filter_chains.pop()),
             ("default_filter_chain.filters: must not be empty", &|w| {
                 w.default_filter_chain = Some(WireChain::default());
+            }),
+            // The default chain has no conditions, whatever it says.
+            ("", &|w| {
+                w.default_filter_chain = Some(chain(|m| m.suffix_len = Some(1)));
+            }),
+            // A chain for a port is not even read.
+            ("", &|w| {
+                w.filter_chains.push(WireChain {
+                    filters: Vec::new(),
+                    ..chain(|m| m.destination_port = Some(80))
+                });
+            }),
+            ("filter_chains: must not be empty", &|w| {
+                w.filter_chains = vec![chain(|m| m.destination_port = Some(80))];
+            }),
+            ("filter_chains: none can ever match", &|w| {
+                w.filter_chains = vec![
+                    chain(|m| m.server_names = vec!["a".into()]),
+                    chain(|m| m.application_protocols = vec!["h2".into()]),
+                    chain(|m| m.transport_protocol = "quic".into()),
+                ];
+            }),
+            ("", &|w| {
+                w.filter_chains = vec![chain(|m| m.server_names = vec!["a".into()])];
+                w.default_filter_chain = Some(chain(|_| ()));
+            }),
+            ("", &|w| {
+                w.filter_chains = vec![chain(|m| m.transport_protocol = "tls".into())];
             }),
             ("", &|w| {
                 w.listener_filters
@@ -138,9 +176,27 @@ fn network_filters() {
                     filters(w).push(filter("http", Any::pack(&http())));
                 },
             ),
-            ("filter_chains[0].filters[1]: nothing may follow", &|w| {
-                filters(w).push(filter("more", Any::pack(&http())));
+            // A second manager sees no call; still its filters must be right, its routes not.
+            ("", &|w| {
+                let mut second = http();
+                second.route_specifier = None;
+                second.xff_num_trusted_hops = 1;
+                filters(w).push(filter("more", Any::pack(&second)));
             }),
+            (
+                "filter_chains[0].filters[1].typed_config.http_filters: must not be empty",
+                &|w| {
+                    let mut second = http();
+                    second.http_filters.clear();
+                    filters(w).push(filter("more", Any::pack(&second)));
+                },
+            ),
+            (
+                "filter_chains[0].filters[1].typed_config: the network filter",
+                &|w| {
+                    filters(w).push(filter("more", Any::pack(&Router::default())));
+                },
+            ),
             (
                 "filter_chains[0].filters[0].typed_config: the network filter",
                 &|w| {
@@ -179,11 +235,7 @@ fn matches() {
         TYPE,
         &base(),
         &[
-            ("", &matching(|m| m.destination_port = Some(65535))),
-            (
-                &at("destination_port: 65536"),
-                &matching(|m| m.destination_port = Some(65536)),
-            ),
+            // Zero is no port. To read it as "any" would open the chain to everybody.
             (
                 &at("destination_port: 0"),
                 &matching(|m| m.destination_port = Some(0)),
@@ -199,8 +251,24 @@ fn matches() {
             (
                 "",
                 &matching(|m| {
-                    m.prefix_ranges = vec![range("10.0.0.0", Some(99)), range("::", None)]
+                    m.prefix_ranges = vec![range("10.0.0.0", Some(32)), range("::", None)]
                 }),
+            ),
+            (
+                &at("prefix_ranges[0].prefix_len: 33"),
+                &matching(|m| m.prefix_ranges = vec![range("10.0.0.0", Some(33))]),
+            ),
+            (
+                "",
+                &matching(|m| m.source_prefix_ranges = vec![range("::1", Some(128))]),
+            ),
+            (
+                &at("source_prefix_ranges[0].prefix_len: 129"),
+                &matching(|m| m.source_prefix_ranges = vec![range("::1", Some(129))]),
+            ),
+            (
+                &at("prefix_ranges[0].address_prefix: ::ffff:10.0.0.0 must be written"),
+                &matching(|m| m.prefix_ranges = vec![range("::ffff:10.0.0.0", Some(104))]),
             ),
             (
                 &at("prefix_ranges[0].address_prefix: \"x\" is not an IP"),
@@ -300,6 +368,33 @@ fn chains_must_not_overlap_once_their_lists_are_multiplied_out() {
     );
 }
 
+#[test]
+fn what_sees_no_connection_is_left_out_and_reported() {
+    let mut wire = base();
+    wire.filter_chains.push(WireChain {
+        filters: Vec::new(),
+        ..chain(|m| m.destination_port = Some(80))
+    });
+    let second = Any::pack(&http());
+    wire.filter_chains[0].filters.push(filter("second", second));
+    wire.default_filter_chain = Some(chain(|m| m.source_ports = vec![1]));
+    let expected = [
+        "filter_chains[0].filters[1].typed_config",
+        "filter_chains[1].filter_chain_match.destination_port",
+        "default_filter_chain.filter_chain_match",
+    ];
+    assert_eq!(ignored(TYPE, &wire), expected);
+    let Ok(crate::resource::Resource::Listener(found)) = read(TYPE, &wire) else {
+        panic!("is valid");
+    };
+    let crate::resource::ListenerKind::Server(found) = &found.kind else {
+        panic!("is a server's");
+    };
+    assert_eq!(found.filter_chains.len(), 1);
+    let default = found.default_filter_chain.as_ref().expect("is there");
+    assert_eq!(default.matches, FilterChainMatch::default());
+}
+
 type Context = tls::DownstreamTlsContext;
 
 fn instance(name: &str) -> tls::CertificateProviderPluginInstance {
@@ -349,7 +444,7 @@ fn transport_security() {
             };
             change(&mut context);
             wire.filter_chains[0].transport_socket = Some(core::TransportSocket {
-                name: "label".into(),
+                name: "envoy.transport_sockets.tls".into(),
                 config_type: Some(core::transport_socket::ConfigType::TypedConfig(Any::pack(
                     &context,
                 ))),
@@ -471,6 +566,28 @@ fn transport_security() {
                     };
                     common(c).validation_context_type =
                         Some(Validation::CombinedValidationContext(combined));
+                }),
+            ),
+            // The older identity does not make up for roots that are not there: to go on without
+            // them would let in clients of any kind.
+            (
+                &common_at(
+                    "combined_validation_context.default_validation_context.ca_certificate_provider_instance: is",
+                ),
+                &secured(|c| {
+                    c.require_client_certificate = None;
+                    let common = common(c);
+                    common.tls_certificate_provider_instance = None;
+                    common.tls_certificate_certificate_provider_instance =
+                        Some(deprecated("identity"));
+                    common.validation_context_type =
+                        Some(Validation::CombinedValidationContext(Default::default()));
+                }),
+            ),
+            (
+                "",
+                &secured(|c| {
+                    common(c).custom_tls_certificate_selector = Some(Default::default());
                 }),
             ),
             (

@@ -140,6 +140,8 @@ pub struct VirtualHost {
     pub matcher: ::core::option::Option<
         super::super::super::super::xds::r#type::matcher::v3::Matcher,
     >,
+    #[prost(enumeration = "virtual_host::TlsRequirementType", tag = "4")]
+    pub require_tls: i32,
     #[prost(message, repeated, tag = "7")]
     pub request_headers_to_add: ::prost::alloc::vec::Vec<
         super::super::core::v3::HeaderValueOption,
@@ -188,6 +190,49 @@ pub struct VirtualHost {
     pub route_specifiers: ::prost::alloc::vec::Vec<
         super::super::core::v3::TypedExtensionConfig,
     >,
+}
+/// Nested message and enum types in `VirtualHost`.
+pub mod virtual_host {
+    /// Which calls must have come over TLS.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum TlsRequirementType {
+        None = 0,
+        ExternalOnly = 1,
+        All = 2,
+    }
+    impl TlsRequirementType {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::None => "NONE",
+                Self::ExternalOnly => "EXTERNAL_ONLY",
+                Self::All => "ALL",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "NONE" => Some(Self::None),
+                "EXTERNAL_ONLY" => Some(Self::ExternalOnly),
+                "ALL" => Some(Self::All),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for VirtualHost {
     const NAME: &'static str = "VirtualHost";

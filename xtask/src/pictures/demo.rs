@@ -1,0 +1,73 @@
+//! A capture of the demo's terminal view, by way of `tmux`.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::process::{output, wait_for};
+use super::program;
+
+const COLUMNS: &str = "110";
+const ROWS: &str = "34";
+/// Into the first scenes: both groups have figures by then.
+const WATCH: Duration = Duration::from_secs(12);
+
+/// The screen of `sidestep demo`, with colours, after it ran for a while.
+pub(super) fn capture() -> Result<String> {
+    let session = Session::start()?;
+    let start = Instant::now();
+    let screen = wait_for("the demo's view", || {
+        let screen = session.tmux(&["capture-pane", "-e", "-p"])?;
+        Ok((start.elapsed() >= WATCH).then_some(screen))
+    })?;
+    ensure!(
+        screen.contains("\x1b["),
+        "the demo drew no colours:\n{screen}"
+    );
+    Ok(screen.trim_end().to_owned())
+}
+
+/// A tmux server of our own, which ends with its owner, and the demo with it.
+struct Session {
+    socket: String,
+}
+
+impl Session {
+    fn start() -> Result<Self> {
+        let session = Self {
+            socket: format!("sidestep-pictures-{}", std::process::id()),
+        };
+        let demo = format!("exec '{}' demo", program("sidestep")?.display());
+        session.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            COLUMNS,
+            "-y",
+            ROWS,
+            &demo,
+        ])?;
+        Ok(session)
+    }
+
+    fn tmux(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new("tmux");
+        command
+            .args(["-u", "-L", &self.socket])
+            .args(arguments)
+            .env("COLORTERM", "truecolor")
+            .env_remove("NO_COLOR")
+            .env_remove("TMUX");
+        output(&mut command, &[0])
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The demo may have ended by itself, and tmux with it.
+        _ = self.tmux(&["kill-server"]);
+    }
+}
