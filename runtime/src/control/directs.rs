@@ -136,7 +136,7 @@ impl Directs {
     }
 
     /// Nothing will change any more.
-    pub(super) fn end(&mut self, failure: &Failure) {
+    pub(super) fn end(&self, failure: &Failure) {
         let ended = Arc::new(TargetState::Ended(failure.clone()));
         let targets = self.watches.values().flat_map(|watch| &watch.targets);
         for target in targets.filter_map(Weak::upgrade) {
