@@ -227,6 +227,16 @@ impl ConfigSource {
                 version,
                 detail,
             } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
+            // What leaves the mesh is told so by the control plane before we have let go of it.
+            Event::Error {
+                resource_type,
+                name,
+                error: error @ (ResourceError::Deleted | ResourceError::Refused { code: NOT_FOUND, .. }),
+                cached: true,
+            } => tracing::info!(
+                target: "sidestep::config",
+                %resource_type, name, %error, "resource is gone; its last good version stays in use"
+            ),
             Event::Error {
                 resource_type,
                 name,
