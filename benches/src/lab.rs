@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use sidestep_server::{
-    Configuration, ManagementServer, RawResources, Running, source::SourceText,
-};
+use sidestep_server::{Configuration, ManagementServer, RawResources, Running, source::SourceText};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
@@ -41,7 +39,10 @@ impl Lab {
         }
         let resources = RawResources::unchecked([])?;
         resources.replace_configuration(configuration(&mesh(&addresses))?);
-        let control = ManagementServer::builder().source(resources).start().await?;
+        let control = ManagementServer::builder()
+            .source(resources)
+            .start()
+            .await?;
         Ok(Self {
             endpoints: addresses,
             control,
@@ -74,7 +75,10 @@ fn mesh(endpoints: &[String]) -> String {
     for (i, address) in endpoints.iter().enumerate() {
         let version = if i % 2 == 0 { "a" } else { "b" };
         // Writing to a string cannot fail.
-        let _ = writeln!(list, "        - {{address: \"{address}\", version: {version}}}");
+        let _ = writeln!(
+            list,
+            "        - {{address: \"{address}\", version: {version}}}"
+        );
     }
     let split = if endpoints.len() > 1 {
         "    versions: {stable: a, canary: b}\n    routes:\n      - {name: main, to: {stable: 90, canary: 10}, timeout: 5s}\n"

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod bench;
 mod check;
 mod codegen;
 mod deny;
@@ -19,6 +20,9 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
+  bench [--short] [--build] [--json]
+                           what a call costs, against the bars (needs valgrind): counts always;
+                           clocks unless --short; a cold build with --build
   help                     show this text
 ";
 
@@ -31,6 +35,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => check::run(),
+        ["bench", options @ ..] => match bench::Options::parse(options) {
+            Some(options) => bench::run(&options),
+            None => return usage("an option of bench is not known"),
+        },
         ["deny"] => deny::check(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),

@@ -236,7 +236,12 @@ impl Run<'_> {
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
-        head::bound(request.headers_mut(), self.terms.timeout, left, deadline::format);
+        head::bound(
+            request.headers_mut(),
+            self.terms.timeout,
+            left,
+            deadline::format,
+        );
         let sent = within(self.deadline, "an answer", connection.send(request)).await?;
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),
