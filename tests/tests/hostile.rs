@@ -31,7 +31,7 @@ enum Order {
 /// What the control plane tells the test.
 enum Event {
     Opened,
-    Request(DiscoveryRequest),
+    Request(Box<DiscoveryRequest>),
 }
 
 /// A control plane by hand: answers each new subscription with what it has, and does as ordered.
@@ -153,7 +153,7 @@ async fn serve(
                 if asked.insert(request.type_url.clone(), names) != Some(request.resource_names.clone()) {
                     stream.send(&answer(&request, &resources.borrow()));
                 }
-                _ = tell.send(Event::Request(request));
+                _ = tell.send(Event::Request(request.into()));
             }
             Some(order) = orders.recv() => match order {
                 Order::Send(response) => stream.send(&response),
