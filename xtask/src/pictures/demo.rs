@@ -10,7 +10,7 @@ use super::program;
 const COLUMNS: &str = "110";
 const ROWS: &str = "34";
 /// An event of the scene that tells most: a backend was killed under both groups and is back.
-const MOMENT: &str = "started again";
+const MOMENT: &str = "it takes calls after";
 
 /// The screen of `sidestep demo`, with colours, at the moment that is shown.
 pub(super) fn capture() -> Result<String> {
