@@ -9,9 +9,10 @@ use sidestep::control::Timers;
 use sidestep::security::CertificateProvider;
 use sidestep::security::provider::static_::StaticProvider;
 use sidestep::subchannel::state::Backoff;
-use sidestep::{Channel, Mesh, MeshBuilder};
+use sidestep::{Channel, Mesh, MeshBuilder, Server};
 use sidestep_server::source::SourceText;
 use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -92,24 +93,13 @@ impl Fixture {
     /// The bootstrap of a process that is `service`.
     #[must_use]
     pub fn bootstrap(&self, service: &str) -> Value {
-        json!({
-            "xds_servers": [{
-                "server_uri": self.address(),
-                "channel_creds": [{"type": "insecure"}],
-                "server_features": ["xds_v3"],
-            }],
-            "node": {"id": format!("{service}-node"), "cluster": service},
-            "server_listener_resource_name_template": LISTENER_TEMPLATE,
-        })
+        bootstrap(&self.address(), service)
     }
 
     /// A process that is `service`, before it is made: with timers that suit a test.
     #[must_use]
     pub fn builder(&self, service: &str) -> MeshBuilder {
-        Mesh::builder()
-            .timers(quick())
-            .bootstrap_json(&self.bootstrap(service).to_string())
-            .expect("our own bootstrap is valid")
+        builder(&self.bootstrap(service))
     }
 
     /// A process that is `service`.
@@ -125,6 +115,42 @@ impl Fixture {
     pub fn client(&self, target: &str) -> TestServiceClient<Channel> {
         TestServiceClient::new(self.mesh("web").channel(target).expect("a good target"))
     }
+}
+
+/// A process with this bootstrap, before it is made: with timers that suit a test.
+///
+/// # Panics
+/// If the bootstrap is not valid.
+#[must_use]
+pub fn builder(bootstrap: &Value) -> MeshBuilder {
+    let builder = Mesh::builder()
+        .timers(quick())
+        .bootstrap_json(&bootstrap.to_string());
+    builder.expect("the test's bootstrap is valid")
+}
+
+/// The bootstrap of a process that is `service` under the control plane at `address`.
+#[must_use]
+pub fn bootstrap(address: &str, service: &str) -> Value {
+    json!({
+        "xds_servers": [{
+            "server_uri": address,
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {"id": format!("{service}-node"), "cluster": service},
+        "server_listener_resource_name_template": LISTENER_TEMPLATE,
+    })
+}
+
+/// An address that nobody listens on; it may be bound soon after.
+///
+/// # Panics
+/// If there is no free port.
+#[must_use]
+pub fn unused_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("it is bound").to_string()
 }
 
 /// Timers whose periods a test can wait for.
@@ -156,6 +182,34 @@ pub fn configuration(mesh: &str) -> Configuration {
     Configuration::from_mesh(&[text]).unwrap_or_else(|error| panic!("{error}\n{mesh}"))
 }
 
+/// A mesh file with the services `web`, which only calls, and `greeter`: its endpoints as
+/// `(address, version)`, and further keys of it as YAML.
+#[must_use]
+pub fn mesh_file(endpoints: &[(&str, &str)], keys: &str) -> String {
+    let mut text = "mesh: v1\nservices:\n  web: {}\n  greeter:\n    endpoints:\n".to_owned();
+    if endpoints.is_empty() {
+        text.push_str("      static: []\n");
+    } else {
+        text.push_str("      static:\n");
+    }
+    for (address, version) in endpoints {
+        text.push_str(&format!(
+            "        - {{address: \"{address}\", version: {version}}}\n"
+        ));
+    }
+    for line in keys.lines() {
+        text.push_str(&format!("    {line}\n"));
+    }
+    text
+}
+
+/// [`mesh_file`] with one version and nothing further.
+#[must_use]
+pub fn plain_mesh(addresses: &[&str]) -> String {
+    let endpoints: Vec<_> = addresses.iter().map(|address| (*address, "v1")).collect();
+    mesh_file(&endpoints, "")
+}
+
 /// A meshed server of the interop service.
 pub struct Backend {
     /// `127.0.0.1:port`.
@@ -181,11 +235,16 @@ impl Backend {
     pub fn start_at(mesh: &Mesh, address: &str, id: &str, faults: Faults) -> Self {
         let testing = Testing::new(id, faults);
         let service = TestServiceServer::new(testing.clone());
-        let bound = mesh
-            .server(address)
-            .add_service(service)
-            .bind()
-            .expect("a free port");
+        Self::serve(mesh.server(address).add_service(service), testing)
+    }
+
+    /// Serves by a server whose service is `testing`, whatever else was said about it.
+    ///
+    /// # Panics
+    /// If its address is taken.
+    #[must_use]
+    pub fn serve(server: Server, testing: Testing) -> Self {
+        let bound = server.bind().expect("a free port");
         let address = bound.address().to_string();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
@@ -214,6 +273,33 @@ impl Backend {
         self.task.abort();
         _ = self.task.await;
     }
+}
+
+/// A server that takes calls and never answers one, not even when their deadline has passed.
+/// Returns its address; it runs as long as the test's runtime.
+///
+/// # Panics
+/// If there is no free port.
+pub async fn silent_backend() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(take_and_keep(socket));
+        }
+    });
+    address
+}
+
+async fn take_and_keep(socket: TcpStream) -> Result<(), h2::Error> {
+    let mut connection = h2::server::handshake(socket).await?;
+    // Dropping a call would reset it.
+    let mut kept = Vec::new();
+    while let Some(call) = connection.accept().await {
+        kept.push(call?);
+    }
+    Ok(())
 }
 
 /// A certificate authority of a test.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use tonic::Code;
 
 /// One flag of a program.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,51 @@ impl Flag {
         self
     }
 }
+
+/// Flags of the interop client.
+pub const CLIENT: [Flag; 17] = [
+    value("target"),
+    value("n"),
+    value("duration-ms"),
+    value("concurrency"),
+    value("qps"),
+    value("method"),
+    value("stream-messages"),
+    value("payload-size"),
+    value("timeout-ms"),
+    boolean("wait-for-ready"),
+    value("creds"),
+    value("metadata"),
+    boolean("cookie-jar").later(),
+    boolean("print-metadata"),
+    value("admin").later(),
+    value("linger-ms"),
+    value("authority"),
+];
+
+/// Flags of the interop server.
+pub const SERVER: [Flag; 20] = [
+    value("listen"),
+    value("id"),
+    value("mode"),
+    boolean("xds-creds"),
+    value("fail-first"),
+    value("fail-attempts-below"),
+    value("fail-percent"),
+    value("fail-code"),
+    value("delay-ms"),
+    value("orca").later(),
+    value("orca-cpu").later(),
+    value("orca-app").later(),
+    value("orca-qps").later(),
+    value("orca-eps").later(),
+    value("orca-named").later(),
+    value("orca-oob-ms").later(),
+    boolean("log-rpcs").later(),
+    value("admin").later(),
+    boolean("not-serving").later(),
+    boolean("help").later(),
+];
 
 /// The flags of a call.
 #[derive(Debug, Default)]
@@ -134,6 +180,27 @@ pub fn say(event: &str, fields: Value) {
     let _ = writeln!(out, "{}", Value::Object(object)).and_then(|()| out.flush());
 }
 
+/// The status of this upper-case name.
+#[must_use]
+pub fn code_named(name: &str) -> Option<Code> {
+    (0..=16)
+        .map(Code::from)
+        .find(|code| upper_case(*code) == name)
+}
+
+/// `DeadlineExceeded` as the contract writes it: `DEADLINE_EXCEEDED`.
+#[must_use]
+pub fn upper_case(code: Code) -> String {
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
 /// Ends the program as the contract has it for bad flags and ports that cannot be bound.
 pub fn refuse(message: &str) -> ! {
     say("error", json!({ "message": message }));
@@ -176,5 +243,36 @@ mod tests {
             assert_eq!(parse(arguments).unwrap_err(), expected);
         }
         assert!(parse(&["--n", "x"]).unwrap().number("n", 1u8).is_err());
+    }
+
+    /// Everything of the contract that the programs do not do yet.
+    #[test]
+    fn what_is_not_there_yet() {
+        let missing = |flags: &[Flag]| -> Vec<_> {
+            let later = flags.iter().filter(|flag| !flag.supported);
+            later.map(|flag| flag.name).collect()
+        };
+        assert_eq!(missing(&CLIENT), ["cookie-jar", "admin"]);
+        let server = [
+            "orca",
+            "orca-cpu",
+            "orca-app",
+            "orca-qps",
+            "orca-eps",
+            "orca-named",
+            "orca-oob-ms",
+            "log-rpcs",
+            "admin",
+            "not-serving",
+            "help",
+        ];
+        assert_eq!(missing(&SERVER), server);
+    }
+
+    #[test]
+    fn statuses_have_upper_case_names() {
+        assert_eq!(upper_case(Code::DeadlineExceeded), "DEADLINE_EXCEEDED");
+        assert_eq!(code_named("OK"), Some(Code::Ok));
+        assert_eq!(code_named("Ok"), None);
     }
 }

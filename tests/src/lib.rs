@@ -13,6 +13,9 @@ pub mod testing {
     include!("generated/grpc.testing.rs");
 }
 
+pub mod client;
 pub mod fixture;
 pub mod flags;
+pub mod load;
+pub mod raw;
 pub mod service;

@@ -23,7 +23,8 @@ pub(crate) fn root() -> &'static Path {
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// gRPC services with stubs: their `.proto` folder, and where the stubs go.
-const SERVICES: [(&str, &str); 3] = [
+const SERVICES: [(&str, &str); 4] = [
+    ("benches/protos", "benches/src/generated"),
     ("examples/protos", "examples/src/generated"),
     ("examples/protos", "cli/src/demo/generated"),
     ("tests/protos", "tests/src/generated"),

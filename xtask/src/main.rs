@@ -6,6 +6,7 @@ mod check;
 mod codegen;
 mod deny;
 mod descriptors;
+mod interop;
 mod pictures;
 
 const HELP: &str = "\
@@ -20,6 +21,9 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
+  interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
+                           against our programs; --only NAME, --list, --json,
+                           --write (docs/interop.md)
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
                            openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
   help                     show this text
@@ -38,6 +42,7 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
+        ["interop", options @ ..] => interop::run(options),
         ["pictures"] => pictures::run(),
         ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
         ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),

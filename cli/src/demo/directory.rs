@@ -1,7 +1,8 @@
 //! The files of the demo: what a user would have on disk for a mesh of their own.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -95,14 +96,62 @@ impl Directory {
     /// Writes a process's certificate and key. Between the two writes they do not fit together,
     /// as in any rotation of files; readers have to cope.
     pub(super) fn write_identity(&self, process: &str, issued: &Issued) -> io::Result<()> {
-        replace(&self.root.join(format!("{process}-key.pem")), &issued.key)?;
+        let key = self.root.join(format!("{process}-key.pem"));
+        replace_with(&key, &issued.key, OWNER_ONLY)?;
         replace(&self.root.join(format!("{process}.pem")), &issued.chain)
     }
 }
 
+/// File modes: what everybody may read, and keys.
+const EVERYBODY: u32 = 0o644;
+const OWNER_ONLY: u32 = 0o600;
+
 fn replace(path: &Path, text: &str) -> io::Result<()> {
+    replace_with(path, text, EVERYBODY)
+}
+
+/// Readers see the old file or the new one, never half of it.
+fn replace_with(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut new = path.to_owned();
     new.as_mut_os_string().push(".new");
-    fs::write(&new, text)?;
+    let mut options = OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&new)?;
+    file.write_all(text.as_bytes())?;
     fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_key_is_for_its_owner_alone() {
+        let directory = Directory::open(None).expect("a directory");
+        let issued = Issued {
+            chain: "chain".to_owned(),
+            key: "key".to_owned(),
+        };
+        directory.write_identity("a", &issued).expect("writes");
+        let key = fs::metadata(directory.root().join("a-key.pem")).expect("is there");
+        assert_eq!(key.permissions().mode() & 0o777, 0o600);
+        let chain = fs::read_to_string(directory.root().join("a.pem"));
+        assert_eq!(chain.expect("is there"), "chain");
+    }
+
+    #[test]
+    fn a_bootstrap_is_one() {
+        let directory = Directory::open(None).expect("a directory");
+        let written = directory.write_bootstrap("127.0.0.1:1", "a", "greeter");
+        written.expect("writes");
+        let text = fs::read_to_string(directory.bootstrap("a")).expect("is there");
+        let bootstrap = sidestep_proto::bootstrap::Bootstrap::parse(&text).expect("is valid");
+        assert_eq!(bootstrap.node.cluster, "greeter");
+        assert!(bootstrap.ignored.is_empty(), "{:?}", bootstrap.ignored);
+    }
 }

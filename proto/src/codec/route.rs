@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use prost_types::Duration;
+
 use super::at::{At, Result, wire_duration};
 use super::http_filter::check_overrides;
 use super::matching::{
@@ -243,7 +245,9 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
     const TIMEOUT: &str = "calls end by their deadline and max_stream_duration only";
     const PATH: &str = "the path is not rewritten";
     const REDIRECT: &str = "redirects are not followed";
-    at.ignore("timeout", wire.timeout.is_some(), TIMEOUT);
+    // Zero switches the limit off, which is what gRPC does anyway.
+    let limited = wire.timeout.is_some_and(|limit| limit != Duration::default());
+    at.ignore("timeout", limited, TIMEOUT);
     at.ignore("idle_timeout", wire.idle_timeout.is_some(), TIMEOUT);
     at.ignore("flush_timeout", wire.flush_timeout.is_some(), TIMEOUT);
     at.ignore("max_grpc_timeout", wire.max_grpc_timeout.is_some(), TIMEOUT);
@@ -380,6 +384,8 @@ fn encode_action(forward: &Forward) -> route::RouteAction {
     route::RouteAction {
         cluster_specifier: Some(encode_clusters(&forward.clusters)),
         max_stream_duration: (limits != MaxStreamDuration::default()).then_some(limits),
+        // Without it Envoy ends calls after 15 s, where gRPC clients have no limit.
+        timeout: Some(Duration::default()),
         retry_policy: forward.retry.as_ref().map(retry::encode),
         ..Default::default()
     }

@@ -12,7 +12,7 @@
 
 mod body;
 mod call;
-mod deadline;
+pub(crate) mod deadline;
 mod head;
 mod options;
 mod slow;

@@ -49,7 +49,7 @@ where
     };
     let (forward, cluster) = route(&inner, &terms, &request, snapshot)?;
     let deadline = terms.deadline(forward.timeout);
-    let mut run = Run {
+    let run = Run {
         inner: &inner,
         terms: &terms,
         cluster,
@@ -127,7 +127,7 @@ struct Run<'a> {
 impl Run<'_> {
     /// Without a retry policy: only sends that no server has begun are repeated.
     async fn once<B>(
-        &mut self,
+        &self,
         mut request: Request<B>,
         mut unbegun: u32,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -156,7 +156,7 @@ impl Run<'_> {
 
     /// With a retry policy (gRFC A44 over A6).
     async fn repeatedly<B>(
-        &mut self,
+        &self,
         request: Request<B>,
         mut retries: Retries<'_>,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -221,11 +221,7 @@ impl Run<'_> {
     }
 
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
-    async fn attempt<B>(
-        &mut self,
-        request: Request<B>,
-        previous: u32,
-    ) -> Result<Attempt<B>, CallError>
+    async fn attempt<B>(&self, request: Request<B>, previous: u32) -> Result<Attempt<B>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,

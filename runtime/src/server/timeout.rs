@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::channel::deadline::parse;
+
 /// The header is there and is not 1 to 8 digits with a unit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed grpc-timeout {0:?}")]
@@ -19,25 +21,10 @@ pub(super) fn grpc_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Malf
         return Ok(None);
     };
     let text = String::from_utf8_lossy(value.as_bytes());
-    match parse(&text) {
+    match parse(value.as_bytes()) {
         Some(timeout) => Ok(Some(timeout)),
         None => Err(MalformedTimeout(text.into_owned())),
     }
-}
-
-fn parse(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let amount: u64 = plain.then(|| digits.parse().ok())??;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -57,7 +44,7 @@ mod tests {
             ("99999999H", Duration::from_secs(99_999_999 * 3600)),
         ];
         for (text, expected) in cases {
-            assert_eq!(parse(text), Some(expected), "{text}");
+            assert_eq!(parse(text.as_bytes()), Some(expected), "{text}");
         }
     }
 
@@ -75,7 +62,7 @@ mod tests {
             " 1S",
             "1é",
         ] {
-            assert_eq!(parse(text), None, "{text:?}");
+            assert_eq!(parse(text.as_bytes()), None, "{text:?}");
         }
         let headers = HeaderMap::from_iter([(
             http::HeaderName::from_static("grpc-timeout"),

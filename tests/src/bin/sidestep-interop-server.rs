@@ -5,34 +5,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use sidestep::{Mesh, Server, ServerMode};
-use sidestep_tests::flags::{Flag, Flags, boolean, refuse, say, value};
+use sidestep_tests::flags::{Flags, SERVER, code_named, refuse, say};
 use sidestep_tests::service::{Faults, Testing};
 use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::Code;
-
-const FLAGS: [Flag; 20] = [
-    value("listen"),
-    value("id"),
-    value("mode"),
-    boolean("xds-creds"),
-    value("fail-first"),
-    value("fail-attempts-below"),
-    value("fail-percent"),
-    value("fail-code"),
-    value("delay-ms"),
-    value("orca").later(),
-    value("orca-cpu").later(),
-    value("orca-app").later(),
-    value("orca-qps").later(),
-    value("orca-eps").later(),
-    value("orca-named").later(),
-    value("orca-oob-ms").later(),
-    boolean("log-rpcs").later(),
-    value("admin").later(),
-    boolean("not-serving").later(),
-    boolean("help").later(),
-];
 
 #[tokio::main]
 async fn main() {
@@ -45,7 +21,7 @@ async fn main() {
 }
 
 async fn run() -> Result<(), String> {
-    let flags = Flags::parse(&FLAGS, std::env::args().skip(1))?;
+    let flags = Flags::parse(&SERVER, std::env::args().skip(1))?;
     let id = flags.text("id").unwrap_or("server");
     let mode = flags.text("mode").unwrap_or("plain");
     let service = TestServiceServer::new(Testing::new(id, faults(&flags)?));
@@ -66,7 +42,7 @@ async fn run() -> Result<(), String> {
                 .map_err(text)
         }
         "xds" => {
-            let server = meshed(listen, flags.is_set("xds-creds"))?;
+            let server = meshed(listen)?;
             let bound = server.add_service(service).bind().map_err(text)?;
             ready(&bound.address().to_string());
             bound.serve_with_shutdown(terminated).await.map_err(text)
@@ -75,8 +51,10 @@ async fn run() -> Result<(), String> {
     }
 }
 
-/// A server whose Listener comes from the control plane that the environment names.
-fn meshed(listen: &str, secured: bool) -> Result<Server, String> {
+/// A server whose Listener comes from the control plane that the environment names. With or without
+/// `--xds-creds`: it follows the security that xDS asks for in any case, and takes plaintext where
+/// xDS asks for none.
+fn meshed(listen: &str) -> Result<Server, String> {
     let mesh = Mesh::from_env().map_err(text)?;
     let server = mesh.server(listen).on_mode_change(|address, mode| {
         let (mode, error) = match mode {
@@ -88,11 +66,7 @@ fn meshed(listen: &str, secured: bool) -> Result<Server, String> {
             json!({ "mode": mode, "addr": address.to_string(), "error": error }),
         );
     });
-    Ok(if secured {
-        server
-    } else {
-        server.plaintext_where_unsecured()
-    })
+    Ok(server.plaintext_where_unsecured())
 }
 
 fn faults(flags: &Flags) -> Result<Faults, String> {
@@ -104,24 +78,6 @@ fn faults(flags: &Flags) -> Result<Faults, String> {
         code: code_named(code).ok_or_else(|| format!("--fail-code: no status {code:?}"))?,
         delay: Duration::from_millis(flags.number("delay-ms", 0)?),
     })
-}
-
-fn code_named(name: &str) -> Option<Code> {
-    (0..=16)
-        .map(Code::from)
-        .find(|code| upper_case(*code) == name)
-}
-
-/// `DeadlineExceeded` as the contract writes it: `DEADLINE_EXCEEDED`.
-fn upper_case(code: Code) -> String {
-    let mut name = String::new();
-    for letter in format!("{code:?}").chars() {
-        if letter.is_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -1,0 +1,164 @@
+//! The examples run as the README says, and meshing a service changes as little as it says.
+
+use std::collections::HashMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use sidestep_server::source::SourceText;
+use sidestep_server::{Configuration, ManagementServer, RawResources, Running};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// Lines of `after` that `before` does not have, file headers apart.
+fn changed(before: &str, after: &str) -> Vec<String> {
+    let code = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with("//!"));
+        lines.map(|line| line.trim().to_owned()).collect()
+    };
+    let mut known: HashMap<String, usize> = HashMap::new();
+    for line in code(before) {
+        *known.entry(line).or_default() += 1;
+    }
+    let is_new = |line: &String| match known.get_mut(line) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            false
+        }
+        _ => !line.is_empty(),
+    };
+    code(after).into_iter().filter(is_new).collect()
+}
+
+#[test]
+fn meshing_a_service_changes_at_most_five_lines_a_side() {
+    for (before, after) in [
+        (
+            include_str!("../hello/before/server.rs"),
+            include_str!("../hello/server.rs"),
+        ),
+        (
+            include_str!("../hello/before/client.rs"),
+            include_str!("../hello/client.rs"),
+        ),
+    ] {
+        let added = changed(before, after);
+        let removed = changed(after, before);
+        assert!(!added.is_empty() && added.len() <= 5, "{added:#?}");
+        assert!(removed.len() <= 5, "{removed:#?}");
+    }
+}
+
+async fn control_plane(mesh: &str, ports: [u16; 2]) -> (Running, RawResources) {
+    let text = mesh
+        .replace("127.0.0.1:50051", &format!("127.0.0.1:{}", ports[0]))
+        .replace("127.0.0.1:50052", &format!("127.0.0.1:{}", ports[1]));
+    let source = SourceText {
+        path: "mesh.yaml".to_owned(),
+        text,
+    };
+    let resources = RawResources::unchecked([]).expect("no resource lacks a name");
+    resources.replace_configuration(Configuration::from_mesh(&[source]).expect("a good mesh file"));
+    let running = ManagementServer::builder()
+        .source(resources.clone())
+        .start()
+        .await;
+    (running.expect("a free port"), resources)
+}
+
+/// A program of the examples, with a committed bootstrap that names this control plane.
+fn program(path: &str, bootstrap: &str, server: &Running) -> Command {
+    let mut bootstrap: serde_json::Value = serde_json::from_str(bootstrap).expect("JSON");
+    bootstrap["xds_servers"][0]["server_uri"] = json!(server.address().to_string());
+    let mut command = Command::new(path);
+    command
+        .env_remove("GRPC_XDS_BOOTSTRAP")
+        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+fn free_port() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("bound").port()
+}
+
+async fn lines(mut child: Child) -> Vec<String> {
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut all = Vec::new();
+    let read = async {
+        while let Ok(Some(line)) = lines.next_line().await {
+            all.push(line);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), read)
+        .await
+        .expect("the program ends");
+    assert!(child.wait().await.expect("it ran").success());
+    all
+}
+
+const CLIENT: &str = include_str!("../hello/client.json");
+const SERVER: &str = include_str!("../hello/server.json");
+
+/// Starts the control plane and two servers, and runs `client` until calls reach both.
+async fn run(mesh: &str, client: &str) -> (Vec<String>, [u16; 2]) {
+    let ports = [free_port(), free_port()];
+    let (control, _resources) = control_plane(mesh, ports).await;
+    let servers = ports.map(|port| {
+        let mut server = program(env!("CARGO_BIN_EXE_hello-server"), SERVER, &control);
+        server
+            .arg(format!("127.0.0.1:{port}"))
+            .spawn()
+            .expect("it starts")
+    });
+    let listening = async {
+        for port in ports {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .is_err()
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), listening)
+        .await
+        .expect("both serve");
+    let printed = lines(
+        program(client, CLIENT, &control)
+            .spawn()
+            .expect("it starts"),
+    )
+    .await;
+    drop(servers);
+    (printed, ports)
+}
+
+#[tokio::test]
+async fn hello_greets_from_every_server() {
+    let mesh = include_str!("../hello/mesh.yaml");
+    let (printed, ports) = run(mesh, env!("CARGO_BIN_EXE_hello-client")).await;
+    assert_eq!(printed.len(), 4);
+    for line in &printed {
+        let known = ports
+            .iter()
+            .any(|port| *line == format!("hello, mesh (from 127.0.0.1:{port})"));
+        assert!(known, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn split_goes_by_the_header() {
+    let mesh = include_str!("../split/mesh.yaml");
+    let (printed, [stable, canary]) = run(mesh, env!("CARGO_BIN_EXE_split-client")).await;
+    let expected = [
+        (false, stable),
+        (true, canary),
+        (false, stable),
+        (true, canary),
+    ];
+    let expected = expected.map(|(beta, port)| format!("x-beta: {beta:5} -> 127.0.0.1:{port}"));
+    assert_eq!(printed, expected);
+}

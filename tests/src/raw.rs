@@ -1,0 +1,139 @@
+//! Resources that the mesh file cannot say, as a control plane sends them.
+
+use std::sync::Arc;
+
+use sidestep_proto::codec;
+use sidestep_proto::resource::{
+    Address, Cluster, Discovery, DropCategory, Endpoint, EndpointAssignment, FilterConfig, Forward,
+    Health, HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
+    LocalityEndpoints, PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch,
+    RouteSource, Text, VirtualHost, WeightedCluster,
+};
+use sidestep_proto::wire::Any;
+
+/// A channel's listener whose routes have the name `routes`.
+#[must_use]
+pub fn listener(name: &str, routes: &str) -> Any {
+    codec::encode(&Resource::Listener(Arc::new(Listener {
+        name: name.to_owned(),
+        kind: ListenerKind::Api(HttpConnectionManager {
+            routes: RouteSource::Named(routes.to_owned()),
+            max_stream_duration: None,
+            filters: vec![HttpFilter {
+                name: "router".to_owned(),
+                config: FilterConfig::Router,
+            }],
+        }),
+    })))
+}
+
+/// Sends every call to `clusters`, by equal weights.
+#[must_use]
+pub fn routes(name: &str, clusters: &[&str]) -> Any {
+    codec::encode(&Resource::RouteConfiguration(Arc::new(
+        route_configuration(name, clusters),
+    )))
+}
+
+/// [`routes`], not yet encoded.
+#[must_use]
+pub fn route_configuration(name: &str, clusters: &[&str]) -> RouteConfiguration {
+    let clusters = clusters.iter().map(|name| WeightedCluster {
+        name: (*name).to_owned(),
+        weight: 1,
+    });
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: "all".to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![Route {
+                name: String::new(),
+                matches: RouteMatch {
+                    path: PathMatcher::Prefix(Text::exact("")),
+                    headers: Vec::new(),
+                    fraction: None,
+                },
+                action: RouteAction::Forward(Forward {
+                    clusters: clusters.collect(),
+                    max_stream_duration: None,
+                    grpc_timeout_header_max: None,
+                    retry: None,
+                }),
+            }],
+        }],
+    }
+}
+
+/// A round-robin cluster whose endpoints have its own name.
+#[must_use]
+pub fn cluster(name: &str) -> Any {
+    codec::encode(&Resource::Cluster(Arc::new(Cluster {
+        name: name.to_owned(),
+        discovery: Discovery::Eds {
+            service_name: name.to_owned(),
+        },
+        lb_policy: LbPolicy::RoundRobin,
+        tls: None,
+        max_requests: 1024,
+    })))
+}
+
+/// Endpoints in one locality.
+#[must_use]
+pub fn endpoints(cluster: &str, addresses: &[&str]) -> Any {
+    encode(cluster, vec![locality("", 0, 1, addresses)], &[])
+}
+
+/// One endpoint in each locality, as `(priority, weight of the locality, address)`, and shares of
+/// calls to drop.
+#[must_use]
+pub fn assignment(cluster: &str, localities: &[(u32, u32, &str)], drops: &[DropCategory]) -> Any {
+    let localities = localities.iter().enumerate();
+    let localities = localities.map(|(at, (priority, weight, address))| {
+        locality(&format!("zone-{at}"), *priority, *weight, &[address])
+    });
+    encode(cluster, localities.collect(), drops)
+}
+
+fn encode(cluster: &str, localities: Vec<LocalityEndpoints>, drops: &[DropCategory]) -> Any {
+    codec::encode(&Resource::EndpointAssignment(Arc::new(
+        EndpointAssignment {
+            cluster: cluster.to_owned(),
+            localities,
+            drops: drops.to_vec(),
+        },
+    )))
+}
+
+fn locality(zone: &str, priority: u32, weight: u32, addresses: &[&str]) -> LocalityEndpoints {
+    LocalityEndpoints {
+        locality: Locality {
+            zone: zone.to_owned(),
+            ..Locality::default()
+        },
+        priority,
+        weight,
+        endpoints: addresses.iter().map(|address| endpoint(address)).collect(),
+    }
+}
+
+fn endpoint(address: &str) -> Endpoint {
+    Endpoint {
+        addresses: vec![Address::Tcp(address.parse().expect("IP:port"))],
+        hostname: String::new(),
+        weight: 1,
+        health: Health::Unknown,
+    }
+}
+
+/// Everything for a client of `name`: one cluster of that name with these endpoints.
+#[must_use]
+pub fn service(name: &str, endpoints: Any) -> [Any; 4] {
+    [
+        listener(name, name),
+        routes(name, &[name]),
+        cluster(name),
+        endpoints,
+    ]
+}

@@ -1,0 +1,250 @@
+//! A real Envoy, with nothing in its own file but where the control plane is.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::mesh::{ControlPlane, Security, plain_server};
+use super::process::{Process, eventually};
+use super::scenario::{Stage, all_ok, answered, python};
+
+/// The variant of ADS.
+#[derive(Clone, Copy)]
+pub(super) enum Protocol {
+    StateOfTheWorld,
+    Delta,
+}
+
+/// Calls per round: with two backends that each get half, a round in which one of them gets none
+/// comes once in 2^39.
+const CALLS: u64 = 40;
+
+/// Envoy routes to two versions; then the split moves to one, then its endpoint is replaced.
+pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> {
+    let server = |id| plain_server(stage.installed, stage.folder, id);
+    let (_a, a) = server("a")?;
+    let (_b, b) = server("b")?;
+    let (_c, c) = server("c")?;
+    let both = json!({"one": 50, "two": 50});
+    let one = json!("one");
+
+    let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both))?;
+    let envoy = Envoy::start(stage, &plane.address, protocol)?;
+    let address = eventually(|| envoy.listener())?;
+    eventually(|| answers(stage, &address, &["a", "b"]))?;
+
+    plane.edit(&mesh(&a, &b, &one))?;
+    eventually(|| answers(stage, &address, &["a"]))?;
+
+    plane.edit(&mesh(&c, &b, &one))?;
+    eventually(|| answers(stage, &address, &["c"]))?;
+    envoy.accepted_everything()
+}
+
+/// A round of calls through Envoy, all of which must succeed, answered by just these servers. It
+/// may come too early, then the next one will do.
+fn answers(stage: &Stage<'_>, address: &str, servers: &[&str]) -> Result<()> {
+    let mut command = python(
+        stage,
+        &format!("ipv4:{address}"),
+        CALLS,
+        Security::Plaintext,
+    );
+    let client = Process::start("grpcio-client", stage.folder, &mut command)?;
+    let events = client.run_to_end()?;
+    all_ok(&events, &answered(&events))?;
+    all_ok(&events, servers)
+}
+
+/// The routes, clusters and endpoints are a service's; the listener is Envoy's own.
+fn mesh(one: &str, two: &str, to: &Value) -> String {
+    let listener = json!({
+        "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
+        "name": "ingress",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "filter_chains": [{"filters": [{
+            "name": "http",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+                "stat_prefix": "ingress",
+                "codec_type": "AUTO",
+                "rds": {
+                    "route_config_name": "greeter",
+                    "config_source": {"ads": {}, "resource_api_version": "V3"},
+                },
+                "http_filters": [{
+                    "name": "router",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+                }],
+            },
+        }]}],
+    });
+    let endpoints = json!([
+        {"address": one, "version": "v1"},
+        {"address": two, "version": "v2"},
+    ]);
+    format!(
+        "mesh: v1\n\
+         defaults: {{mtls: off}}\n\
+         services:\n  \
+           edge: {{}}\n  \
+           greeter:\n    \
+             endpoints: {{static: {endpoints}}}\n    \
+             versions: {{one: v1, two: v2}}\n    \
+             routes: [{{name: main, to: {to}, timeout: none}}]\n\
+         resources: [{listener}]\n"
+    )
+}
+
+struct Envoy {
+    _process: Process,
+    admin: String,
+}
+
+impl Envoy {
+    fn start(stage: &Stage<'_>, control_plane: &str, protocol: Protocol) -> Result<Self> {
+        let file = stage.folder.join("envoy.json");
+        fs::write(&file, bootstrap(control_plane, protocol)?.to_string())?;
+        let admin = stage.folder.join("envoy-admin.address");
+        let mut command = Command::new(&stage.installed.envoy);
+        command
+            .args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "info",
+            ])
+            .arg("--config-path")
+            .arg(file)
+            .arg("--admin-address-path")
+            .arg(&admin);
+        let process = Process::start("envoy", stage.folder, &mut command)?;
+        let admin = eventually(|| written(&admin))?;
+        Ok(Self {
+            _process: process,
+            admin,
+        })
+    }
+
+    /// Where the listener that came by LDS listens.
+    fn listener(&self) -> Result<String> {
+        let listeners = self.admin("/listeners?format=json")?;
+        let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+        let port = address["port_value"].as_u64();
+        let port = port.with_context(|| format!("no listener yet: {listeners}"))?;
+        Ok(format!("127.0.0.1:{port}"))
+    }
+
+    /// No update of ours was refused.
+    fn accepted_everything(&self) -> Result<()> {
+        let stats = self.admin("/stats?format=json&filter=update_rejected")?;
+        let stats = stats["stats"].as_array().context("statistics")?;
+        ensure!(!stats.is_empty(), "Envoy counts no updates");
+        let refused: Vec<&Value> = stats.iter().filter(|stat| stat["value"] != 0).collect();
+        ensure!(
+            refused.is_empty(),
+            "Envoy refused updates: {}",
+            json!(refused)
+        );
+        Ok(())
+    }
+
+    /// One request to the admin port; HTTP/1.1, whose answer may come in chunks.
+    fn admin(&self, path: &str) -> Result<Value> {
+        let mut stream = TcpStream::connect(&self.admin)?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+        let chunked = head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked");
+        let body = if chunked {
+            joined(body)
+        } else {
+            Some(body.to_owned())
+        };
+        let body = body.with_context(|| format!("half an answer: {answer}"))?;
+        serde_json::from_str(&body).with_context(|| answer)
+    }
+}
+
+/// The chunks of a body, put together.
+fn joined(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n")?;
+        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
+        if size == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..size)?);
+        body = rest.get(size..)?.strip_prefix("\r\n")?;
+    }
+}
+
+/// A file's content, once it has some.
+fn written(file: &Path) -> Result<String> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    ensure!(!text.is_empty(), "{} is empty", file.display());
+    Ok(text)
+}
+
+fn bootstrap(control_plane: &str, protocol: Protocol) -> Result<Value> {
+    let (host, port) = control_plane.rsplit_once(':').context("host:port")?;
+    let port: u16 = port.parse()?;
+    let api_type = match protocol {
+        Protocol::StateOfTheWorld => "GRPC",
+        Protocol::Delta => "DELTA_GRPC",
+    };
+    let ads = json!({"ads": {}, "resource_api_version": "V3"});
+    Ok(json!({
+        "node": {"id": "edge-node", "cluster": "edge"},
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": api_type,
+                "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "control-plane"}}],
+            },
+            "cds_config": ads,
+            "lds_config": ads,
+        },
+        "static_resources": {"clusters": [{
+            "name": "control-plane",
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "typed_extension_protocol_options": {
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                    "explicit_http_config": {"http2_protocol_options": {}},
+                },
+            },
+            "load_assignment": {"cluster_name": "control-plane", "endpoints": [{"lb_endpoints": [{
+                "endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}},
+            }]}]},
+        }]},
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_put_together() {
+        assert_eq!(joined("3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n").unwrap(), "abcd");
+        assert_eq!(joined("5\r\nabc\r\n"), None);
+    }
+}

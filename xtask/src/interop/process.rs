@@ -1,0 +1,146 @@
+//! Peers as child processes that speak in JSON lines. None of them outlives its [`Process`].
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// How long any peer may take for any one step. Machines of two cores under load need some of it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running peer: its events, and a log of what it said on standard error. Dropping it ends it.
+pub(super) struct Process {
+    name: String,
+    child: Child,
+    lines: Receiver<String>,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts `command`; its standard error goes to `NAME.log` in `logs`.
+    pub(super) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+        let log = logs.join(format!("{name}.log"));
+        let file = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("{name}: {}", command.get_program().display()))?;
+        let out = child.stdout.take().context("the pipe was asked for")?;
+        let (sender, lines) = mpsc::channel();
+        // Ends with the process: at the end of its standard output.
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            lines,
+            log,
+        })
+    }
+
+    /// The next event of this kind; others are passed over.
+    pub(super) fn event(&self, kind: &str) -> Result<Value> {
+        self.find(&format!("the event {kind:?}"), |event| {
+            event["event"] == kind
+        })
+    }
+
+    /// The next event that `wanted` holds for; `what` names it in errors.
+    pub(super) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => match serde_json::from_str::<Value>(&line) {
+                    Ok(event) if wanted(&event) => return Ok(event),
+                    // Not ours to read: peers may print other things.
+                    _ => {}
+                },
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("{} did not give {what} within {PATIENCE:?}", self.name)
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("{} ended before {what}\n{}", self.name, self.last_words())
+                }
+            }
+        }
+    }
+
+    /// The address in the event `ready`.
+    pub(super) fn ready(&self) -> Result<String> {
+        address(&self.event("ready")?, "addr")
+    }
+
+    /// Every event up to the end of the process, which must come by itself.
+    pub(super) fn run_to_end(self) -> Result<Vec<Value>> {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        let mut events = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => events.extend(serde_json::from_str::<Value>(&line).ok()),
+                Err(RecvTimeoutError::Disconnected) => return Ok(events),
+                Err(RecvTimeoutError::Timeout) => bail!("{} does not end", self.name),
+            }
+        }
+    }
+
+    /// The end of what it wrote to standard error, for people who look for the reason.
+    fn last_words(&self) -> String {
+        last_lines(&self.log)
+    }
+}
+
+impl Drop for Process {
+    /// A peer that ended by itself is merely reaped.
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// A text field of an event.
+pub(super) fn address(event: &Value, field: &str) -> Result<String> {
+    let text = event[field].as_str();
+    Ok(text
+        .with_context(|| format!("no {field} in {event}"))?
+        .to_owned())
+}
+
+/// The last lines of a log.
+pub(super) fn last_lines(log: &Path) -> String {
+    const SHOWN: usize = 15;
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let name = log.file_name().unwrap_or_default().to_string_lossy();
+    let shown = lines[lines.len().saturating_sub(SHOWN)..].iter();
+    shown
+        .map(|line| format!("      {name}: {line}\n"))
+        .collect()
+}
+
+/// Runs `step` again until it succeeds, for as long as a peer may take: for what no peer announces.
+/// The pause keeps it from taking the processor from the peer that it waits for.
+pub(super) fn eventually<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match step() {
+            Ok(value) => return Ok(value),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
