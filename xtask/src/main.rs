@@ -24,8 +24,8 @@ Verbs:
   interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
                            against our programs; --only NAME, --list, --json,
                            --write (docs/interop.md)
-  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
-                           openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
+  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
+                           docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
 ";
 

@@ -59,7 +59,7 @@ impl Session {
             .env("COLORTERM", "truecolor")
             .env_remove("NO_COLOR")
             .env_remove("TMUX");
-        output(&mut command, &[0])
+        output(&mut command)
     }
 }
 
