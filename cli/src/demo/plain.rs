@@ -86,9 +86,15 @@ impl Voice {
             };
             self.line(&format!("  {mark}  {}", claim.text));
         }
-        let control = &verdict.control;
+        let Verdict { mesh, control, .. } = verdict;
         self.line(&format!(
-            "  control  {} failed of {}, without the mesh",
+            "  mesh     {} failed, {} retried of {}",
+            mesh.failures(),
+            mesh.retried,
+            mesh.calls()
+        ));
+        self.line(&format!(
+            "  control  {} failed of {}",
             control.failures(),
             control.calls()
         ));

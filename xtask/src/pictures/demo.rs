@@ -1,7 +1,6 @@
 //! A capture of the demo's terminal view, by way of `tmux`.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -10,16 +9,15 @@ use super::program;
 
 const COLUMNS: &str = "110";
 const ROWS: &str = "34";
-/// Into the first scenes: both groups have figures by then.
-const WATCH: Duration = Duration::from_secs(12);
+/// An event of the scene that tells most: a backend was killed under both groups and is back.
+const MOMENT: &str = "it takes calls after";
 
-/// The screen of `sidestep demo`, with colours, after it ran for a while.
+/// The screen of `sidestep demo`, with colours, at the moment that is shown.
 pub(super) fn capture() -> Result<String> {
     let session = Session::start()?;
-    let start = Instant::now();
-    let screen = wait_for("the demo's view", || {
+    let screen = wait_for("a backend that is back in the demo", || {
         let screen = session.tmux(&["capture-pane", "-e", "-p"])?;
-        Ok((start.elapsed() >= WATCH).then_some(screen))
+        Ok(screen.contains(MOMENT).then_some(screen))
     })?;
     ensure!(
         screen.contains("\x1b["),
@@ -61,7 +59,7 @@ impl Session {
             .env("COLORTERM", "truecolor")
             .env_remove("NO_COLOR")
             .env_remove("TMUX");
-        output(&mut command, &[0])
+        output(&mut command)
     }
 }
 
