@@ -246,7 +246,9 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
     const PATH: &str = "the path is not rewritten";
     const REDIRECT: &str = "redirects are not followed";
     // Zero switches the limit off, which is what gRPC does anyway.
-    let limited = wire.timeout.is_some_and(|limit| limit != Duration::default());
+    let limited = wire
+        .timeout
+        .is_some_and(|limit| limit != Duration::default());
     at.ignore("timeout", limited, TIMEOUT);
     at.ignore("idle_timeout", wire.idle_timeout.is_some(), TIMEOUT);
     at.ignore("flush_timeout", wire.flush_timeout.is_some(), TIMEOUT);
