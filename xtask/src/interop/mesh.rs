@@ -169,9 +169,11 @@ pub(super) fn plain_server(
     installed: &Installed,
     folder: &Path,
     id: &str,
+    flags: &[&str],
 ) -> Result<(Process, String)> {
     let mut command = Command::new(&installed.server);
-    let process = Process::start(id, folder, command.args(["--id", id]))?;
+    command.args(["--id", id]).args(flags);
+    let process = Process::start(id, folder, &mut command)?;
     let address = process.ready()?;
     Ok((process, address))
 }
