@@ -22,25 +22,14 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
-<<<<<<< HEAD
-<<<<<<< HEAD
   interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
                            against our programs; --only NAME, --list, --json,
                            --write (docs/interop.md)
-  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
-                           openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
-=======
   bench [--short] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
->>>>>>> bench
-=======
-  interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
-                           against our programs; --only NAME, --list, --json,
-                           --write (docs/interop.md)
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
                            docs/demo.svg (which needs tmux); NAME is data-flow or demo
->>>>>>> pictures
   help                     show this text
 ";
 
@@ -61,15 +50,11 @@ fn main() -> ExitCode {
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),
         ["descriptors", "--from", path] => descriptors::write(path.as_ref()),
-<<<<<<< HEAD
         // Its last line is its verdict.
         ["interop", options @ ..] => match interop::run(options) {
             Ok(false) => return ExitCode::FAILURE,
             outcome => outcome.map(drop),
         },
-=======
-        ["interop", options @ ..] => interop::run(options),
->>>>>>> pictures
         ["pictures"] => pictures::run(),
         ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
         ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),
