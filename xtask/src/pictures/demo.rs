@@ -28,13 +28,14 @@ pub(super) fn capture() -> Result<String> {
 
 /// A tmux server of our own, which ends with its owner, and the demo with it.
 struct Session {
-    socket: String,
+    /// Holds the server's socket.
+    directory: tempfile::TempDir,
 }
 
 impl Session {
     fn start() -> Result<Self> {
         let session = Self {
-            socket: format!("sidestep-pictures-{}", std::process::id()),
+            directory: tempfile::tempdir()?,
         };
         let demo = format!("exec '{}' demo", program("sidestep")?.display());
         session.tmux(&[
@@ -54,7 +55,8 @@ impl Session {
     fn tmux(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("tmux");
         command
-            .args(["-u", "-L", &self.socket])
+            .args(["-u", "-S"])
+            .arg(self.directory.path().join("tmux"))
             .args(arguments)
             .env("COLORTERM", "truecolor")
             .env_remove("NO_COLOR")
