@@ -330,6 +330,9 @@ impl MeshBuilder {
     /// # Errors
     /// A certificate provider of the bootstrap is of a kind that there is not.
     pub fn build(self) -> Result<Mesh, BuildError> {
+        for key in self.bootstrap.iter().flat_map(|b| &b.ignored) {
+            tracing::warn!(target: "sidestep::config", key, "unknown bootstrap key ignored");
+        }
         let configured = match &self.bootstrap {
             Some(bootstrap) => {
                 CertificateProviders::from_bootstrap(&bootstrap.certificate_providers)?

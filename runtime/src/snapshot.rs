@@ -52,6 +52,9 @@ pub enum TargetState {
     Failed(Failure),
     /// Calls can be routed.
     Ready(Snapshot),
+    /// The control task has ended, and nothing will change any more: every call fails
+    /// `UNAVAILABLE` with this text, whether it waits for ready or not.
+    Ended(Failure),
 }
 
 /// One complete configuration of a target (gRFC A74).
@@ -118,7 +121,9 @@ impl Target {
             let seen = self.version();
             match &**self.load() {
                 TargetState::Pending => {}
-                TargetState::Failed(failure) => return Err(failure.clone()),
+                TargetState::Failed(failure) | TargetState::Ended(failure) => {
+                    return Err(failure.clone());
+                }
                 TargetState::Ready(_) => return Ok(()),
             }
             self.changed_since(seen).await;
@@ -177,6 +182,7 @@ pub struct Cluster {
     published: ArcSwap<Published>,
     version: watch::Sender<u64>,
     breaker: Arc<CircuitBreaker>,
+    removed: AtomicBool,
     /// Told when a call wants an endpoint connected. Weak: the control task owns this cluster.
     control: WeakInbox,
 }
@@ -208,6 +214,7 @@ impl Cluster {
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
             breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX)),
+            removed: AtomicBool::new(false),
             control,
         }
     }
@@ -238,6 +245,13 @@ impl Cluster {
     /// Waits for a picker later than the one of version `seen`.
     pub async fn changed_since(&self, seen: u64) {
         wait_past(&self.version, seen).await;
+    }
+
+    /// Whether no configuration names it any more: there will be no further picker. Counts as one
+    /// more version, and comes after a state of each target that does not name it.
+    #[must_use]
+    pub fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     /// Bounds the calls in flight (gRFC A32).
@@ -295,6 +309,12 @@ impl Cluster {
 
     pub(crate) fn publish(&self, published: Published) {
         self.published.store(Arc::new(published));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Sends the calls that wait here elsewhere.
+    pub(crate) fn remove(&self) {
+        self.removed.store(true, Ordering::Release);
         self.version.send_modify(|version| *version += 1);
     }
 }

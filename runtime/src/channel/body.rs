@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -65,6 +66,25 @@ struct Open {
     in_flight: InFlight,
     deadline: Option<Deadline>,
     grpc: bool,
+    /// A message has been handed on.
+    streaming: bool,
+}
+
+impl Open {
+    /// A stream whose messages are always there never waits, and so never meets its timer: from
+    /// the second message on each looks at the clock. A unary answer never does.
+    fn late(&mut self) -> Option<CallError> {
+        let streaming = std::mem::replace(&mut self.streaming, true);
+        let deadline = self.deadline.filter(|_| streaming)?;
+        (deadline.at <= Instant::now()).then(|| too_late(deadline))
+    }
+}
+
+fn too_late(deadline: Deadline) -> CallError {
+    CallError::DeadlineExceeded {
+        after: deadline.after,
+        waiting_for: "the rest of the answer",
+    }
 }
 
 impl ResponseBody {
@@ -80,6 +100,7 @@ impl ResponseBody {
                 in_flight,
                 deadline,
                 grpc,
+                streaming: false,
             }),
             timer: None,
         }
@@ -102,8 +123,12 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     *this.open = None;
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                return Poll::Ready(Some(Ok(frame)));
+                match open.late() {
+                    Some(late) => late,
+                    None => return Poll::Ready(Some(Ok(frame))),
+                }
             }
             Poll::Ready(None) => {
                 *this.open = None;
@@ -126,10 +151,7 @@ impl Body for ResponseBody {
                 if fired != Some(Poll::Ready(())) {
                     return Poll::Pending;
                 }
-                CallError::DeadlineExceeded {
-                    after: deadline.after,
-                    waiting_for: "the rest of the answer",
-                }
+                too_late(deadline)
             }
         };
         let grpc = open.grpc;

@@ -29,6 +29,8 @@ pub use body::ResponseBody;
 pub use call::CallFuture;
 pub use options::{Authority, CallInfo, WaitForReady};
 pub use status::CallError;
+#[cfg(test)]
+pub(crate) use {body::InFlight, deadline::Deadline};
 
 use crate::balancer::Failure;
 use crate::snapshot::Target;

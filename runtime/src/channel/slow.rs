@@ -42,17 +42,14 @@ where
     )
     .await??;
     let TargetState::Ready(snapshot) = &*state else {
-        return Err(CallError::Config(format!(
-            "{}: no configuration",
-            inner.target.name()
-        )));
+        return Err(no_configuration(&inner));
     };
-    let (forward, cluster) = route(&inner, &terms, &request, snapshot)?;
+    let (forward, cluster) = route(&inner, &terms, request.uri(), request.headers(), snapshot)?;
     let deadline = terms.deadline(forward.timeout);
-    let run = Run {
+    let mut run = Run {
         inner: &inner,
         terms: &terms,
-        cluster,
+        cluster: Arc::clone(cluster),
         deadline,
     };
     match &forward.retry {
@@ -71,6 +68,7 @@ async fn configured(inner: &Inner, wait_for_ready: bool) -> Result<Arc<TargetSta
         let state = Arc::clone(&inner.target.load());
         match &*state {
             TargetState::Ready(_) => return Ok(state),
+            TargetState::Ended(failure) => return Err(config_error(failure.clone())),
             TargetState::Failed(failure) if !wait_for_ready => {
                 return Err(config_error(failure.clone()));
             }
@@ -80,13 +78,18 @@ async fn configured(inner: &Inner, wait_for_ready: bool) -> Result<Arc<TargetSta
     }
 }
 
-fn route<'a, B>(
+fn no_configuration(inner: &Inner) -> CallError {
+    CallError::Config(format!("{}: no configuration", inner.target.name()))
+}
+
+fn route<'a>(
     inner: &Inner,
     terms: &Terms,
-    request: &Request<B>,
+    uri: &http::Uri,
+    headers: &HeaderMap,
     snapshot: &'a Snapshot,
 ) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
-    let call = call::view(inner, terms, request.uri(), request.headers());
+    let call = call::view(inner, terms, uri, headers);
     let route = snapshot
         .routes
         .find(&call)
@@ -116,18 +119,19 @@ async fn within<T>(
         })
 }
 
-/// A routed call: it stays in its cluster whatever happens (gRFC A31).
+/// A routed call: it keeps its route's time-out and retry policy whatever happens, and its
+/// cluster for as long as that exists (gRFC A31).
 struct Run<'a> {
     inner: &'a Inner,
     terms: &'a Terms,
-    cluster: &'a Arc<Cluster>,
+    cluster: Arc<Cluster>,
     deadline: Option<Deadline>,
 }
 
 impl Run<'_> {
     /// Without a retry policy: only sends that no server has begun are repeated.
     async fn once<B>(
-        &self,
+        &mut self,
         mut request: Request<B>,
         mut unbegun: u32,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -156,7 +160,7 @@ impl Run<'_> {
 
     /// With a retry policy (gRFC A44 over A6).
     async fn repeatedly<B>(
-        &self,
+        &mut self,
         request: Request<B>,
         mut retries: Retries<'_>,
     ) -> Result<http::Response<ResponseBody>, CallError>
@@ -201,34 +205,39 @@ impl Run<'_> {
                 }
             };
             let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
-            next = again(&body);
-            match retries.decide(&outcome, left) {
-                Decision::Retry { after } if next.is_some() => {
-                    drop(end);
-                    if !after.is_zero() {
-                        within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
-                    }
-                }
-                _ => {
-                    commit(&mut body);
-                    return end.map(|(response, in_flight)| {
-                        self.answer(response, in_flight, previous + 1)
-                    });
-                }
+            let retry = match retries.decide(&outcome, left) {
+                // Only now: from here on the attempt that ended takes nothing more of the body.
+                Decision::Retry { after } => again(&body).map(|again| (after, again)),
+                Decision::GiveUp => None,
+            };
+            let Some((after, again)) = retry else {
+                commit(&mut body);
+                return end
+                    .map(|(response, in_flight)| self.answer(response, in_flight, previous + 1));
+            };
+            next = Some(again);
+            drop(end);
+            if !after.is_zero() {
+                within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
             }
         }
         unreachable!("a body is whole at its first attempt, and is looked at before each other one")
     }
 
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
-    async fn attempt<B>(&self, request: Request<B>, previous: u32) -> Result<Attempt<B>, CallError>
+    async fn attempt<B>(
+        &mut self,
+        request: Request<B>,
+        previous: u32,
+    ) -> Result<Attempt<B>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
     {
         let (head, body) = request.into_parts();
+        let deadline = self.deadline;
         let picked = self.picked(&head, previous);
-        let (connection, in_flight) = within(self.deadline, "an endpoint", picked).await??;
+        let (connection, in_flight) = within(deadline, "an endpoint", picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
@@ -265,7 +274,7 @@ impl Run<'_> {
     }
 
     async fn picked(
-        &self,
+        &mut self,
         head: &http::request::Parts,
         previous: u32,
     ) -> Result<(Arc<Connection>, InFlight), CallError> {
@@ -277,7 +286,7 @@ impl Run<'_> {
         loop {
             let seen = self.cluster.version();
             let picked = call::pick(
-                self.cluster,
+                &self.cluster,
                 &self.cluster.published(),
                 &call,
                 self.terms.wait_for_ready,
@@ -288,8 +297,27 @@ impl Run<'_> {
                     in_flight,
                 } => return Ok((connection, in_flight)),
                 Picked::Fail(error) => return Err(error),
+                Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
+        }
+    }
+
+    /// The cluster is gone for good: the call goes where the routes lead by now.
+    async fn route_again(&mut self, head: &http::request::Parts) -> Result<(), CallError> {
+        loop {
+            let seen = self.inner.target.version();
+            let state = configured(self.inner, self.terms.wait_for_ready).await?;
+            let TargetState::Ready(snapshot) = &*state else {
+                return Err(no_configuration(self.inner));
+            };
+            let (_, cluster) = route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
+            if !cluster.is_removed() {
+                self.cluster = Arc::clone(cluster);
+                return Ok(());
+            }
+            // A target hears that a cluster goes before it is gone, so this ends.
+            self.inner.target.changed_since(seen).await;
         }
     }
 

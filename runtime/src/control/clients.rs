@@ -96,6 +96,13 @@ impl Clients {
         }
     }
 
+    /// Nothing will change any more.
+    pub(super) fn end(&mut self, failure: &Failure) {
+        for watch in self.watches.values_mut() {
+            watch.show(TargetState::Ended(failure.clone()));
+        }
+    }
+
     /// Publishes each complete snapshot whose clusters may be named by now. Answers whether there
     /// was one.
     pub(super) fn publish(&mut self, now: Instant, wait: Duration, clusters: &Clusters) -> bool {

@@ -394,6 +394,13 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The targets know by now where calls go instead.
+        self.shared.remove();
+    }
+}
+
 fn no_endpoints(cluster: &str) -> Failure {
     Failure(format!("cluster {cluster:?} has no endpoint that may take calls").into())
 }

@@ -135,6 +135,15 @@ impl Directs {
         self.clusters.retain(&wanted);
     }
 
+    /// Nothing will change any more.
+    pub(super) fn end(&mut self, failure: &Failure) {
+        let ended = Arc::new(TargetState::Ended(failure.clone()));
+        let targets = self.watches.values().flat_map(|watch| &watch.targets);
+        for target in targets.filter_map(Weak::upgrade) {
+            target.publish(ended.clone());
+        }
+    }
+
     /// Looks names up again where it is time, and lets clusters act.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         self.clusters.handle_timeout(cx);

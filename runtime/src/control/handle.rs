@@ -87,8 +87,9 @@ impl Handle {
     }
 
     pub(crate) fn send(&self, input: Input) {
-        // A task that has ended with its runtime hears nothing any more.
-        let _ = self.inbox.send(input);
+        if let Err(unheard) = self.inbox.send(input) {
+            super::refuse(unheard.0);
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
-use crate::snapshot::{ClusterId, Slot, Target};
+use crate::snapshot::{ClusterId, Slot, Target, TargetState};
 use crate::source::ads::{LinkId, Said};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
@@ -113,6 +113,29 @@ pub(crate) enum Input {
         /// Its addresses, or why there are none.
         found: Result<Vec<Address>, String>,
     },
+}
+
+/// Answers who asks when the task has ended.
+fn refuse(input: Input) {
+    match input {
+        Input::Watch { target, .. } | Input::WatchDirect { target, .. } => {
+            if let Some(target) = target.upgrade() {
+                target.publish(Arc::new(TargetState::Ended(ended())));
+            }
+        }
+        Input::WatchServer { state, .. } => {
+            state.send_replace(ServerState::Failed(ended()));
+        }
+        _ => {}
+    }
+}
+
+fn ended() -> Failure {
+    Failure(
+        "the control task of this mesh has ended: the tokio runtime on which the mesh was first \
+         used was shut down, or it panicked"
+            .into(),
+    )
 }
 
 /// What a server's listener name has come to.

@@ -294,6 +294,23 @@ impl Task {
     }
 }
 
+impl Drop for Task {
+    /// Where somebody still relies on the task, its runtime was shut down or it panicked: calls
+    /// must not wait for what will not come.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!(target: "sidestep::config", "the control task panicked");
+        }
+        let failure = super::ended();
+        self.clients.end(&failure);
+        self.directs.end(&failure);
+        self.inputs.close();
+        while let Ok(input) = self.inputs.try_recv() {
+            super::refuse(input);
+        }
+    }
+}
+
 /// By tokio's clock, so that tests may pause it.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()

@@ -14,10 +14,12 @@ use http_body::{Body, Frame, SizeHint};
 /// Most bytes kept for one call (the default of the other gRPC runtimes' per-call buffer).
 pub(crate) const LIMIT: usize = 1 << 20;
 
-/// One attempt's view of a request body. Attempts follow each other: only the newest is polled.
+/// One attempt's view of a request body. Attempts follow each other: an older one that is still
+/// polled, because its task has not heard of its end yet, gets nothing more.
 #[derive(Debug)]
 pub struct Replay<B> {
     shared: Arc<Mutex<Shared<B>>>,
+    attempt: u32,
     at: usize,
 }
 
@@ -27,6 +29,8 @@ struct Shared<B> {
     frames: Vec<Bytes>,
     trailers: Option<HeaderMap>,
     size: usize,
+    /// The newest attempt, which alone may take from the body.
+    attempt: u32,
     ended: bool,
     /// Nothing is kept any more: the call is committed, or the body is too large.
     closed: bool,
@@ -39,20 +43,26 @@ impl<B> Replay<B> {
             frames: Vec::new(),
             trailers: None,
             size: 0,
+            attempt: 0,
             ended: false,
             closed: false,
         };
         Self {
             shared: Arc::new(Mutex::new(shared)),
+            attempt: 0,
             at: 0,
         }
     }
 
-    /// The body from its beginning, or `None` if it is not whole any more.
+    /// The body from its beginning, for a new attempt; `None` if it is not whole any more.
     pub(crate) fn again(&self) -> Option<Self> {
-        let closed = self.with(|shared| shared.closed);
-        (!closed).then(|| Self {
+        let attempt = self.with(|shared| {
+            shared.attempt += u32::from(!shared.closed);
+            (!shared.closed).then_some(shared.attempt)
+        })?;
+        Some(Self {
             shared: Arc::clone(&self.shared),
+            attempt,
             at: 0,
         })
     }
@@ -78,6 +88,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         let this = self.get_mut();
         let shared = Arc::clone(&this.shared);
         let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.attempt != this.attempt {
+            // Its task is about to be stopped, which wakes it.
+            return Poll::Pending;
+        }
         let closed = shared.closed;
         if let Some(kept) = shared.frames.get_mut(this.at) {
             this.at += 1;
@@ -87,6 +101,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
                 kept.clone()
             };
             return Poll::Ready(Some(Ok(Frame::data(frame))));
+        }
+        if closed {
+            shared.frames = Vec::new();
+            this.at = 0;
         }
         if shared.ended {
             return Poll::Ready(shared.trailers.take().map(|t| Ok(Frame::trailers(t))));
@@ -198,6 +216,28 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_was_overtaken_takes_nothing_more() {
+        let mut first = Replay::new(frames(&["a", "b"]));
+        assert_eq!(next(&mut first).unwrap(), "a");
+        let mut second = first.again().expect("still whole");
+        assert!(first.frame().now_or_never().is_none());
+        for part in ["a", "b"] {
+            assert_eq!(next(&mut second).unwrap(), part);
+        }
+        assert!(next(&mut second).is_none());
+    }
+
+    #[test]
+    fn a_committed_call_keeps_nothing_that_was_sent() {
+        let mut body = Replay::new(frames(&["a", "b"]));
+        next(&mut body);
+        body.commit();
+        assert_eq!(next(&mut body).unwrap(), "b");
+        assert!(body.with(|shared| shared.frames.is_empty()));
+        assert!(next(&mut body).is_none());
+    }
+
+    #[test]
     fn a_body_above_the_limit_passes_through_unkept() {
         let big = Bytes::from(vec![7u8; LIMIT / 2 + 1]);
         let parts: Vec<Result<_, std::convert::Infallible>> =
@@ -206,7 +246,8 @@ mod tests {
             parts,
         )));
         next(&mut body).unwrap();
-        assert!(body.again().is_some());
+        let mut body = body.again().expect("within the limit");
+        next(&mut body).unwrap();
         next(&mut body).unwrap();
         assert!(body.again().is_none(), "over the limit");
         assert_eq!(next(&mut body).unwrap().len(), big.len());

@@ -89,12 +89,14 @@ pub(super) async fn admit(
     let position = filter_chain::find(&generation.listener, &arrival);
     let chain = position.and_then(|position| generation.chain(position));
     let (tls, routes) = chain.ok_or(Refusal::NoFilterChain)?;
+    let asks_for_plaintext = position.is_some_and(|at| generation.asks_for_plaintext(at));
     let info = ConnectInfo::new(addresses);
     let (io, info) = match tls {
         Some(tls) => handshake(io, info, tls, limits.handshake).await?,
         None if generation.plaintext_for_all || is_on_this_host(addresses) => (io, info),
-        // A chain for plaintext beside one for TLS is the control plane's word: a permissive port.
-        None if generation.looks_at_first_bytes => (io, info),
+        // A chain for `raw_buffer` beside one for TLS is the control plane's word: a permissive
+        // port. A chain that merely says nothing of TLS is not.
+        None if generation.looks_at_first_bytes && asks_for_plaintext => (io, info),
         None => return Err(Refusal::Plaintext.into()),
     };
     let told_plaintext = generation.looks_at_first_bytes && transport == Transport::RawBuffer;

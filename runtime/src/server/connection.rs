@@ -113,11 +113,22 @@ where
     }
 }
 
+/// Bytes of one call's request that may wait unread.
+const STREAM_WINDOW: u32 = 512 * 1024;
+
+/// The same of all calls of a connection together. h2 ends a connection on which too many small
+/// frames wait unread: what each has less than 256 bytes counts, up to half this window (hyper
+/// has no option of its own for that). With this factor one handler that does not read leaves
+/// the other calls alone even where its messages are as small as 16 bytes.
+const CONNECTION_WINDOW: u32 = 32 * STREAM_WINDOW;
+
 fn http2(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .auto_date_header(false)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(options.max_concurrent_streams)
         .max_header_list_size(options.max_header_list_bytes)
         .keep_alive_interval(options.keepalive_interval)

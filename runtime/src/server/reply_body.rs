@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use super::BoxError;
@@ -63,7 +63,12 @@ where
         };
         let last = match inner.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
-                return Poll::Ready(Some(Ok(frame)));
+                // A handler that always has more never waits, and so never meets its timer.
+                let late = |d: &Pin<Box<Sleep>>| d.deadline() <= Instant::now();
+                match this.deadline.as_ref().is_some_and(late) {
+                    true => Some(trailers(&deadline_exceeded())),
+                    false => return Poll::Ready(Some(Ok(frame))),
+                }
             }
             Poll::Ready(Some(Ok(trailers))) => Some(trailers),
             Poll::Ready(Some(Err(error))) => Some(trailers(&Status::from_error(error.into()))),
@@ -99,4 +104,26 @@ fn trailers(status: &Status) -> Frame<Bytes> {
         headers.insert("grpc-status", i32::from(status.code()).into());
     }
     Frame::trailers(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{FutureExt as _, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_always_has_more_meets_its_deadline() {
+        let more = stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::new())));
+        let deadline = Box::pin(tokio::time::sleep(std::time::Duration::from_secs(1)));
+        let mut body = ReplyBody::new(StreamBody::new(more), Some(deadline), None);
+        let mut next = || body.frame().now_or_never().expect("ready");
+        assert!(next().expect("a frame").expect("no error").is_data());
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        let end = next().expect("a frame").expect("no error");
+        let trailers = end.into_trailers().expect("the end");
+        assert_eq!(trailers["grpc-status"], "4");
+        assert!(next().is_none());
+    }
 }

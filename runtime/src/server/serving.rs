@@ -14,7 +14,7 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 
-use sidestep_proto::resource::{Address, ServerListener};
+use sidestep_proto::resource::{Address, ServerListener, TransportProtocol};
 use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
@@ -76,6 +76,13 @@ impl Generation {
     /// The TLS side of the chain at `position`, and the routes of its connections.
     pub(super) fn chain(&self, position: usize) -> Option<(Option<&ServerTls>, &ChainRoutes)> {
         Some((self.tls.get(position)?.as_ref(), self.routes.get(position)?))
+    }
+
+    /// Whether the chain at `position` is for plaintext in so many words.
+    pub(super) fn asks_for_plaintext(&self, position: usize) -> bool {
+        filter_chain::chains(&self.listener)
+            .nth(position)
+            .is_some_and(|chain| chain.matches.transport_protocol == TransportProtocol::RawBuffer)
     }
 
     /// Makes a configuration usable, or says why the server must not serve by it.

@@ -216,11 +216,16 @@ impl Status {
     ///
     /// h2 would queue it instead, and for a fresh clone of its sender without telling anyone.
     pub(super) fn try_begin(self: &Arc<Self>) -> Option<Permit> {
-        let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        let permit = Permit {
+        let limit = self.limit.load(Ordering::Acquire);
+        // Never above the limit, not even for a moment: taking that back would have to wake all
+        // who wait for room, at each call that finds none.
+        let one_more = |n| (n < limit).then_some(n + 1);
+        let counted = self
+            .in_flight
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more);
+        counted.ok().map(|_| Permit {
             status: Arc::clone(self),
-        };
-        (before < self.limit.load(Ordering::Acquire)).then_some(permit)
+        })
     }
 }
 

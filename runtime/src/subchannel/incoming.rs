@@ -46,6 +46,8 @@ impl IncomingError {
     pub(crate) fn code(&self) -> u32 {
         match self {
             Self::RequestBody(_) => status::CANCELLED,
+            // The connection's end, whatever it says: not a word about this stream.
+            Self::Stream(error) if error.is_go_away() => status::UNAVAILABLE,
             Self::Stream(error) => error
                 .reason()
                 .map_or(status::UNAVAILABLE, status::code_of_reset),

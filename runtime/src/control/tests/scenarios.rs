@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
+
 use sidestep_proto::ads::ServerEvent;
 use sidestep_proto::resource::{
     self, CertificateInstance, Resource, ResourceType, StringMatcher, Text, UpstreamTls,
@@ -448,4 +450,113 @@ async fn until_failing(cluster: &Cluster) -> String {
         }
     })
     .await
+}
+
+fn channel(target: &Arc<Target>) -> crate::Channel {
+    let authority = http::uri::Authority::from_static("greeter");
+    crate::Channel::new(target.clone(), authority)
+}
+
+fn call(
+    channel: &mut crate::Channel,
+    wait_for_ready: bool,
+) -> crate::channel::CallFuture<http_body_util::Empty<bytes::Bytes>> {
+    let mut request = http::Request::new(http_body_util::Empty::new());
+    *request.uri_mut() = "/one-b/Hello".parse().expect("a path");
+    let extension = crate::WaitForReady(wait_for_ready);
+    request.extensions_mut().insert(extension);
+    tower_service::Service::call(channel, request)
+}
+
+#[tokio::test]
+async fn a_call_that_waits_in_a_cluster_that_goes_is_routed_again() {
+    let (plane, b) = (Plane::start().await, Backend::start().await);
+    // Connects, and never says a word: calls wait.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let address = silent.local_addr().expect("it is bound");
+    plane.put([
+        listener("greeter", "routes"),
+        routes("routes", &["one"]),
+        cluster("one"),
+        endpoints("one", &[address]),
+    ]);
+    let handle = handle(&plane);
+    let target = handle.target("greeter", "greeter");
+    until_names(&target, &["one"]).await;
+    let mut channel = channel(&target);
+    let (mut hasty, mut patient) = (
+        Box::pin(call(&mut channel, false)),
+        Box::pin(call(&mut channel, true)),
+    );
+    assert!(hasty.as_mut().now_or_never().is_none());
+    assert!(patient.as_mut().now_or_never().is_none());
+    plane.put([
+        routes("routes", &["one-b"]),
+        cluster("one-b"),
+        endpoints("one-b", &[b.address]),
+    ]);
+    for call in [hasty, patient] {
+        let answer = in_time("an answer", call).await.expect("two answers");
+        let info = answer.extensions().get::<crate::CallInfo>();
+        assert_eq!(
+            &*info.expect("always there").endpoint,
+            b.address.to_string()
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_waits_while_its_listener_goes_fails_and_says_so() {
+    let plane = Plane::start().await;
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let silent = silent.expect("a free port");
+    let address = silent.local_addr().expect("it is bound");
+    plane.put([
+        listener("greeter", "routes"),
+        routes("routes", &["one"]),
+        cluster("one"),
+        endpoints("one", &[address]),
+    ]);
+    let mut config = config(&plane);
+    let servers = &mut config.bootstrap.as_mut().expect("there is one").servers;
+    servers[0].features.fail_on_data_errors = true;
+    let handle = Handle::new(config);
+    let target = handle.target("greeter", "greeter");
+    until_names(&target, &["one"]).await;
+    let mut channel = channel(&target);
+    let mut waiting = Box::pin(call(&mut channel, false));
+    assert!(waiting.as_mut().now_or_never().is_none());
+    plane.remove(ResourceType::Listener, "greeter");
+    let error = in_time("an end", waiting).await.expect_err("no listener");
+    let text = error.to_string();
+    assert!(text.contains("Listener \"greeter\""), "{text}");
+}
+
+/// A mesh may outlive the runtime that it was first used on.
+#[test]
+fn calls_fail_at_once_where_the_control_task_has_ended() {
+    let runtime = || tokio::runtime::Runtime::new().expect("a runtime");
+    let direct = || DirectTarget::parse("127.0.0.1:1").expect("an address");
+    let first = runtime();
+    let handle = Handle::new(Config::new(None, CertificateProviders::default()));
+    let (before, mut server) = {
+        let _in_it = first.enter();
+        (handle.direct(direct()), handle.server("l"))
+    };
+    drop(first);
+    runtime().block_on(async {
+        for target in [before, handle.direct(direct())] {
+            for wait_for_ready in [false, true] {
+                let call = call(&mut channel(&target), wait_for_ready);
+                let error = in_time("an end", call).await.expect_err("nobody connects");
+                assert!(error.to_string().contains("has ended"), "{error}");
+            }
+        }
+        let told = |state: &super::super::ServerState| {
+            matches!(state, super::super::ServerState::Failed(_))
+        };
+        let failed = in_time("a failure", server.wait_for(told)).await;
+        failed.expect("the last word stays");
+    });
 }

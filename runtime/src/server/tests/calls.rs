@@ -265,3 +265,56 @@ async fn what_a_layer_or_a_body_fails_with_reaches_the_caller_as_a_status() {
     );
     serving.abort();
 }
+
+/// h2 ends a connection on which too many small frames wait unread.
+#[tokio::test]
+async fn a_handler_that_does_not_read_leaves_the_other_calls_alone() {
+    const ROUNDS: usize = 20;
+    const MESSAGES: usize = 1_000;
+    let states = pending_states();
+    let held = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let hold = held.clone();
+    let answer = move |request: http::Request<tonic::body::Body>| {
+        let slow = request.uri().path().ends_with("/Slow");
+        if slow {
+            hold.lock().unwrap().push(request);
+        }
+        async move {
+            let body = http_body_util::Empty::<bytes::Bytes>::new();
+            match slow {
+                true => std::future::pending().await,
+                false => Ok::<_, tonic::Status>(http::Response::new(body)),
+            }
+        }
+    };
+    let server = super::super::Server::new("127.0.0.1:0", source(&states, no_certificates()))
+        .layer(tower_layer::layer_fn(move |_| {
+            tower::service_fn(answer.clone())
+        }))
+        .bind()
+        .unwrap();
+    let address = tcp(&server);
+    states.send_replace(Plan::default().state(address).0);
+    let serving = tokio::spawn(server.serve());
+    let io = connect_until_listening(address).await;
+    let (mut sender, connection) = h2::client::handshake(io).await.unwrap();
+    let mut driver = tokio::spawn(connection);
+    let request = |path| {
+        let request = http::Request::post(format!("http://echo.test/test.Echo/{path}"));
+        request.body(()).unwrap()
+    };
+    let (_slow, mut messages) = sender.send_request(request("Slow"), false).unwrap();
+    let message = bytes::Bytes::from_static(&[0, 0, 0, 0, 11, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]);
+    for _ in 0..ROUNDS {
+        for _ in 0..MESSAGES {
+            messages.send_data(message.clone(), false).unwrap();
+        }
+        let (other, _) = sender.send_request(request("Other"), true).unwrap();
+        tokio::select! {
+            answered = soon(other) => assert_eq!(answered.unwrap().status(), 200),
+            ended = &mut driver => panic!("the connection ended: {ended:?}"),
+        }
+    }
+    drop(held.lock().unwrap().pop().expect("it was begun"));
+    serving.abort();
+}

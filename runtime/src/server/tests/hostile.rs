@@ -146,6 +146,21 @@ async fn a_permissive_port_takes_plaintext_from_everywhere_because_the_control_p
     assert_eq!(server.running.stats.refused(Refusal::Plaintext), 0);
 }
 
+/// A chain that says nothing of TLS beside one that asks for it makes no permissive port.
+#[tokio::test(start_paused = true)]
+async fn plaintext_from_other_hosts_needs_a_chain_that_says_raw_buffer() {
+    use sidestep_proto::resource::TransportProtocol;
+    let ca = Ca::new();
+    let mut plan = permissive();
+    plan.chains[1].0 = TransportProtocol::Any;
+    let server = start_piped(&plan, ca.providers(), |server| server).await;
+    let (answer, _) = server.trickle(FAR, PREFACE, NO_GAP).await;
+    assert_eq!(answer, b"");
+    assert_eq!(server.running.stats.refused(Refusal::Plaintext), 1);
+    let near = Client::over(server.connect(NEAR)).await;
+    assert!(near.unary("test.Echo/Unary", "").await.is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_died_silently_is_noticed_by_keepalive() {
     let server = start_piped(&Plan::default(), no_certificates(), |server| {

@@ -164,6 +164,77 @@ async fn a_slow_reader_of_small_messages_keeps_the_connection() {
     assert!(!connection.draining());
 }
 
+/// A stream whose messages are always there never waits for its timer.
+#[tokio::test]
+async fn a_stream_that_never_pauses_meets_its_deadline() {
+    use crate::channel::{Deadline, InFlight, ResponseBody};
+    let (connection, server, _driver) = pair().await;
+    let mut calls = serve(server);
+    let call = tokio::spawn(connection.send(unary("x")));
+    let (_, mut reply) = soon(calls.recv()).await.unwrap();
+    let mut messages = reply.send_response(Response::new(()), false).unwrap();
+    messages.send_data("1".into(), false).unwrap();
+    messages.send_data("2".into(), false).unwrap();
+    let incoming = soon(call).await.unwrap().unwrap().into_body();
+    // Answered last, so once this is here both messages are.
+    let other = tokio::spawn(connection.send(unary("y")));
+    let (_, mut last) = soon(calls.recv()).await.unwrap();
+    answer(&mut last, "done");
+    soon(other).await.unwrap().unwrap();
+    let slot = Arc::new(crate::snapshot::Slot::new("here", Arc::default()));
+    let breaker = Arc::new(crate::circuit_breaker::CircuitBreaker::new(1));
+    let in_flight = InFlight::new(slot, breaker.try_acquire().unwrap());
+    let passed = Deadline {
+        at: std::time::Instant::now(),
+        after: Duration::ZERO,
+    };
+    let body = ResponseBody::new(incoming, in_flight, Some(passed), true);
+    let mut body = Box::pin(body);
+    let mut ends = Vec::new();
+    while let Some(frame) = soon(body.frame()).await {
+        ends.push(frame.unwrap());
+    }
+    let trailers = ends.pop().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "4");
+    assert_eq!(
+        ends.len(),
+        1,
+        "the first message, without a look at the clock"
+    );
+    assert_eq!(breaker.in_flight(), 0);
+}
+
+/// Nobody who waits for room is woken by calls that find none.
+#[tokio::test]
+async fn a_refused_call_wakes_nobody() {
+    let mut builder = server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let (connection, server, _driver) = pair_with(builder).await;
+    let mut calls = serve(server);
+    let _held = tokio::spawn(connection.send(unary("1")));
+    let _first = soon(calls.recv()).await.unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = std::task::Waker::from(woken.clone());
+    let mut room = std::pin::pin!(connection.room());
+    assert!(
+        room.as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    let refused = soon(connection.send(unary("2"))).await.unwrap_err();
+    assert!(matches!(refused.cause, SendFailure::Full));
+    assert!(!woken.0.load(std::sync::atomic::Ordering::SeqCst));
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
 #[tokio::test]
 async fn a_dead_connection_hands_back_at_once() {
     let (connection, server, driver) = pair().await;
