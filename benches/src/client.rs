@@ -121,9 +121,10 @@ where
     <T::ResponseBody as http_body::Body>::Error: Into<tonic::codegen::StdError> + Send,
 {
     let mut client = client;
+    let payload = Bytes::from(vec![7; payload]);
     async move || {
         let message = Message {
-            payload: vec![7; payload],
+            payload: payload.clone(),
         };
         Ok(client.unary(message).await?.into_inner().payload.len())
     }
@@ -149,6 +150,7 @@ fn uri(endpoint: &str) -> Result<http::Uri> {
 /// A call by hand: one HEADERS, one DATA, and whatever comes back.
 fn bare(sender: Sender, uri: http::Uri, payload: usize) -> impl AsyncFnMut() -> Result<usize> {
     let mut sender = sender;
+    let payload = Bytes::from(vec![7; payload]);
     async move || {
         let request = http::Request::post(uri.clone())
             .header("content-type", "application/grpc")
@@ -156,7 +158,7 @@ fn bare(sender: Sender, uri: http::Uri, payload: usize) -> impl AsyncFnMut() -> 
             .body(())?;
         room(&mut sender).await?;
         let (response, mut stream) = sender.send_request(request, false)?;
-        stream.send_data(frame(payload)?, true)?;
+        stream.send_data(frame(&payload)?, true)?;
         let mut body = response.await?.into_body();
         let mut answer = BytesMut::new();
         while let Some(data) = body.data().await {
@@ -176,9 +178,9 @@ async fn room(sender: &mut Sender) -> Result<(), h2::Error> {
 }
 
 /// gRPC's frame: not compressed, the length, the message.
-fn frame(payload: usize) -> Result<Bytes> {
+fn frame(payload: &Bytes) -> Result<Bytes> {
     let message = Message {
-        payload: vec![7; payload],
+        payload: payload.clone(),
     };
     let length = message.encoded_len();
     let mut frame = BytesMut::with_capacity(5 + length);

@@ -130,9 +130,14 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts `tasks` tasks, each with a clone of `client`.
-    #[must_use]
-    pub fn start(client: &TestServiceClient<Channel>, tasks: usize) -> Self {
+    /// Starts `tasks` tasks, each with a clone of `client`, once a first call was answered: a
+    /// server does not listen before the control plane has given it its Listener.
+    ///
+    /// # Panics
+    /// If no call is answered within [`PATIENCE`].
+    pub async fn start(client: &TestServiceClient<Channel>, tasks: usize) -> Self {
+        let first = until(&mut client.clone(), Result::is_ok).await;
+        first.expect("only an answer ends the wait");
         let done = watch::Sender::new(0);
         let stop = watch::Sender::new(false);
         let mut set = JoinSet::new();

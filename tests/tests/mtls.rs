@@ -250,7 +250,7 @@ async fn missing_files_fail_with_their_path_until_they_appear() {
     until(&mut client, Result::is_ok).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_rotate_under_load() {
     let authority = Authority::default();
     let fixture = Fixture::start(&secured(&mesh_file(&[], ""), "strict")).await;
@@ -271,7 +271,7 @@ async fn certificates_rotate_under_load() {
     files.write(&authority, &old);
     let web = files.mesh();
     let mut client = client_of(&web);
-    let load = Load::start(&client, 4);
+    let load = Load::start(&client, 4).await;
     load.further(50).await;
     let certificate = seen.last().certificates[0].clone();
 

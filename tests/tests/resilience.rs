@@ -60,7 +60,7 @@ async fn control_plane_comes_back(variant: Variant) {
     let (mut fixture, [a, b]) = backends(["a", "b"]).await;
     fixture.push(&plain_mesh(&[&a.address]));
     let mut client = client_of(&fixture, variant);
-    let load = Load::start(&client, 8);
+    let load = Load::start(&client, 8).await;
     load.further(200).await;
     fixture.kill().await;
     load.further(300).await;
@@ -73,7 +73,7 @@ async fn control_plane_comes_back(variant: Variant) {
     assert_eq!(tally.retried, 0);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_may_die_and_come_back_under_load() {
     control_plane_comes_back(Variant::StateOfTheWorld).await;
 }
@@ -156,7 +156,7 @@ async fn a_broken_edit_is_refused_whole_and_calls_go_on() {
     let address = running.address().to_string();
     let mesh = builder(&bootstrap(&address, "web")).build().unwrap();
     let mut client = TestServiceClient::new(mesh.channel("xds:///greeter").unwrap());
-    let load = Load::start(&client, 4);
+    let load = Load::start(&client, 4).await;
     load.further(50).await;
 
     let broken = format!("{}    timeout: 5\n", plain_mesh(&[&b.address]));

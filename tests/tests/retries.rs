@@ -113,14 +113,14 @@ async fn a_deadline_bounds_all_attempts_together() {
     assert_eq!(backend.testing.calls(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_server_fails_no_call_that_may_be_retried() {
     let fixture = Fixture::start(&mesh_file(&[], "")).await;
     let servers = fixture.mesh("greeter");
     let [a, b, c] = ["a", "b", "c"].map(|id| Backend::start(&servers, id, Faults::default()));
     let endpoints = [&a, &b, &c].map(|backend| (backend.address.as_str(), "v1"));
     fixture.push(&mesh_file(&endpoints, RETRY));
-    let load = Load::start(&fixture.client("xds:///greeter"), 8);
+    let load = Load::start(&fixture.client("xds:///greeter"), 8).await;
     load.further(300).await;
     a.kill().await;
     load.further(300).await;

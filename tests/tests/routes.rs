@@ -185,11 +185,11 @@ async fn a_route_without_timeout_bounds_nothing() {
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_under_load_fail_no_call() {
     let split = Split::start("routes: [{to: stable}]").await;
     let client = split.client();
-    let load = Load::start(&client, 8);
+    let load = Load::start(&client, 8).await;
     load.further(100).await;
     let [stable, canary] = split.backends.each_ref().map(|b| b.address.clone());
     for round in 0..12 {

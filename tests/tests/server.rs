@@ -43,7 +43,7 @@ async fn a_server_drains_without_a_failed_call() {
     let mut client = fixture.client("xds:///greeter");
     until_server(&mut client, "a").await;
     until_server(&mut client, "b").await;
-    let load = Load::start(&client, 8);
+    let load = Load::start(&client, 8).await;
     load.further(200).await;
     // Still named by the mesh: nobody tells the clients but the server itself.
     a.shutdown().await;
@@ -54,14 +54,14 @@ async fn a_server_drains_without_a_failed_call() {
     b.shutdown().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_of_all_backends_fails_no_call() {
     let (fixture, servers, backends) = backends(["old-0", "old-1", "old-2"]).await;
     let mut client = fixture.client("xds:///greeter");
     for n in 0..3 {
         until_server(&mut client, &format!("old-{n}")).await;
     }
-    let load = Load::start(&client, 8);
+    let load = Load::start(&client, 8).await;
     load.further(200).await;
     let mut restarted = Vec::new();
     for (n, backend) in backends.into_iter().enumerate() {
@@ -111,7 +111,7 @@ async fn a_stream_that_is_open_at_the_shutdown_is_finished() {
         .unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_listener_drains_its_connections() {
     let authority = Authority::default();
     let fixture = Fixture::start(&secured(&mesh_file(&[], ""), "permissive")).await;
@@ -134,7 +134,7 @@ async fn a_changed_listener_drains_its_connections() {
     fixture.push(&secured(&mesh, "permissive"));
     let web = process("web");
     let client = TestServiceClient::new(web.channel("xds:///greeter").unwrap());
-    let load = Load::start(&client, 8);
+    let load = Load::start(&client, 8).await;
     load.further(100).await;
     fixture.push(&secured(&mesh, "strict"));
     let replaced = async {

@@ -19,6 +19,8 @@ mod mesh;
 mod process;
 mod scenario;
 
+pub(crate) use mesh::Certificates;
+
 use install::Installed;
 use scenario::{SCENARIOS, Scenario, Stage};
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+mod bench;
 mod check;
 mod codegen;
 mod deny;
@@ -24,8 +25,11 @@ Verbs:
   interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
                            against our programs; --only NAME, --list, --json,
                            --write (docs/interop.md)
-  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg (needs
-                           openssl) and docs/demo.svg (needs tmux); NAME is data-flow or demo
+  bench [--short] [--build] [--json]
+                           what a call costs, against the bars (needs valgrind): counts always;
+                           clocks unless --short; a cold build with --build
+  pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
+                           docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
 ";
 
@@ -38,6 +42,10 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => check::run(),
+        ["bench", options @ ..] => match bench::Options::parse(options) {
+            Some(options) => bench::run(&options),
+            None => return usage("an option of bench is not known"),
+        },
         ["deny"] => deny::check(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),

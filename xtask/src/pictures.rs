@@ -4,7 +4,6 @@
 //! of this workspace answered while they ran; nothing is drawn from memory.
 
 mod ansi;
-mod certificates;
 mod data_flow;
 mod demo;
 mod mesh;

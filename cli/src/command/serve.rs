@@ -79,11 +79,13 @@ impl Arguments {
             }
             Err(error) => return Err(error.into()),
         };
+        // Heard from before the banner on: who reads it may ask for the end at once.
+        let stopped = stopped()?;
         voice.banner(&running, &self.paths);
         let reports = running.store().watch_reports();
         tokio::select! {
             () = narrate(voice, reports) => {}
-            result = stopped() => result?,
+            () = stopped => {}
         }
         running.shutdown().await;
         Ok(Exit::Ok)
@@ -100,13 +102,16 @@ async fn narrate(voice: Voice, mut reports: watch::Receiver<Report>) {
 }
 
 /// Ctrl-C, or the signal with which service managers stop a process.
-async fn stopped() -> std::io::Result<()> {
+fn stopped() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        result = tokio::signal::ctrl_c() => result,
-        _ = terminate.recv() => Ok(()),
-    }
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
 /// Prints what the server has to say.

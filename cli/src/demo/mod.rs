@@ -91,11 +91,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Exit> {
         options.plain,
     ));
     voice.banner(&world, options.seed);
+    let signals = end_on_signal(&world)?;
     let shown = if options.plain {
         Ok(plain::watch(voice, news).await)
     } else {
         view::watch(&world, news).await
     };
+    signals.abort();
     playing.abort();
     world.stop().await;
     let verdicts = shown?;
@@ -106,6 +108,24 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<Exit> {
         return Ok(Exit::Ok);
     }
     Ok(summary::exit(&verdicts))
+}
+
+/// Ctrl-C and the signals by which processes are stopped end the run in good order, with what
+/// there is so far: temporary files are removed.
+fn end_on_signal(world: &Arc<World>) -> std::io::Result<tokio::task::JoinHandle<()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let world = Arc::clone(world);
+    Ok(tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        world.tell(News::End);
+    }))
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Scene>> {

@@ -12,18 +12,14 @@ use crate::output::Style;
 /// Prints what happens until it ends. Answers the verdicts.
 pub(super) async fn watch(voice: Voice, mut news: mpsc::UnboundedReceiver<News>) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
-    loop {
-        tokio::select! {
-            // Ctrl-C ends the run with what there is.
-            _ = tokio::signal::ctrl_c() => break,
-            heard = news.recv() => match heard {
-                None | Some(News::End) => break,
-                Some(News::Verdict(verdict)) => {
-                    voice.verdict(&verdict);
-                    verdicts.push(*verdict);
-                }
-                Some(heard) => voice.tell(&heard),
-            },
+    while let Some(heard) = news.recv().await {
+        match heard {
+            News::End => break,
+            News::Verdict(verdict) => {
+                voice.verdict(&verdict);
+                verdicts.push(*verdict);
+            }
+            heard => voice.tell(&heard),
         }
     }
     verdicts
@@ -86,9 +82,15 @@ impl Voice {
             };
             self.line(&format!("  {mark}  {}", claim.text));
         }
-        let control = &verdict.control;
+        let Verdict { mesh, control, .. } = verdict;
         self.line(&format!(
-            "  control  {} failed of {}, without the mesh",
+            "  mesh     {} failed, {} retried of {}",
+            mesh.failures(),
+            mesh.retried,
+            mesh.calls()
+        ));
+        self.line(&format!(
+            "  control  {} failed of {}",
             control.failures(),
             control.calls()
         ));

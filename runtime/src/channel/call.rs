@@ -148,6 +148,7 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
                 request.headers_mut(),
                 terms.timeout,
                 deadline.map(|d| d.after),
+                |left| forward.grpc_timeout(left),
             );
             Go::Send {
                 connection,

@@ -74,12 +74,18 @@ pub(super) fn address<B>(inner: &Inner, scheme: &Scheme, request: &mut http::Req
 const OUR_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("grpc-rust-sidestep/", env!("CARGO_PKG_VERSION")));
 
-/// Tells the server how long it has, if that differs from what the caller wrote.
-pub(super) fn bound(headers: &mut HeaderMap, written: Option<Duration>, left: Option<Duration>) {
+/// Tells the server how long it has, in the form that `format` gives it, if that differs from
+/// what the caller wrote.
+pub(super) fn bound(
+    headers: &mut HeaderMap,
+    written: Option<Duration>,
+    left: Option<Duration>,
+    format: impl FnOnce(Duration) -> HeaderValue,
+) {
     if let Some(left) = left
         && written != Some(left)
     {
-        headers.insert(GRPC_TIMEOUT, deadline::format(left));
+        headers.insert(GRPC_TIMEOUT, format(left));
     }
 }
 

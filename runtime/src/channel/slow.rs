@@ -11,7 +11,7 @@ use http_body::Body;
 
 use super::body::{InFlight, ResponseBody};
 use super::call::{self, Picked};
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
 use super::status::{CallError, INTERNAL, UNAVAILABLE, code_of_reset};
 use super::{Inner, config_error};
@@ -241,7 +241,12 @@ impl Run<'_> {
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
-        head::bound(request.headers_mut(), self.terms.timeout, left);
+        head::bound(
+            request.headers_mut(),
+            self.terms.timeout,
+            left,
+            deadline::format,
+        );
         let sent = within(self.deadline, "an answer", connection.send(request)).await?;
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
+use sidestep_proto::ads::{
+    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
+};
 use sidestep_proto::bootstrap::Server;
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
@@ -13,6 +15,9 @@ use super::dependency::Origin;
 use super::resource_cache::{Key, ResourceCache};
 use super::{Config, WeakInbox};
 use crate::source::ads::{Dial, Link, LinkId, Said};
+
+/// gRPC's code in a control plane's `resource_errors`.
+const NOT_FOUND: i32 = 5;
 
 /// One process's view of its control plane.
 pub(super) struct ConfigSource {
@@ -227,6 +232,20 @@ impl ConfigSource {
                 version,
                 detail,
             } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
+            // What leaves the mesh is told so by the control plane before we have let go of it.
+            Event::Error {
+                resource_type,
+                name,
+                error:
+                    error @ (ResourceError::Deleted
+                    | ResourceError::Refused {
+                        code: NOT_FOUND, ..
+                    }),
+                cached: true,
+            } => tracing::info!(
+                target: "sidestep::config",
+                %resource_type, name, %error, "resource is gone; its last good version stays in use"
+            ),
             Event::Error {
                 resource_type,
                 name,

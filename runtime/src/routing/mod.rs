@@ -16,7 +16,7 @@ mod weighted;
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use sidestep_proto::resource::{RetryPolicy, VirtualHost};
 
 pub use explain::{Explanation, Tried};
@@ -74,6 +74,8 @@ pub struct Forward {
     pub clusters: Box<[(u64, ClusterIndex)]>,
     /// gRFC A31, already reduced to one rule.
     pub timeout: RouteTimeout,
+    /// The same as `grpc-timeout` says it, so that no call has to write it.
+    grpc_timeout: Option<HeaderValue>,
     /// When and how the call is tried again.
     pub retry: Option<RetryPolicy>,
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use sidestep_proto::resource;
 
 use super::{Action, ClusterIndex, Forward, Purpose, RouteTimeout, below, draw};
+use crate::channel::deadline;
 
 impl Action {
     /// Resolves the cluster names of `action`.
@@ -34,10 +36,26 @@ impl Forward {
             sum += u64::from(share.weight);
             (sum, cluster(&share.name))
         });
+        let clusters = cumulative.collect();
+        let timeout = RouteTimeout::of(forward, hcm_max);
+        let grpc_timeout = match timeout {
+            RouteTimeout::Application => None,
+            RouteTimeout::AtMost(limit) => Some(deadline::format(limit)),
+        };
         Self {
-            clusters: cumulative.collect(),
-            timeout: RouteTimeout::of(forward, hcm_max),
+            clusters,
+            timeout,
+            grpc_timeout,
             retry: forward.retry.clone(),
+        }
+    }
+
+    /// The value of `grpc-timeout` for a call that is given so long.
+    #[must_use]
+    pub fn grpc_timeout(&self, given: Duration) -> HeaderValue {
+        match &self.grpc_timeout {
+            Some(ready) if self.timeout == RouteTimeout::AtMost(given) => ready.clone(),
+            _ => deadline::format(given),
         }
     }
 

@@ -437,10 +437,8 @@ async fn a_control_plane_is_verified_by_host_name() {
     let text = shake_as(&client, &server, "elsewhere.test")
         .await
         .unwrap_err();
-    assert!(
-        text.contains("not valid for name \"elsewhere.test\""),
-        "{text}"
-    );
+    assert!(text.contains("not valid for name"), "{text}");
+    assert!(text.contains("elsewhere.test"), "{text}");
 }
 
 #[tokio::test]

@@ -7,9 +7,11 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
+use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{Extensions, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame};
 
 use super::connection::{Connection, Permit};
@@ -37,8 +39,10 @@ enum Step<B> {
 struct Sent {
     response: ResponseFuture,
     permit: Permit,
-    /// For a transparent retry: the head, and the body if it was one message.
-    kept: Option<(Parts, Option<Bytes>)>,
+    /// For a transparent retry.
+    head: Kept,
+    /// The body if it was one message.
+    whole: Option<Option<Bytes>>,
     /// Only if the request's body goes on.
     pump: Option<PumpLink>,
 }
@@ -133,7 +137,7 @@ where
             unreachable!("looked at above")
         };
         Poll::Ready(match result {
-            Ok(response) => Ok(response.map(|body| Incoming::new(body, sent.permit, sent.pump))),
+            Ok(response) => Ok(sent.answered(response)),
             Err(error) => Err(sent.failed(&error)),
         })
     }
@@ -167,23 +171,25 @@ where
     let Some(permit) = status.try_begin() else {
         return Err(SendError::untouched(SendFailure::Full, request));
     };
-    let (head, mut body) = request.into_parts();
+    let (mut head, mut body) = request.into_parts();
     let start = match look_ahead(&mut body, cx) {
         Ok(start) => start,
         Err(error) => return Err(SendError::spent(SendFailure::RequestBody(error), true)),
     };
     let ends_at_once = matches!(start, BodyStart::Whole(None));
+    let kept = Kept::of(&mut head);
     let mut sender = connection.sender();
     // No `poll_ready` first: on a fresh clone it checks what `send_request` checks again.
-    let opened = sender.send_request(copy_of(&head), ends_at_once);
+    let opened = sender.send_request(Request::from_parts(head, ()), ends_at_once);
     let (response, mut stream) = match opened {
         Ok(opened) => opened,
-        Err(error) => return Err(not_opened(&mut sender, &error, head, start, body, cx)),
+        Err(error) => return Err(not_opened(&mut sender, &error, kept, start, body, cx)),
     };
     let mut sent = Sent {
         response,
         permit,
-        kept: None,
+        head: kept,
+        whole: None,
         pump: None,
     };
     match start {
@@ -192,7 +198,7 @@ where
                 // Fails only on a stream that is closed already; the response says why.
                 let _ = stream.send_data(data.clone(), true);
             }
-            sent.kept = Some((head, data));
+            sent.whole = Some(data);
         }
         BodyStart::Goes(frames) => sent.pump = Some(pump::spawn(stream, frames, body)),
     }
@@ -235,21 +241,49 @@ where
     }
 }
 
-/// h2 consumes what it is given, so it gets a copy; extensions are nothing of the wire.
-fn copy_of(head: &Parts) -> Request<()> {
-    let mut copy = Request::new(());
-    *copy.method_mut() = head.method.clone();
-    *copy.uri_mut() = head.uri.clone();
-    *copy.version_mut() = http::Version::HTTP_2;
-    *copy.headers_mut() = head.headers.clone();
-    copy
+/// What a head can be made from again: h2 consumes the one that it is given. A list, because a
+/// second header map would cost every call what only a refused one needs.
+struct Kept {
+    method: Method,
+    uri: Uri,
+    version: Version,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    extensions: Extensions,
+}
+
+impl Kept {
+    /// Takes the extensions, which are nothing of the wire, and copies the rest.
+    fn of(head: &mut Parts) -> Self {
+        let headers = head.headers.iter();
+        Self {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            version: std::mem::replace(&mut head.version, Version::HTTP_2),
+            headers: headers.map(|(n, v)| (n.clone(), v.clone())).collect(),
+            extensions: std::mem::take(&mut head.extensions),
+        }
+    }
+
+    fn with<B>(self, body: RequestBody<B>) -> Request<RequestBody<B>> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method;
+        *request.uri_mut() = self.uri;
+        *request.version_mut() = self.version;
+        *request.extensions_mut() = self.extensions;
+        let headers = request.headers_mut();
+        headers.reserve(self.headers.len());
+        for (name, value) in self.headers {
+            headers.append(name, value);
+        }
+        request
+    }
 }
 
 /// h2 took no stream: either the connection is at its end or the request is at fault.
 fn not_opened<B>(
     sender: &mut SendRequest<Bytes>,
     error: &h2::Error,
-    head: Parts,
+    head: Kept,
     start: BodyStart,
     body: RequestBody<B>,
     cx: &mut Context<'_>,
@@ -266,19 +300,30 @@ fn not_opened<B>(
         BodyStart::Goes([None, None]) => body,
         BodyStart::Goes(_) => return SendError::spent(cause, true),
     };
-    SendError::untouched(cause, Request::from_parts(head, body))
+    SendError::untouched(cause, head.with(body))
 }
 
 impl Sent {
+    /// The response takes over the request's extensions, emptied: whoever adds one to it finds
+    /// the map made.
+    fn answered(self, response: Response<RecvStream>) -> Response<Incoming> {
+        let mut response = response.map(|body| Incoming::new(body, self.permit, self.pump));
+        if response.extensions().is_empty() {
+            let mut emptied = self.head.extensions;
+            emptied.clear();
+            *response.extensions_mut() = emptied;
+        }
+        response
+    }
+
     fn failed<B>(mut self, error: &h2::Error) -> SendError<B> {
         if let Some(error) = self.pump.as_mut().and_then(PumpLink::failure) {
             return SendError::spent(SendFailure::RequestBody(error), false);
         }
         let (cause, unbegun) = self.judge(error);
-        match self.kept {
-            Some((head, data)) if unbegun => {
-                let request = Request::from_parts(head, RequestBody::Whole(data));
-                SendError::untouched(cause, request)
+        match self.whole {
+            Some(data) if unbegun => {
+                SendError::untouched(cause, self.head.with(RequestBody::Whole(data)))
             }
             _ => SendError::spent(cause, unbegun),
         }

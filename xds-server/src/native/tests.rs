@@ -96,7 +96,7 @@ fn a_rule_of_the_runtime_that_is_broken_is_an_error_at_the_field() {
 #[test]
 fn a_security_field_that_is_not_enforced_is_an_error() {
     let (made, found) = outcome(&format!(
-        "{CLUSTER}    transport_socket:\n      name: tls\n      typed_config:\n        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n        common_tls_context:\n          validation_context:\n            ca_certificate_provider_instance: {{instance_name: default}}\n            verify_certificate_hash: [\"00\"]\n"
+        "{CLUSTER}    transport_socket:\n      name: envoy.transport_sockets.tls\n      typed_config:\n        \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext\n        common_tls_context:\n          validation_context:\n            ca_certificate_provider_instance: {{instance_name: default}}\n            verify_certificate_hash: [\"00\"]\n"
     ));
     assert!(made.is_none());
     assert!(found[0].contains("verify_certificate_hash"), "{found:?}");

@@ -25,26 +25,41 @@ pub(super) enum Protocol {
 /// comes once in 2^39.
 const CALLS: u64 = 40;
 
-/// Envoy routes to two versions; then the split moves to one, then its endpoint is replaced.
+/// Envoy routes to two versions; then the split moves to one, its endpoint is replaced, and
+/// last comes a time-out.
 pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> {
-    let server = |id| plain_server(stage.installed, stage.folder, id);
-    let (_a, a) = server("a")?;
-    let (_b, b) = server("b")?;
-    let (_c, c) = server("c")?;
+    let server = |id, flags: &[&str]| plain_server(stage.installed, stage.folder, id, flags);
+    let (_a, a) = server("a", &[])?;
+    let (_b, b) = server("b", &[])?;
+    let (_c, c) = server("c", &[])?;
     let both = json!({"one": 50, "two": 50});
     let one = json!("one");
 
-    let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both))?;
+    let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both, "none"))?;
     let envoy = Envoy::start(stage, &plane.address, protocol)?;
     let address = eventually(|| envoy.listener())?;
     eventually(|| answers(stage, &address, &["a", "b"]))?;
 
-    plane.edit(&mesh(&a, &b, &one))?;
+    plane.edit(&mesh(&a, &b, &one, "none"))?;
     eventually(|| answers(stage, &address, &["a"]))?;
 
-    plane.edit(&mesh(&c, &b, &one))?;
+    plane.edit(&mesh(&c, &b, &one, "none"))?;
     eventually(|| answers(stage, &address, &["c"]))?;
+
+    let (_slow, slow) = server("slow", &["--delay-ms=60000"])?;
+    plane.edit(&mesh(&slow, &b, &one, "300ms"))?;
+    eventually(|| cut_short(stage, &address))?;
     envoy.accepted_everything()
+}
+
+/// The route's time-out ends a call that no other limit would end.
+fn cut_short(stage: &Stage<'_>, address: &str) -> Result<()> {
+    let mut command = Command::new(&stage.installed.client);
+    command.args(["--target", address, "--n=1", "--timeout-ms=0"]);
+    let client = Process::start("our-client", stage.folder, &mut command)?;
+    let call = client.event("rpc")?;
+    ensure!(call["code"] == "DEADLINE_EXCEEDED", "{call}");
+    Ok(())
 }
 
 /// A round of calls through Envoy, all of which must succeed, answered by just these servers. It
@@ -63,7 +78,7 @@ fn answers(stage: &Stage<'_>, address: &str, servers: &[&str]) -> Result<()> {
 }
 
 /// The routes, clusters and endpoints are a service's; the listener is Envoy's own.
-fn mesh(one: &str, two: &str, to: &Value) -> String {
+fn mesh(one: &str, two: &str, to: &Value, timeout: &str) -> String {
     let listener = json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": "ingress",
@@ -97,7 +112,7 @@ fn mesh(one: &str, two: &str, to: &Value) -> String {
            greeter:\n    \
              endpoints: {{static: {endpoints}}}\n    \
              versions: {{one: v1, two: v2}}\n    \
-             routes: [{{name: main, to: {to}, timeout: none}}]\n\
+             routes: [{{name: main, to: {to}, timeout: {timeout}}}]\n\
          resources: [{listener}]\n"
     )
 }

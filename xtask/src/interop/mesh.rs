@@ -127,13 +127,14 @@ pub(super) fn file(security: Security, endpoints: &[String]) -> String {
 }
 
 /// An authority that lasts for one scenario.
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: PathBuf,
+    trust_domain: &'static str,
 }
 
 impl Certificates {
-    pub(super) fn new(folder: &Path) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, trust_domain: &'static str) -> Result<Self> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         // C-core takes a leaf with its issuer's name for a self-signed certificate.
@@ -142,13 +143,14 @@ impl Certificates {
         Ok(Self {
             issuer: CertifiedIssuer::self_signed(params, KeyPair::generate()?)?,
             folder: folder.to_owned(),
+            trust_domain,
         })
     }
 
     /// The folder with certificate, key and roots of `service` in this mesh.
-    pub(super) fn of(&self, service: &str) -> Result<PathBuf> {
+    pub(crate) fn of(&self, service: &str) -> Result<PathBuf> {
         let mut params = CertificateParams::default();
-        let id = format!("spiffe://{TRUST_DOMAIN}/sa/{service}");
+        let id = format!("spiffe://{}/sa/{service}", self.trust_domain);
         params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
         params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate()?;
@@ -167,9 +169,11 @@ pub(super) fn plain_server(
     installed: &Installed,
     folder: &Path,
     id: &str,
+    flags: &[&str],
 ) -> Result<(Process, String)> {
     let mut command = Command::new(&installed.server);
-    let process = Process::start(id, folder, command.args(["--id", id]))?;
+    command.args(["--id", id]).args(flags);
+    let process = Process::start(id, folder, &mut command)?;
     let address = process.ready()?;
     Ok((process, address))
 }
@@ -219,7 +223,7 @@ impl Meshed {
         let control_plane = ControlPlane::start(installed, folder, &file(security, &[]))?;
         let certificates = match security {
             Security::Plaintext => None,
-            Security::MutualTls => Some(Certificates::new(folder)?),
+            Security::MutualTls => Some(Certificates::new(folder, TRUST_DOMAIN)?),
         };
         let own = certificates.as_ref().map(|c| c.of("greeter")).transpose()?;
         let bootstrap = control_plane.bootstrap(folder, "greeter", own.as_deref())?;

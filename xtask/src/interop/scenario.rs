@@ -53,13 +53,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "envoy-sotw",
         peers: &["envoy", "grpcio"],
-        about: "Envoy, configured by `sidestep serve` (state of the world), routes calls and follows edits",
+        about: "Envoy, configured by `sidestep serve` (state of the world), routes calls, follows edits, ends calls in time",
         play: |stage| envoy::routes_calls(stage, Protocol::StateOfTheWorld),
     },
     Scenario {
         name: "envoy-delta",
         peers: &["envoy", "grpcio"],
-        about: "Envoy, configured by `sidestep serve` (delta), routes calls and follows edits",
+        about: "Envoy, configured by `sidestep serve` (delta), routes calls, follows edits, ends calls in time",
         play: |stage| envoy::routes_calls(stage, Protocol::Delta),
     },
     Scenario {

@@ -59,7 +59,7 @@ fn head(id: &str, colour: &str) -> String {
 fn caption(status: &Value) -> String {
     let revision = text(&status["revision"]);
     format!(
-        "A real run: revision {revision}, {CALLS} calls, every process its own. Made by cargo xtask pictures."
+        "A real run: revision {revision}, {CALLS} calls, four processes. Made by cargo xtask pictures."
     )
 }
 
@@ -156,11 +156,7 @@ fn of_type<'a>(client: &'a Value, name: &str) -> Option<&'a Value> {
 fn streams(canvas: &mut Canvas, status: &Value) -> Result<()> {
     let clients = clients(status)?;
     config_line(canvas, "M450,163V219", true);
-    let what = format!(
-        "ADS stream, {}: {}",
-        text(&clients[0]["variant"]),
-        types(clients[0])
-    );
+    let what = format!("ADS stream, {}: {}", variant(clients[0]), types(clients[0]));
     canvas.text(438.0, 187.0, r#"class="config" text-anchor="end""#, &what);
     canvas.text(
         438.0,
@@ -172,7 +168,7 @@ fn streams(canvas: &mut Canvas, status: &Value) -> Result<()> {
     config_line(canvas, "M794,163V219", true);
     let what = format!(
         "ADS streams, {}: {}",
-        text(&clients[1]["variant"]),
+        variant(clients[1]),
         types(clients[1])
     );
     canvas.text(710.0, 187.0, r#"class="config" text-anchor="end""#, &what);
@@ -224,13 +220,9 @@ fn processes(canvas: &mut Canvas, ways: &[Way; 2]) {
         r#"class="m" text-anchor="end""#,
         "hello-server",
     );
-    canvas.text(
-        652.0,
-        264.0,
-        r#"class="m" textLength="212" lengthAdjust="spacingAndGlyphs""#,
-        &ways[0].identity,
-    );
-    canvas.text(652.0, 289.0, r#"class="note""#, "endpoint");
+    let small = r#"class="m" style="font-size:10px""#;
+    canvas.text(652.0, 264.0, small, &ways[0].identity);
+    canvas.text(652.0, 289.0, r#"class="note""#, "endpoint, node");
 }
 
 /// What becomes of one kind of call.
@@ -245,6 +237,8 @@ struct Way {
     security: String,
     /// Who the server must be.
     identity: String,
+    /// The node that listens there.
+    node: String,
     answers: String,
 }
 
@@ -254,6 +248,7 @@ impl Way {
         let rules = explanation["rules"].as_array().context("rules")?;
         let rule = rules.iter().find(|rule| rule["takes_the_call"] == true);
         let cluster = &explanation["outcome"]["clusters"][0];
+        let share = cluster["percent"].as_f64().context("a share")?;
         let endpoint = text(&cluster["endpoints"][0]);
         let (security, identity) = text(&cluster["security"])
             .split_once(", the server must be ")
@@ -264,11 +259,12 @@ impl Way {
             rule: text(&rule.context("a rule that takes the call")?["name"]).to_owned(),
             call: call.to_owned(),
             cluster: text(&cluster["name"]).to_owned(),
-            percent: format!("{} % of them", cluster["percent"]),
+            percent: format!("{share:.0} % of them"),
             policy: text(&cluster["policy"]).to_owned(),
             endpoint: endpoint.to_owned(),
             security: security.to_owned(),
             identity: identity.to_owned(),
+            node: server_at(&run.status, endpoint)?.to_owned(),
             answers: format!("{answers} calls"),
         })
     }
@@ -279,7 +275,7 @@ impl Way {
             (36.0, 130.0, &self.rule, &self.call),
             (192.0, 130.0, &self.cluster, &self.percent),
             (348.0, 130.0, &self.endpoint, &self.policy),
-            (652.0, 212.0, &self.endpoint, &self.answers),
+            (652.0, 212.0, &self.endpoint, &self.node),
         ];
         for (x, width, name, note) in steps {
             card(canvas, [x, top, width, ROW], "#ffffff", "#d0d7de");
@@ -300,6 +296,26 @@ impl Way {
             &format!("h2, {}", self.security),
         );
         canvas.text(565.0, middle + 17.0, centred, &self.answers);
+    }
+}
+
+/// The node that asked for the listener of this address.
+fn server_at<'a>(status: &'a Value, address: &str) -> Result<&'a str> {
+    let listens = |client: &&Value| {
+        let names = of_type(client, "LDS").and_then(|of_type| of_type["names"].as_array());
+        let mut names = names.into_iter().flatten();
+        names.any(|name| text(name).ends_with(&format!("={address}")))
+    };
+    let client = clients(status)?.into_iter().find(listens);
+    let client = client.with_context(|| format!("no process listens on {address}"))?;
+    Ok(text(&client["node_id"]))
+}
+
+/// How the stream sends resources, in full.
+fn variant(client: &Value) -> &str {
+    match text(&client["variant"]) {
+        "sotw" => "state of the world",
+        other => other,
     }
 }
 
@@ -347,9 +363,11 @@ mod tests {
     }
 
     fn run() -> Run {
-        let client = |id: &str, cluster: &str| {
-            let types = [json!({"type": "LDS", "state": "SYNCED", "acked_revision": "7"})];
-            json!({"node_id": id, "node_cluster": cluster, "variant": "delta", "types": types})
+        let client = |id: &str, cluster: &str, name: &str| {
+            let types = [json!({
+                "type": "LDS", "state": "SYNCED", "acked_revision": "7", "names": [name],
+            })];
+            json!({"node_id": id, "node_cluster": cluster, "variant": "sotw", "types": types})
         };
         Run {
             mesh_file: "mesh: v1\n    versions: {a: b}   # why\n    routes:\n      - x\n".into(),
@@ -357,7 +375,7 @@ mod tests {
             status: json!({
                 "revision": "7",
                 "summary": "2 services",
-                "clients": [client("s-1", "s"), client("c", "web"), client("s-2", "s")],
+                "clients": [client("s-1", "s", "l=h:1"), client("c", "web", "s"), client("s-2", "s", "l=h:2")],
             }),
             explanations: [
                 explanation("beta", "s/new", "h:2"),
@@ -385,6 +403,8 @@ mod tests {
             ">150 calls<",
             "spiffe://d/sa/s",
             "with x-beta: 1",
+            "state of the world: LDS",
+            "100 % of them",
         ] {
             assert!(svg.contains(said), "{said}");
         }

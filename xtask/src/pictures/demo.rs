@@ -1,7 +1,6 @@
 //! A capture of the demo's terminal view, by way of `tmux`.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -10,16 +9,15 @@ use super::program;
 
 const COLUMNS: &str = "110";
 const ROWS: &str = "34";
-/// Into the first scenes: both groups have figures by then.
-const WATCH: Duration = Duration::from_secs(12);
+/// An event of the scene that tells most: a backend was killed under both groups and is back.
+const MOMENT: &str = "it takes calls after";
 
-/// The screen of `sidestep demo`, with colours, after it ran for a while.
+/// The screen of `sidestep demo`, with colours, at the moment that is shown.
 pub(super) fn capture() -> Result<String> {
     let session = Session::start()?;
-    let start = Instant::now();
-    let screen = wait_for("the demo's view", || {
+    let screen = wait_for("a backend that is back in the demo", || {
         let screen = session.tmux(&["capture-pane", "-e", "-p"])?;
-        Ok((start.elapsed() >= WATCH).then_some(screen))
+        Ok(screen.contains(MOMENT).then_some(screen))
     })?;
     ensure!(
         screen.contains("\x1b["),
@@ -30,13 +28,14 @@ pub(super) fn capture() -> Result<String> {
 
 /// A tmux server of our own, which ends with its owner, and the demo with it.
 struct Session {
-    socket: String,
+    /// Holds the server's socket.
+    directory: tempfile::TempDir,
 }
 
 impl Session {
     fn start() -> Result<Self> {
         let session = Self {
-            socket: format!("sidestep-pictures-{}", std::process::id()),
+            directory: tempfile::tempdir()?,
         };
         let demo = format!("exec '{}' demo", program("sidestep")?.display());
         session.tmux(&[
@@ -56,12 +55,13 @@ impl Session {
     fn tmux(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new("tmux");
         command
-            .args(["-u", "-L", &self.socket])
+            .args(["-u", "-S"])
+            .arg(self.directory.path().join("tmux"))
             .args(arguments)
             .env("COLORTERM", "truecolor")
             .env_remove("NO_COLOR")
             .env_remove("TMUX");
-        output(&mut command, &[0])
+        output(&mut command)
     }
 }
 

@@ -10,18 +10,18 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::certificates;
 use super::process::{Running, output, wait_for};
 use super::program;
 use crate::codegen::root;
+use crate::interop::Certificates;
 
+const TRUST_DOMAIN: &str = "split.example";
 /// Calls that are counted, half of them with the header.
 pub(super) const CALLS: usize = 200;
 /// The header of every other call, as `explain -H` takes it.
 pub(super) const HEADER: &str = "x-beta=1";
 /// The two endpoints as the example's mesh file has them.
 const ENDPOINTS: [&str; 2] = ["127.0.0.1:50051", "127.0.0.1:50052"];
-const TRUST_DOMAIN: &str = "split.example";
 
 /// What was seen in the run.
 pub(super) struct Run {
@@ -44,15 +44,11 @@ pub(super) fn run() -> Result<Run> {
     let addresses = [free(ENDPOINTS[0])?, free(ENDPOINTS[1])?];
     let mesh_file = mesh_file(&addresses)?;
     fs::write(directory.join("mesh.yaml"), &mesh_file)?;
-    certificates::make_root(directory)?;
-    for service in ["web", "greeter"] {
-        let spiffe_id = format!("spiffe://{TRUST_DOMAIN}/sa/{service}");
-        certificates::issue(directory, service, &spiffe_id)?;
-    }
+    let certificates = Certificates::new(directory, TRUST_DOMAIN)?;
 
     let (_serve, control_plane) = serve(directory)?;
     let server = |id: &str, address: &String| {
-        let bootstrap = bootstrap(directory, "server", &control_plane, id)?;
+        let bootstrap = bootstrap(&certificates, "server", &control_plane, id)?;
         meshed("hello-server", &bootstrap, address)
     };
     let _servers = [
@@ -62,7 +58,7 @@ pub(super) fn run() -> Result<Run> {
     for address in &addresses {
         wait_for("a server", || Ok(TcpStream::connect(address).ok()))?;
     }
-    let bootstrap = bootstrap(directory, "client", &control_plane, "split-client")?;
+    let bootstrap = bootstrap(&certificates, "client", &control_plane, "split-client")?;
     // More calls than are counted: the client is still there when the status is asked for.
     let mut client = meshed("split-client", &bootstrap, "1000000")?;
     let mut answers = BTreeMap::new();
@@ -125,11 +121,25 @@ fn serve(directory: &Path) -> Result<(Running, String)> {
 }
 
 /// The hello example's bootstrap of this role, for this control plane and node.
-fn bootstrap(directory: &Path, role: &str, control_plane: &str, id: &str) -> Result<String> {
+fn bootstrap(
+    certificates: &Certificates,
+    role: &str,
+    control_plane: &str,
+    id: &str,
+) -> Result<String> {
     let path = root().join(format!("examples/hello/{role}.json"));
     let mut bootstrap: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-    let service = bootstrap["node"]["cluster"].as_str().context("a service")?;
-    bootstrap["certificate_providers"] = certificates::providers(directory, service);
+    let service = bootstrap["node"]["cluster"].as_str();
+    let folder = certificates.of(service.context("a service")?)?;
+    bootstrap["certificate_providers"] = json!({"default": {
+        "plugin_name": "file_watcher",
+        "config": {
+            "certificate_file": folder.join("certificate.pem"),
+            "private_key_file": folder.join("key.pem"),
+            "ca_certificate_file": folder.join("roots.pem"),
+            "refresh_interval": "600s",
+        },
+    }});
     bootstrap["xds_servers"][0]["server_uri"] = json!(control_plane);
     bootstrap["node"]["id"] = json!(id);
     Ok(bootstrap.to_string())
@@ -147,10 +157,7 @@ fn meshed(name: &str, bootstrap: &str, argument: &str) -> Result<Running> {
 /// The status, once all three processes run what they were sent.
 fn settled(control_plane: &str) -> Result<Option<Value>> {
     let mut command = Command::new(program("sidestep")?);
-    let text = output(
-        command.args(["status", "--json", "--server", control_plane]),
-        &[0],
-    )?;
+    let text = output(command.args(["status", "--json", "--server", control_plane]))?;
     let status: Value = serde_json::from_str(&text)?;
     let clients = status["clients"].as_array().context("clients")?;
     let synced = |client: &Value| {
@@ -174,7 +181,7 @@ fn explain(directory: &Path, more: &[&str]) -> Result<Value> {
         ])
         .args(["--mesh", "mesh.yaml", "--json"])
         .args(more);
-    Ok(serde_json::from_str(&output(&mut command, &[0])?)?)
+    Ok(serde_json::from_str(&output(&mut command)?)?)
 }
 
 #[cfg(test)]

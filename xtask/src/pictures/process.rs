@@ -43,17 +43,14 @@ impl Drop for Running {
     }
 }
 
-/// What a command prints. `allowed` exit codes count as success.
-pub(super) fn output(command: &mut Command, allowed: &[i32]) -> Result<String> {
+/// What a command prints, if it succeeds.
+pub(super) fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
         .with_context(|| format!("running {name}"))?;
     ensure!(
-        output
-            .status
-            .code()
-            .is_some_and(|code| allowed.contains(&code)),
+        output.status.success(),
         "{name} ended with {}:\n{}",
         output.status,
         String::from_utf8_lossy(&output.stderr)

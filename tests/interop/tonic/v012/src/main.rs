@@ -5,7 +5,10 @@ use std::error::Error;
 
 use sidestep::{CallError, Mesh};
 use testing::test_service_client::TestServiceClient;
-use testing::{Empty, EchoStatus, ResponseParameters, SimpleRequest, StreamingInputCallRequest, Payload, StreamingOutputCallRequest};
+use testing::{
+    EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, StreamingInputCallRequest,
+    StreamingOutputCallRequest,
+};
 use tokio_stream::StreamExt as _;
 
 mod testing {
@@ -18,13 +21,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut client = TestServiceClient::new(Mesh::from_env()?.channel(&target)?);
 
     client.empty_call(Empty {}).await?;
-    let answer = client.unary_call(SimpleRequest { response_size: 7, ..Default::default() }).await?;
+    let answer = client
+        .unary_call(SimpleRequest {
+            response_size: 7,
+            ..Default::default()
+        })
+        .await?;
     let payload = answer.into_inner().payload.ok_or("no payload")?;
     assert_eq!(payload.body.len(), 7);
 
-    let wanted = |size| ResponseParameters { size, ..Default::default() };
-    let request = StreamingOutputCallRequest { response_parameters: vec![wanted(1), wanted(2), wanted(3)], ..Default::default() };
-    let mut stream = client.streaming_output_call(request.clone()).await?.into_inner();
+    let wanted = |size| ResponseParameters {
+        size,
+        ..Default::default()
+    };
+    let request = StreamingOutputCallRequest {
+        response_parameters: vec![wanted(1), wanted(2), wanted(3)],
+        ..Default::default()
+    };
+    let mut stream = client
+        .streaming_output_call(request.clone())
+        .await?
+        .into_inner();
     let mut sizes = Vec::new();
     while let Some(message) = stream.message().await? {
         sizes.push(message.payload.map_or(0, |p| p.body.len()));
@@ -32,10 +49,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(sizes, [1, 2, 3]);
 
     let parts = [3usize, 5, 8].map(|n| StreamingInputCallRequest {
-        payload: Some(Payload { body: vec![0; n], ..Default::default() }),
+        payload: Some(Payload {
+            body: vec![0; n],
+            ..Default::default()
+        }),
         ..Default::default()
     });
-    let sum = client.streaming_input_call(tokio_stream::iter(parts)).await?.into_inner();
+    let sum = client
+        .streaming_input_call(tokio_stream::iter(parts))
+        .await?
+        .into_inner();
     assert_eq!(sum.aggregated_payload_size, 16);
 
     // Bidirectional: each request waits for the answer to the one before.
@@ -43,7 +66,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let requests = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let mut answers = client.full_duplex_call(requests).await?.into_inner();
     for size in [1, 4] {
-        let request = StreamingOutputCallRequest { response_parameters: vec![wanted(size)], ..Default::default() };
+        let request = StreamingOutputCallRequest {
+            response_parameters: vec![wanted(size)],
+            ..Default::default()
+        };
         sender.send(request).await?;
         let answer = answers.next().await.ok_or("the stream ended early")??;
         assert_eq!(answer.payload.map_or(0, |p| p.body.len()), size as usize);
@@ -51,10 +77,22 @@ async fn main() -> Result<(), Box<dyn Error>> {
     drop(sender);
     assert!(answers.next().await.is_none());
 
-    let status = EchoStatus { code: 9, message: "as asked".into() };
-    let request = SimpleRequest { response_status: Some(status), ..Default::default() };
-    let error = client.unary_call(request).await.expect_err("the server was asked to fail");
-    assert_eq!((error.code(), error.message()), (tonic::Code::FailedPrecondition, "as asked"));
+    let status = EchoStatus {
+        code: 9,
+        message: "as asked".into(),
+    };
+    let request = SimpleRequest {
+        response_status: Some(status),
+        ..Default::default()
+    };
+    let error = client
+        .unary_call(request)
+        .await
+        .expect_err("the server was asked to fail");
+    assert_eq!(
+        (error.code(), error.message()),
+        (tonic::Code::FailedPrecondition, "as asked")
+    );
     assert!(CallError::marked(&error.metadata().clone().into_headers()).is_none());
 
     let error = TestServiceClient::new(Mesh::from_env()?.channel("xds:///nobody-has-this-name")?)
