@@ -137,7 +137,9 @@ impl Target {
             let seen = self.version();
             let clusters = match &**self.load() {
                 TargetState::Ready(snapshot) => Some(snapshot.clusters.clone()),
-                _ => None,
+                // Nothing will come any more: calls fail at once, and say so.
+                TargetState::Ended(_) => return,
+                TargetState::Pending | TargetState::Failed(_) => None,
             };
             let Some(clusters) = clusters else {
                 self.changed_since(seen).await;
