@@ -273,6 +273,20 @@ fn serve_ends_in_good_order_when_asked_to() {
 }
 
 #[test]
+fn schema_describes_the_keys_of_the_mesh_file() {
+    let output = run(&["schema"]);
+    assert_eq!(exit(&output), 0);
+    let schema = json(&output);
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+    for key in ["mesh", "trust_domain", "defaults", "services", "resources"] {
+        assert!(schema["properties"][key].is_object(), "{key}");
+    }
+}
+
+#[test]
 fn serve_does_not_begin_with_a_broken_mesh() {
     let directory = Directory::with("mesh: v2\n");
     let mesh = directory.mesh();

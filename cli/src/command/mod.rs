@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod schema;
 mod serve;
 mod status;
 
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Status(status::Arguments),
     /// Show where a call would go, and why: with the same code that routes real calls
     Explain(explain::Arguments),
+    /// Print the mesh file's JSON Schema, for editors
+    Schema(schema::Arguments),
 }
 
 impl Command {
@@ -46,6 +49,7 @@ impl Command {
             Self::Check(arguments) => arguments.run(),
             Self::Status(arguments) => arguments.run().await,
             Self::Explain(arguments) => arguments.run(),
+            Self::Schema(arguments) => arguments.run(),
         }
     }
 }
