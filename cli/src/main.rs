@@ -4,10 +4,13 @@
 
 mod command;
 mod demo;
+mod error;
 mod output;
+mod pages;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
 use crate::command::Command;
@@ -16,6 +19,7 @@ use crate::output::{Exit, Style};
 /// A service mesh without sidecars: control plane and tools.
 #[derive(Debug, Parser)]
 #[command(name = "sidestep", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+#[command(disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -49,6 +53,7 @@ Begin here:
   sidestep status                      who runs what, and what was refused
   sidestep explain greeter --mesh mesh.yaml
                                        where would a call go, and why?
+  sidestep help SX0205                 what an error means, and what to do about it
 
 Exit codes:
   0  everything is in order
@@ -67,16 +72,29 @@ Environment:
 A flag wins over its environment variable.";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_understood(&error),
+    };
     log_to_stderr(arguments.log_format, arguments.command.log_filter());
     match run(arguments) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let style = Style::of(&std::io::stderr());
-            eprintln!("{} {error:#}", style.bad("error:"));
+            eprintln!("{}", error::ended(style, &error));
             Exit::Failed.into()
         }
     }
+}
+
+/// Help and version come this way too, to standard output.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let style = Style::of(&std::io::stderr());
+    eprintln!("{}", error::usage(style, &error.render().to_string()));
+    Exit::Usage.into()
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {

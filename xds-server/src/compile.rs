@@ -19,6 +19,7 @@ mod route;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use sidestep_proto::code;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{Resource, ResourceType};
 use sidestep_proto::wire::Any;
@@ -136,7 +137,12 @@ fn check_unique(resources: &[CompiledResource], report: &mut Report) {
                 |known| known.wire_name().to_owned(),
             );
             let message = format!("the {noun} {:?} is already made at {first}", resource.name);
-            report.error(&resource.provenance, "resources", message);
+            report.error(
+                code::RESOURCE_TWICE,
+                &resource.provenance,
+                "resources",
+                message,
+            );
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
+use sidestep_proto::code::{self, Code};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -75,8 +76,19 @@ impl FromStr for ListenAddress {
 
 /// A text that is no address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address to listen on, expected IP:PORT or unix:/PATH")]
+#[error(
+    "{0:?} is no address to listen on, expected IP:PORT or unix:/PATH [{code}]",
+    code = code::CONTROL_PLANE_ADDRESS
+)]
 pub struct InvalidListenAddress(String);
+
+impl InvalidListenAddress {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        code::CONTROL_PLANE_ADDRESS
+    }
+}
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]

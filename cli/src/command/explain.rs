@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
+use sidestep_proto::code;
 
+use crate::error::{self, Coded};
 use crate::output::{Exit, Style};
 use answer::{Answer, Outcome, Question, Share};
 
@@ -67,7 +69,7 @@ impl Arguments {
             Err(error) => {
                 let style = Style::of(&std::io::stderr());
                 for diagnostic in error.diagnostics() {
-                    super::check::print_finding(&diagnostic, style);
+                    eprintln!("{}", error::finding(style, &diagnostic));
                 }
                 return Ok(Exit::Failed);
             }
@@ -78,7 +80,7 @@ impl Arguments {
             headers: self.headers.into_iter().collect::<HeaderMap>(),
             caller: self.caller,
         };
-        let answer = answer::find(&checked, &question).map_err(anyhow::Error::msg)?;
+        let answer = answer::find(&checked, &question).map_err(|text| Coded::new(code::NO_SUCH_SERVICE, text))?;
         if self.json {
             println!("{:#}", to_json(&question, &answer));
         } else {

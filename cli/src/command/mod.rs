@@ -3,6 +3,7 @@
 mod check;
 mod demo;
 mod explain;
+mod help;
 mod schema;
 mod serve;
 mod status;
@@ -28,6 +29,8 @@ pub(crate) enum Command {
     Explain(explain::Arguments),
     /// Print the mesh file's JSON Schema, for editors
     Schema(schema::Arguments),
+    /// Explain a verb, or the code of an error
+    Help(help::Arguments),
 }
 
 impl Command {
@@ -50,6 +53,7 @@ impl Command {
             Self::Status(arguments) => arguments.run().await,
             Self::Explain(arguments) => arguments.run(),
             Self::Schema(arguments) => arguments.run(),
+            Self::Help(arguments) => arguments.run(),
         }
     }
 }

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use sidestep_proto::code;
 use sidestep_server::model::Diagnostic;
 use sidestep_server::store::Report;
 use sidestep_server::{FileSource, ListenAddress, ManagementServer, Running, StartError};
 use tokio::sync::watch;
 
+use crate::error;
 use crate::output::{Exit, Style};
 
 const EXAMPLES: &str = "\
@@ -58,11 +60,11 @@ impl Arguments {
             style: Style::of(&std::io::stdout()),
         };
         if !self.listen.is_local() && !self.insecure {
-            eprintln!(
-                "error: other machines can reach {}, and the stream is not encrypted\n\
-                 listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted",
-                self.listen
-            );
+            let style = Style::of(&std::io::stderr());
+            let address = &self.listen;
+            let text = format!("other machines can reach {address}, and nothing is encrypted");
+            let code = code::CONTROL_PLANE_PLAINTEXT;
+            eprintln!("{}", error::shown(style, code, &text, code.hint()));
             return Ok(Exit::Usage);
         }
         let source = FileSource::new(self.paths.clone());
@@ -134,7 +136,7 @@ impl Voice {
                     "paths": paths,
                     "revision": report.revision,
                     "summary": report.summary,
-                    "warnings": report.warnings,
+                    "warnings": error::findings(&report.warnings),
                 })
             );
             return;
@@ -171,7 +173,7 @@ impl Voice {
                     report.revision
                 );
                 for diagnostic in refusal.error.diagnostics() {
-                    println!("  {diagnostic}");
+                    println!("{}", error::finding(self.style, &diagnostic));
                 }
             }
         }
@@ -179,18 +181,18 @@ impl Voice {
 
     fn warnings(self, report: &Report) {
         for warning in &report.warnings {
-            println!("  {}", self.style.odd(&warning.to_string()));
+            println!("{}", error::finding(self.style, warning));
         }
     }
 
     /// There is nothing to begin with.
     fn broken(self, errors: &[Diagnostic]) {
         if self.json {
-            println!("{}", json!({"event": "refused", "errors": errors}));
+            println!("{}", json!({"event": "refused", "errors": error::findings(errors)}));
             return;
         }
         for error in errors {
-            eprintln!("{} {error}", self.style.bad("error:"));
+            eprintln!("{}", error::finding(self.style, error));
         }
     }
 }
@@ -201,13 +203,13 @@ fn change_as_json(report: &Report) -> serde_json::Value {
             "event": "changed",
             "revision": report.revision,
             "summary": report.summary,
-            "warnings": report.warnings,
+            "warnings": error::findings(&report.warnings),
             "took_ms": u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
         }),
         Some(refusal) => json!({
             "event": "refused",
             "revision": report.revision,
-            "errors": refusal.error.diagnostics(),
+            "errors": error::findings(&refusal.error.diagnostics()),
         }),
     }
 }

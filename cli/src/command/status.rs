@@ -3,12 +3,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use sidestep_proto::code;
 use sidestep_proto::wire::operations::{
     ClientStatus, StatusRequest, StatusResponse, TypeStatus, type_status::State,
 };
 use sidestep_server::OPERATIONS_STATUS;
 use tonic::transport::Endpoint;
 
+use crate::error;
 use crate::output::{Cell, Exit, Style, table};
 
 /// A server that answers at all answers at once.
@@ -65,10 +67,10 @@ impl Arguments {
 }
 
 fn unreachable(server: &str, reason: &str) -> Exit {
-    eprintln!(
-        "error: no answer from {server}: {reason}\n\
-         is `sidestep serve` running there? Choose another with --server ADDR"
-    );
+    let style = Style::of(&std::io::stderr());
+    let text = format!("no answer from {server}: {reason}");
+    let code = code::NO_ANSWER;
+    eprintln!("{}", error::shown(style, code, &text, code.hint()));
     Exit::Unreachable
 }
 
