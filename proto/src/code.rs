@@ -127,6 +127,10 @@ codes! {
         "add it under `authorities` in the bootstrap, or dial xds:///service";
     NO_LISTENER_TEMPLATE = 111, "the bootstrap does not say how servers find their Listener",
         "add \"server_listener_resource_name_template\": \"grpc/server?xds.resource.listening_address=%s\" to the bootstrap";
+    BAD_MODE = 112, "SIDESTEP_MODE has a value that means nothing",
+        "set it to `mesh` or `direct`, or unset it";
+    NOT_STATIC = 113, "the resources of a mesh with a control plane were to be replaced",
+        "change them at the control plane; only Mesh::from_static() takes them from the program";
 
     // Mesh file.
     FILE_UNREADABLE = 201, "a mesh file cannot be read",
@@ -263,6 +267,8 @@ codes! {
         "look at the code that makes the request's messages";
     NAME_NOT_RESOLVED = 417, "a host name cannot be resolved",
         "check the spelling of the host and this machine's DNS";
+    NO_DETOUR = 418, "SIDESTEP_MODE=direct, and the channel does not say where its calls go then",
+        "add .or_direct(\"http://host:port\") to the channel, or unset SIDESTEP_MODE";
 
     // Servers.
     SERVER_ADDRESS = 501, "the text is no address to listen on",
@@ -293,6 +299,8 @@ codes! {
         "add a default filter chain to the Listener, or one that matches";
     REFUSED_HANDSHAKE = 514, "a client failed the server's TLS handshake",
         "give the client a certificate of the mesh's authority; plaintext clients need `mtls: permissive`";
+    SERVER_DIRECT = 515, "SIDESTEP_MODE=direct, and the server does not allow to serve without the mesh",
+        "add .or_direct_plaintext() to the server, or unset SIDESTEP_MODE";
 
     // Control plane and its sources.
     CONTROL_PLANE_UNREACHABLE = 601, "no control plane can be reached",

@@ -80,7 +80,8 @@ impl Arguments {
             headers: self.headers.into_iter().collect::<HeaderMap>(),
             caller: self.caller,
         };
-        let answer = answer::find(&checked, &question).map_err(|text| Coded::new(code::NO_SUCH_SERVICE, text))?;
+        let answer = answer::find(&checked, &question)
+            .map_err(|text| Coded::new(code::NO_SUCH_SERVICE, text))?;
         if self.json {
             println!("{:#}", to_json(&question, &answer));
         } else {

@@ -64,7 +64,11 @@ impl Arguments {
             return;
         }
         let style = Style::of(&std::io::stdout());
-        let mut rows = vec![["CODE", "ERROR"].map(|t| Cell::painted(t, Style::strong)).into()];
+        let mut rows = vec![
+            ["CODE", "ERROR"]
+                .map(|t| Cell::painted(t, Style::strong))
+                .into(),
+        ];
         for entry in code::ALL {
             rows.push(vec![
                 Cell::plain(entry.code.to_string()),
@@ -110,6 +114,7 @@ fn print_verb(verb: Option<&str>) -> anyhow::Result<Exit> {
         let text = format!("{verb:?} is neither a verb nor an error code");
         return Err(Coded::new(code::NO_SUCH_CODE, text).into());
     };
-    command.print_long_help()?;
+    // If nobody reads any more, there is nobody to tell.
+    let _ = command.print_long_help();
     Ok(Exit::Ok)
 }

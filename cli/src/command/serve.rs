@@ -188,7 +188,10 @@ impl Voice {
     /// There is nothing to begin with.
     fn broken(self, errors: &[Diagnostic]) {
         if self.json {
-            println!("{}", json!({"event": "refused", "errors": error::findings(errors)}));
+            println!(
+                "{}",
+                json!({"event": "refused", "errors": error::findings(errors)})
+            );
             return;
         }
         for error in errors {

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
+use sidestep_proto::code::Code;
 use sidestep_proto::resource::{LbPolicy, Locality};
 
 pub use crate::routing::Call;
@@ -86,9 +87,17 @@ pub enum Connectivity {
     TransientFailure(Failure),
 }
 
-/// Why no call can be sent: becomes the text of an `UNAVAILABLE` status.
+/// Why no call can be sent: becomes the text of an `UNAVAILABLE` status, and its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure(pub Arc<str>);
+pub struct Failure(pub Arc<str>, pub Code);
+
+impl Failure {
+    /// A failure of this kind.
+    #[must_use]
+    pub fn new(code: Code, text: impl Into<Arc<str>>) -> Self {
+        Self(text.into(), code)
+    }
+}
 
 /// Decides over a cluster's connections and publishes pickers.
 pub trait LoadBalancer: Send {

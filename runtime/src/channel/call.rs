@@ -124,18 +124,25 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
     };
     let call = view(inner, terms, request.uri(), request.headers());
     let Some(route) = snapshot.routes.find(&call) else {
-        return Go::Fail(no_route(&call));
+        return Go::Fail(no_route(inner, &call));
     };
     let Action::Forward(forward) = &route.action else {
         return Go::Fail(CallError::UnsupportedRoute {
             route: route.name.to_string(),
+            origin: inner.target.origin(),
         });
     };
     if forward.retry.is_some() {
         return Go::Slowly;
     }
     let cluster = snapshot.cluster(forward.pick(terms.random));
-    match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
+    match pick(
+        inner,
+        cluster,
+        &cluster.published(),
+        &call,
+        terms.wait_for_ready,
+    ) {
         Picked::Wait => Go::Slowly,
         Picked::Fail(error) => Go::Fail(error),
         Picked::Send {
@@ -174,10 +181,11 @@ pub(super) fn view<'a>(
     }
 }
 
-pub(super) fn no_route(call: &Call<'_>) -> CallError {
+pub(super) fn no_route(inner: &Inner, call: &Call<'_>) -> CallError {
     CallError::NoRoute {
         authority: call.authority.to_owned(),
         path: call.path.to_owned(),
+        origin: inner.target.origin(),
     }
 }
 
@@ -194,6 +202,7 @@ pub(super) enum Picked {
 
 /// Picks an endpoint and takes the circuit breaker's permit for it.
 pub(super) fn pick(
+    inner: &Inner,
     cluster: &Cluster,
     published: &Published,
     call: &Call<'_>,
@@ -208,12 +217,17 @@ pub(super) fn pick(
         }
         Pick::Fail(_) if wait_for_ready => return Picked::Wait,
         Pick::Fail(failure) => {
-            return Picked::Fail(CallError::no_endpoint(cluster.name(), failure));
+            return Picked::Fail(CallError::no_endpoint(
+                cluster.name(),
+                failure,
+                &inner.target.origin(),
+            ));
         }
         Pick::Drop { category } => {
             return Picked::Fail(CallError::Dropped {
                 cluster: cluster.name().to_string(),
                 category: category.to_owned(),
+                origin: inner.target.origin(),
             });
         }
     };
@@ -231,6 +245,7 @@ pub(super) fn pick(
         None => Picked::Fail(CallError::CircuitOpen {
             cluster: cluster.name().to_string(),
             limit: cluster.breaker().max(),
+            origin: inner.target.origin(),
         }),
     }
 }
@@ -307,9 +322,12 @@ where
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
                 }
+                let endpoint = this.rest.as_ref().map(|rest| rest.in_flight.endpoint());
+                let place = endpoint.map_or_else(String::new, |e| format!("endpoint {e}"));
                 return Poll::Ready(Ok(Err(CallError::DeadlineExceeded {
                     after: deadline.after,
                     waiting_for: "an answer",
+                    of: place,
                 })));
             }
         };

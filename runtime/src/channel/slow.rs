@@ -20,6 +20,7 @@ use crate::retry::replay::Replay;
 use crate::routing::{Action, Forward, RouteTimeout};
 use crate::snapshot::{Cluster, Snapshot, TargetState};
 use crate::subchannel::{BoxError, Connection, Incoming, RequestBody, SendError, SendFailure};
+use sidestep_proto::code;
 
 type Request<B> = http::Request<RequestBody<B>>;
 
@@ -38,6 +39,7 @@ where
     let state = within(
         own,
         "configuration",
+        inner.target.name(),
         configured(&inner, terms.wait_for_ready),
     )
     .await??;
@@ -79,7 +81,10 @@ async fn configured(inner: &Inner, wait_for_ready: bool) -> Result<Arc<TargetSta
 }
 
 fn no_configuration(inner: &Inner) -> CallError {
-    CallError::Config(format!("{}: no configuration", inner.target.name()))
+    CallError::Config {
+        code: code::MESH_ENDED,
+        reason: format!("{}: no configuration", inner.target.name()),
+    }
 }
 
 fn route<'a>(
@@ -93,10 +98,11 @@ fn route<'a>(
     let route = snapshot
         .routes
         .find(&call)
-        .ok_or_else(|| call::no_route(&call))?;
+        .ok_or_else(|| call::no_route(inner, &call))?;
     let Action::Forward(forward) = &route.action else {
         return Err(CallError::UnsupportedRoute {
             route: route.name.to_string(),
+            origin: inner.target.origin(),
         });
     };
     Ok((forward, snapshot.cluster(forward.pick(terms.random))))
@@ -106,6 +112,7 @@ fn route<'a>(
 async fn within<T>(
     deadline: Option<Deadline>,
     waiting_for: &'static str,
+    of: &str,
     wait: impl Future<Output = T>,
 ) -> Result<T, CallError> {
     let Some(deadline) = deadline else {
@@ -116,6 +123,7 @@ async fn within<T>(
         .map_err(|_| CallError::DeadlineExceeded {
             after: deadline.after,
             waiting_for,
+            of: of.to_owned(),
         })
 }
 
@@ -183,7 +191,7 @@ impl Run<'_> {
             let (outcome, end) = match self.attempt(request, previous).await {
                 // Dropped, circuit open, deadline: final whatever the policy says.
                 Err(error @ CallError::NoEndpoint { .. }) => {
-                    (Outcome::failed(error.code()), Err(error))
+                    (Outcome::failed(error.grpc_code()), Err(error))
                 }
                 Err(error) => return Err(error),
                 Ok(Attempt::Failed { full: true, .. }) => {
@@ -194,8 +202,10 @@ impl Run<'_> {
                     error,
                     unbegun: true,
                     ..
-                }) => (Outcome::unbegun(error.code()), Err(error)),
-                Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
+                }) => (Outcome::unbegun(error.grpc_code()), Err(error)),
+                Ok(Attempt::Failed { error, .. }) => {
+                    (Outcome::failed(error.grpc_code()), Err(error))
+                }
                 Ok(Attempt::Answered(response, in_flight)) => {
                     let outcome = match trailers_only(&response) {
                         Some(code) => Outcome::answered(code, response.headers()),
@@ -218,7 +228,13 @@ impl Run<'_> {
             next = Some(again);
             drop(end);
             if !after.is_zero() {
-                within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
+                within(
+                    self.deadline,
+                    "a retry",
+                    self.inner.target.name(),
+                    tokio::time::sleep(after),
+                )
+                .await?;
             }
         }
         unreachable!("a body is whole at its first attempt, and is looked at before each other one")
@@ -236,8 +252,10 @@ impl Run<'_> {
     {
         let (head, body) = request.into_parts();
         let deadline = self.deadline;
+        let inner = self.inner;
         let picked = self.picked(&head, previous);
-        let (connection, in_flight) = within(deadline, "an endpoint", picked).await??;
+        let (connection, in_flight) =
+            within(deadline, "an endpoint", inner.target.name(), picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
@@ -247,7 +265,14 @@ impl Run<'_> {
             left,
             deadline::format,
         );
-        let sent = within(self.deadline, "an answer", connection.send(request)).await?;
+        let endpoint = in_flight.endpoint().clone();
+        let sent = within(
+            self.deadline,
+            "an answer",
+            &endpoint,
+            connection.send(request),
+        )
+        .await?;
         Ok(match sent {
             Ok(response) => Attempt::Answered(response, in_flight),
             Err(SendError {
@@ -259,7 +284,13 @@ impl Run<'_> {
                 let full = matches!(cause, SendFailure::Full);
                 drop(in_flight);
                 if full {
-                    within(self.deadline, "room on a connection", connection.room()).await?;
+                    within(
+                        self.deadline,
+                        "room on a connection",
+                        &endpoint,
+                        connection.room(),
+                    )
+                    .await?;
                 }
                 // A request that HTTP/2 cannot carry goes nowhere else either.
                 let unbegun = unbegun && !matches!(cause, SendFailure::Invalid(_));
@@ -286,6 +317,7 @@ impl Run<'_> {
         loop {
             let seen = self.cluster.version();
             let picked = call::pick(
+                self.inner,
                 &self.cluster,
                 &self.cluster.published(),
                 &call,

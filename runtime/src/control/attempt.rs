@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::{Input, WeakInbox};
 use crate::balancer::SubchannelId;
 use crate::snapshot::ClusterId;
-use crate::subchannel::{self, ConnectTarget, Connection, Connector};
+use crate::subchannel::{self, ConnectError, ConnectTarget, Connection, Connector};
 
 /// Names one try to connect: what an overtaken one still says is not heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub(crate) enum Outcome {
     /// Calls can be sent.
     Connected(Connection),
     /// It could not be made, and why.
-    Failed(String),
+    Failed(ConnectError),
     /// It takes no new calls, and why. Those in flight go on.
     Lost(String),
 }
@@ -84,7 +84,7 @@ async fn run(
     };
     let (connection, driver) = match made {
         Ok(made) => made,
-        Err(error) => return report.send(Outcome::Failed(error.to_string())),
+        Err(error) => return report.send(Outcome::Failed(error)),
     };
     let mut driver = std::pin::pin!(driver);
     report.send(Outcome::Connected(connection.clone()));

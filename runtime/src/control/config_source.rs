@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use sidestep_proto::ads::{
     ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
 };
 use sidestep_proto::bootstrap::{Credentials, Server};
+use sidestep_proto::code;
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 
-use super::dependency::Origin;
+use super::dependency::{Origin, SharedOrigin};
 use super::resource_cache::{Key, ResourceCache};
 use super::{Config, WeakInbox};
 use crate::source::Link;
@@ -33,6 +35,8 @@ pub(super) struct ConfigSource {
     links: u64,
     cache: ResourceCache,
     origin: Origin,
+    /// The same, for the texts of calls.
+    shared_origin: SharedOrigin,
     unreachable: Option<String>,
     changes: Changes,
 }
@@ -72,6 +76,10 @@ impl ConfigSource {
             now,
         );
         let first = servers.first().map_or("", |server| &server.uri);
+        let origin = Origin {
+            server: first.into(),
+            node: bootstrap.node.id.as_str().into(),
+        };
         Some(Self {
             inbox,
             static_resources,
@@ -85,10 +93,8 @@ impl ConfigSource {
             link: None,
             links: 0,
             cache: ResourceCache::default(),
-            origin: Origin {
-                server: first.into(),
-                node: bootstrap.node.id.as_str().into(),
-            },
+            shared_origin: Arc::new(ArcSwap::from_pointee(origin.clone())),
+            origin,
             servers,
             unreachable: None,
             changes: Changes::default(),
@@ -98,6 +104,11 @@ impl ConfigSource {
     /// What the control plane has said.
     pub(super) fn cache(&self) -> &ResourceCache {
         &self.cache
+    }
+
+    /// Ends the texts of failed calls, whatever the server in use is by then.
+    pub(super) fn shared_origin(&self) -> SharedOrigin {
+        Arc::clone(&self.shared_origin)
     }
 
     /// Ends every failure's text.
@@ -219,6 +230,7 @@ impl ConfigSource {
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
+                self.shared_origin.store(Arc::new(self.origin.clone()));
                 self.unreachable = None;
             }
             Event::Unreachable { reason } => {
@@ -256,11 +268,13 @@ impl ConfigSource {
                 if *had_response {
                     tracing::info!(target: "sidestep::ads", server, reason, "stream down");
                 } else {
-                    tracing::warn!(target: "sidestep::ads", server, reason, "no stream");
+                    let code = code::CONTROL_PLANE_UNREACHABLE;
+                    tracing::warn!(target: "sidestep::ads", %code, server, reason, "no stream");
                 }
             }
             Event::Unreachable { reason } => {
-                tracing::warn!(target: "sidestep::ads", reason, "no control plane can be reached");
+                let code = code::CONTROL_PLANE_UNREACHABLE;
+                tracing::warn!(target: "sidestep::ads", %code, reason, "no control plane can be reached");
             }
             Event::Accepted {
                 resource_type,
@@ -292,6 +306,7 @@ impl ConfigSource {
                 cached,
             } => tracing::warn!(
                 target: "sidestep::config",
+                code = %error.code(),
                 %resource_type, name, %error, last_good_stays = cached, "bad resource"
             ),
             Event::Cleared {
@@ -310,6 +325,7 @@ impl ConfigSource {
                     let (path, note) = (&*field.path, field.note);
                     tracing::warn!(
                         target: "sidestep::config",
+                        code = %code::RESOURCE_FIELD_IGNORED,
                         %resource_type, name, path, note, "field ignored"
                     );
                 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 
 use super::attempt::{self, AttemptId, Claim, Outcome, Owner};
@@ -149,9 +150,9 @@ impl Endpoint {
                 self.hold(connection);
                 self.machine.connected(out);
             }
-            Outcome::Failed(reason) => {
+            Outcome::Failed(error) => {
                 self.claim = None;
-                let failure = self.failure(&reason);
+                let failure = self.failure(error.code(), &error.to_string());
                 self.machine.failed(now, failure, out);
             }
             Outcome::Lost(reason) => self.lost(&reason, out),
@@ -166,7 +167,8 @@ impl Endpoint {
             }
             // What the control plane now demands cannot be had. The connection in use was made
             // by other rules and must not stay; the reconnect will say what is wrong.
-            Outcome::Failed(reason) | Outcome::Lost(reason) => self.lost(&reason, out),
+            Outcome::Failed(error) => self.lost(&error.to_string(), out),
+            Outcome::Lost(reason) => self.lost(&reason, out),
         }
     }
 
@@ -253,6 +255,7 @@ impl Endpoint {
         let local: Vec<_> = all.filter(|address| is_local(address)).cloned().collect();
         if local.is_empty() {
             return Err(self.failure(
+                code::PLAINTEXT_NOT_ALLOWED,
                 "the control plane gives no transport security and the peer is not local; \
                  plaintext_where_unsecured() of the builder allows it",
             ));
@@ -260,8 +263,8 @@ impl Endpoint {
         Ok(local)
     }
 
-    fn failure(&self, reason: &str) -> Failure {
-        Failure(format!("endpoint {}: {reason}", self.slot.address).into())
+    fn failure(&self, code: Code, reason: &str) -> Failure {
+        Failure::new(code, format!("endpoint {}: {reason}", self.slot.address))
     }
 }
 

@@ -30,6 +30,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
+use sidestep_proto::code;
 use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::{mpsc, watch};
 
@@ -43,6 +44,7 @@ use crate::source::static_::StaticResources;
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 
+pub(crate) use dependency::SharedOrigin;
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
 
@@ -134,10 +136,10 @@ fn refuse(input: Input) {
 }
 
 fn ended() -> Failure {
-    Failure(
+    Failure::new(
+        code::MESH_ENDED,
         "the control task of this mesh has ended: the tokio runtime on which the mesh was first \
-         used was shut down, or it panicked"
-            .into(),
+         used was shut down, or it panicked",
     )
 }
 

@@ -285,7 +285,7 @@ fn a_name_made_twice_is_an_error_with_both_places() {
     let (mesh, _) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
     let found = compile(&mesh).expect_err("twice");
     let errors = found.iter().filter(|d| d.is_error());
-    let shown: Vec<_> = errors.map(crate::model::Diagnostic::uncoded).collect();
+    let shown: Vec<_> = errors.map(Diagnostic::uncoded).collect();
     assert_eq!(
         shown,
         ["m.yaml:5:5: resources: the Cluster \"s\" is already made at m.yaml:3:3"]
