@@ -24,8 +24,10 @@ pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod subchannel;
+pub mod telemetry;
 
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
+pub use telemetry::{Telemetry, TelemetryOptions};

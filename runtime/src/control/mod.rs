@@ -41,6 +41,7 @@ use crate::snapshot::{ClusterId, Slot, Target, TargetState};
 use crate::source::ads::{LinkId, Said};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
+use crate::telemetry::Telemetry;
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
@@ -193,6 +194,8 @@ pub struct Config {
     pub connector: Connector,
     /// Of the connections to endpoints.
     pub http2: Arc<Http2Options>,
+    /// What its clusters and connections are counted in.
+    pub telemetry: Arc<Telemetry>,
     /// Largest ADS response taken, in bytes. Default 256 MiB.
     pub max_response_bytes: usize,
     /// Shortened by tests.
@@ -210,6 +213,7 @@ impl Config {
             providers,
             connector: default_connector(),
             http2: Arc::default(),
+            telemetry: Telemetry::new(None),
             max_response_bytes: 256 * 1024 * 1024,
             timers: Timers::default(),
         }
