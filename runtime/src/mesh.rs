@@ -113,12 +113,7 @@ impl Mesh {
             Some(_) if self.inner.mode == Mode::Direct => return self.nowhere(target),
             Some(rest) => {
                 let (watched, authority) = self.xds(target, rest)?;
-                // `xds:name` is another way to write `xds:///name`.
-                let canonical = match rest.starts_with("//") {
-                    true => target.to_owned(),
-                    false => format!("xds:///{authority}"),
-                };
-                (watched, authority, canonical)
+                (watched, authority, canonical(target))
             }
             None => {
                 let direct = DirectTarget::parse(target).map_err(|e| bad(e.reason.to_owned()))?;
@@ -142,7 +137,7 @@ impl Mesh {
         );
         let nowhere = self.inner.control.nowhere(target, &reason);
         let authority = Authority::from_static("sidestep-mode-direct");
-        let telemetry = self.inner.telemetry.client(target);
+        let telemetry = self.inner.telemetry.client(&canonical(target));
         Ok(Channel::new(nowhere, authority, telemetry).with_detour(self.clone()))
     }
 
@@ -165,9 +160,10 @@ impl Mesh {
             url,
             "SIDESTEP_MODE=direct: calls go around the mesh"
         );
-        let telemetry = self.inner.telemetry.client(&direct.to_string());
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
+        // Under the name that the calls are known by, whichever way they go.
+        let telemetry = self.inner.telemetry.client(&canonical(target));
         Ok(Channel::new(watched, authority, telemetry))
     }
 
@@ -530,6 +526,16 @@ fn nobody() -> Bootstrap {
         client_listener_template: "%s".to_owned(),
         authorities: BTreeMap::new(),
         ignored: Vec::new(),
+    }
+}
+
+/// An `xds:` target as metrics name it: `xds:name` is another way to write `xds:///name`.
+fn canonical(target: &str) -> String {
+    match target.strip_prefix("xds:") {
+        Some(rest) if !rest.starts_with("//") => {
+            format!("xds:///{}", rest.trim_start_matches('/'))
+        }
+        _ => target.to_owned(),
     }
 }
 
