@@ -14,5 +14,6 @@
 pub mod ads;
 pub mod bootstrap;
 pub mod codec;
+pub mod nearest;
 pub mod resource;
 pub mod wire;

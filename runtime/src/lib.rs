@@ -24,6 +24,7 @@ pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod subchannel;
+pub mod telemetry;
 
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
