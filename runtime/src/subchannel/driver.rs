@@ -72,12 +72,13 @@ impl Driver {
     }
 
     /// After h2 has taken in what was there: is the connection still good for new streams?
-    fn look(&mut self, cx: &mut Context<'_>) {
+    fn look(&mut self, cx: &mut Context<'_>, counts: fn(&h2::Error) -> bool) {
         if let Some(h2) = &self.h2 {
             self.status.set_limit(h2.max_concurrent_send_streams());
         }
         if let Some(probe) = &mut self.probe
             && let Poll::Ready(Err(error)) = probe.poll_ready(cx)
+            && counts(&error)
         {
             self.status.drain(|| Closed {
                 reason: format!("server is going away: {error}"),
@@ -106,13 +107,15 @@ impl Future for Driver {
             panic!("polled after it resolved");
         };
         if let Poll::Ready(ended) = Pin::new(h2).poll(cx) {
+            // A GOAWAY on an idle connection and its end are seen in one poll.
+            this.look(cx, h2::Error::is_go_away);
             let (reason, disconnect) = match ended {
                 Ok(()) => ("connection closed".to_owned(), Disconnect::Unknown),
                 Err(error) => (error.to_string(), Disconnect::of(&error)),
             };
             return Poll::Ready(this.close(Closed { reason, disconnect }));
         }
-        this.look(cx);
+        this.look(cx, |_| true);
         if let Some(keepalive) = &mut this.keepalive {
             let reason = ready!(keepalive.poll(cx, &this.status));
             let disconnect = Disconnect::TimedOut;
