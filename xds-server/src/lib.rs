@@ -22,7 +22,7 @@ pub mod compile;
 mod fixture;
 pub mod model;
 mod native;
-pub mod nearest;
+pub use sidestep_proto::nearest;
 pub mod observer;
 mod reference;
 pub mod server;
