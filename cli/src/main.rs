@@ -4,6 +4,7 @@
 
 mod command;
 mod demo;
+mod dial;
 mod output;
 
 use std::process::ExitCode;
@@ -62,6 +63,8 @@ Environment:
   NO_COLOR             no colours
   SIDESTEP_LISTEN      where `serve` listens
   SIDESTEP_SERVER      which server `status` asks
+  SIDESTEP_CA, SIDESTEP_CERT, SIDESTEP_KEY
+                       how `status` connects to a server with TLS
   SIDESTEP_MESH        which mesh file `explain` reads
   SIDESTEP_LOG_FORMAT  text or json
 A flag wins over its environment variable.";

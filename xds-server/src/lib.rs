@@ -31,6 +31,7 @@ pub mod socket;
 pub mod source;
 pub mod store;
 mod stream;
+pub mod tls;
 pub mod tracker;
 mod view;
 
@@ -41,3 +42,4 @@ pub use server::{ManagementServer, Running, StartError};
 pub use socket::ListenAddress;
 pub use source::{Configuration, FileSource, RawResources, Source, SourceError};
 pub use store::Store;
+pub use tls::ServerTls;
