@@ -16,6 +16,7 @@
 //! and [`store::Report`] says what was refused and why.
 
 mod api;
+pub mod bundle;
 mod check;
 pub mod compile;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub mod tracker;
 mod view;
 
 pub use api::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
+pub use bundle::Bundle;
 pub use check::{Checked, check};
 pub use observer::{StreamEvent, StreamInfo, StreamObserver};
 pub use server::{ManagementServer, Running, StartError};
