@@ -1,0 +1,9 @@
+//! What the binary `sidestep` does besides serving: everything that a verb can do without a
+//! terminal is a function here, so that tests and programs can do it too.
+//!
+//! [`certificates`] is `sidestep cert dev`, [`bootstrap`] is `sidestep bootstrap`.
+
+pub mod bootstrap;
+pub mod certificates;
+pub mod files;
+pub mod x509;
