@@ -16,6 +16,7 @@ pub mod channel;
 pub mod circuit_breaker;
 pub mod control;
 pub mod mesh;
+pub mod mode;
 pub mod resolver;
 pub mod retry;
 pub mod routing;
@@ -27,5 +28,7 @@ pub mod subchannel;
 
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
+pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
+pub use source::static_::StaticResources;

@@ -157,6 +157,11 @@ impl Task {
                     source.heard(now, link, said);
                 }
             }
+            Input::Replaced(resources) => {
+                if let Some(source) = &mut self.source {
+                    source.replace(now, resources);
+                }
+            }
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
     }
