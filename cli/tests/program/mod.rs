@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-pub fn sidestep() -> Command {
+pub(crate) fn sidestep() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sidestep"));
     for variable in [
         "SIDESTEP_LISTEN",
@@ -19,12 +19,12 @@ pub fn sidestep() -> Command {
     command
 }
 
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     sidestep().args(arguments).output().expect("runs")
 }
 
 /// Runs it and insists on its exit code; what it printed on standard output and on standard error.
-pub fn run_to(code: i32, arguments: &[&str]) -> (String, String) {
+pub(crate) fn run_to(code: i32, arguments: &[&str]) -> (String, String) {
     let output = run(arguments);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -36,10 +36,10 @@ pub fn run_to(code: i32, arguments: &[&str]) -> (String, String) {
     (out, err)
 }
 
-pub fn json(text: &str) -> Value {
+pub(crate) fn json(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
 }
 
-pub fn path(path: &Path) -> &str {
+pub(crate) fn path(path: &Path) -> &str {
     path.to_str().expect("a plain path")
 }
