@@ -51,6 +51,7 @@ Begin here:
   sidestep bootstrap runtime --service web --server 127.0.0.1:18000 --certs certs --out web.json
                                        tell a process who it is: GRPC_XDS_BOOTSTRAP=web.json
   sidestep status                      who runs what, and what was refused
+  sidestep doctor --call greeter       what is wrong here? (with the process's GRPC_XDS_BOOTSTRAP)
   sidestep explain greeter --mesh mesh.yaml
                                        where would a call go, and why?
 
@@ -66,7 +67,8 @@ Environment:
   NO_COLOR             no colours
   SIDESTEP_LISTEN      where `serve` listens
   SIDESTEP_SERVER      which server `status` asks and `bootstrap` names
-  SIDESTEP_MESH        which mesh file `explain`, `cert` and `bootstrap` read
+  SIDESTEP_MESH        which mesh file `explain`, `cert`, `bootstrap` and `doctor` read
+  GRPC_XDS_BOOTSTRAP   whose bootstrap `doctor` examines
   SIDESTEP_LOG_FORMAT  text or json
 A flag wins over its environment variable.";
 

@@ -5,6 +5,7 @@ mod cert;
 mod check;
 mod completions;
 mod demo;
+mod doctor;
 mod explain;
 mod man;
 mod schema;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     /// Show who is connected, which revision each process runs, and what was refused
     #[command(visible_alias = "proxy-status")]
     Status(status::Arguments),
+    /// Find out what is wrong: ports, certificates, clock, control plane, a subscription, a call
+    Doctor(doctor::Arguments),
     /// Show where a call would go, and why: with the same code that routes real calls
     Explain(explain::Arguments),
     /// Print the mesh file's JSON Schema, for editors
@@ -52,6 +55,8 @@ impl Command {
         match self {
             // It breaks things by intention, and says what happens by itself.
             Self::Demo(_) => "off",
+            // What the runtime logs about its own attempts, the findings say.
+            Self::Doctor(_) => "off",
             // What becomes of edits, `serve` says on standard output already.
             _ => "warn,sidestep_server::store=error",
         }
@@ -66,6 +71,7 @@ impl Command {
             Self::Status(arguments) => arguments.run().await,
             Self::Explain(arguments) => arguments.run(),
             Self::Schema(arguments) => arguments.run(),
+            Self::Doctor(arguments) => arguments.run().await,
             Self::Cert(arguments) => arguments.run(),
             Self::Bootstrap(arguments) => arguments.run(),
             Self::Completions(arguments) => arguments.run(),
