@@ -314,7 +314,7 @@ codes! {
     NODE_UNKNOWN_SERVICE = 605, "a server's process says that it is a service that the mesh does not have",
         "correct node.cluster in the server's bootstrap, or add the service to the mesh file";
     CONTROL_PLANE_PLAINTEXT = 606, "other machines could reach the control plane without encryption",
-        "listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted";
+        "give --tls-cert and --tls-key, listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted";
     CLIENT_NACK = 607, "a client refused a part of its configuration",
         "correct the resource that its message names; the client keeps the last good one";
 
@@ -322,7 +322,7 @@ codes! {
     WRONG_USAGE = 701, "the command line makes no sense",
         "see the examples of `sidestep VERB --help`";
     NO_ANSWER = 702, "the server does not answer the command line",
-        "check that `sidestep serve` runs there, or choose another with --server ADDR";
+        "check that `sidestep serve` runs there, or give --server ADDR; one with TLS needs --ca, one with --client-ca also --cert and --key";
     NO_SUCH_SERVICE = 703, "the mesh file has no service of this name",
         "correct the name, or add the service to the mesh file";
     NO_SUCH_CODE = 704, "there is no such error code",

@@ -5,23 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
-};
+use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
 use sidestep_proto::bootstrap::{Credentials, Server};
-use sidestep_proto::code;
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 
 use super::dependency::{Origin, SharedOrigin};
 use super::resource_cache::{Key, ResourceCache};
-use super::{Config, WeakInbox};
+use super::{Config, WeakInbox, events};
 use crate::source::Link;
 use crate::source::ads::{self, Dial, LinkId, Said};
 use crate::source::static_::{self, StaticResources};
-
-/// gRPC's code in a control plane's `resource_errors`.
-const NOT_FOUND: i32 = 5;
 
 /// One process's view of its control plane.
 pub(super) struct ConfigSource {
@@ -38,6 +32,8 @@ pub(super) struct ConfigSource {
     /// The same, for the texts of calls.
     shared_origin: SharedOrigin,
     unreachable: Option<String>,
+    /// The version of the last good response that routes rest on.
+    revision: Arc<str>,
     changes: Changes,
 }
 
@@ -97,6 +93,7 @@ impl ConfigSource {
             origin,
             servers,
             unreachable: None,
+            revision: "".into(),
             changes: Changes::default(),
         })
     }
@@ -114,6 +111,11 @@ impl ConfigSource {
     /// Ends every failure's text.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// The control plane's version of what routes rest on, for people.
+    pub(super) fn revision(&self) -> &Arc<str> {
+        &self.revision
     }
 
     /// Why no control plane can be asked, if so.
@@ -226,7 +228,7 @@ impl ConfigSource {
     }
 
     fn take(&mut self, event: Event) {
-        self.trace(&event);
+        events::tell(&event, &self.servers, &self.origin);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
@@ -237,6 +239,10 @@ impl ConfigSource {
                 self.unreachable = Some(reason.clone());
                 self.changes.routes = true;
             }
+            Event::Accepted {
+                resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
+                version,
+            } => self.revision = version.as_str().into(),
             _ => {}
         }
         let Some((resource_type, name)) = self.cache.apply(event) else {
@@ -250,87 +256,6 @@ impl ConfigSource {
             ResourceType::EndpointAssignment => {
                 self.changes.assignments.insert(name);
             }
-        }
-    }
-
-    fn trace(&self, event: &Event) {
-        match event {
-            Event::StreamUp { server } => {
-                let server = &*self.servers[*server].uri;
-                tracing::info!(target: "sidestep::ads", server, "stream up");
-            }
-            Event::StreamDown {
-                server,
-                reason,
-                had_response,
-            } => {
-                let server = &*self.servers[*server].uri;
-                if *had_response {
-                    tracing::info!(target: "sidestep::ads", server, reason, "stream down");
-                } else {
-                    let code = code::CONTROL_PLANE_UNREACHABLE;
-                    tracing::warn!(target: "sidestep::ads", %code, server, reason, "no stream");
-                }
-            }
-            Event::Unreachable { reason } => {
-                let code = code::CONTROL_PLANE_UNREACHABLE;
-                tracing::warn!(target: "sidestep::ads", %code, reason, "no control plane can be reached");
-            }
-            Event::Accepted {
-                resource_type,
-                version,
-            } => tracing::debug!(target: "sidestep::ads", %resource_type, version, "ACK"),
-            Event::Rejected {
-                resource_type,
-                version,
-                detail,
-            } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
-            // What leaves the mesh is told so by the control plane before we have let go of it.
-            Event::Error {
-                resource_type,
-                name,
-                error:
-                    error @ (ResourceError::Deleted
-                    | ResourceError::Refused {
-                        code: NOT_FOUND, ..
-                    }),
-                cached: true,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, %error, "resource is gone; its last good version stays in use"
-            ),
-            Event::Error {
-                resource_type,
-                name,
-                error,
-                cached,
-            } => tracing::warn!(
-                target: "sidestep::config",
-                code = %error.code(),
-                %resource_type, name, %error, last_good_stays = cached, "bad resource"
-            ),
-            Event::Cleared {
-                resource_type,
-                name,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, "resource is good again"
-            ),
-            Event::Ignored {
-                resource_type,
-                name,
-                fields,
-            } => {
-                for field in fields {
-                    let (path, note) = (&*field.path, field.note);
-                    tracing::warn!(
-                        target: "sidestep::config",
-                        code = %code::RESOURCE_FIELD_IGNORED,
-                        %resource_type, name, path, note, "field ignored"
-                    );
-                }
-            }
-            Event::Resource(_) => {}
         }
     }
 }
