@@ -111,7 +111,7 @@ impl Cluster {
         }
         match &config {
             Resolution::Ready(ready) => match self.apply(cx, ready) {
-                Ok(()) => {}
+                Ok(()) => self.tell(ready),
                 Err(failure) => self.fail(cx.now, failure),
             },
             Resolution::Failed(failure) => self.fail(cx.now, failure.clone()),
@@ -278,8 +278,8 @@ impl Cluster {
                 // Ids are dense: a new one is the next.
                 self.slots.push(slot.clone());
             }
-            let (cluster, key) = (self.shared.id(), added.key.clone());
-            let endpoint = Endpoint::new(cluster, added.id, key, slot, cx.dialer.backoff);
+            let key = added.key.clone();
+            let endpoint = Endpoint::new(&self.shared, added.id, key, slot, cx.dialer.backoff);
             self.endpoints.insert(added.id, endpoint);
         }
         for endpoint in &update.endpoints {
@@ -347,8 +347,25 @@ impl Cluster {
         Ok(())
     }
 
+    fn tell(&self, config: &ClusterConfig) {
+        tracing::debug!(
+            target: "sidestep::config",
+            cluster = &**self.shared.name(),
+            endpoints = self.endpoints.len(),
+            policy = ?config.cluster.lb_policy,
+            tls = config.cluster.tls.is_some(),
+            "cluster applied"
+        );
+    }
+
     /// All calls fail, and nothing stays connected.
     fn fail(&mut self, now: Instant, failure: Failure) {
+        tracing::warn!(
+            target: "sidestep::config",
+            cluster = &**self.shared.name(),
+            reason = &*failure.0,
+            "cluster cannot be used"
+        );
         self.policy = None;
         let removed = self.roster.clear().removed;
         for id in removed {

@@ -241,10 +241,19 @@ impl Task {
             return self.servers.fail_all(&failure);
         };
         let unreachable = source.unreachable();
-        self.clients
-            .resolve(now, source.cache(), source.origin(), unreachable);
-        self.servers
-            .resolve(source.cache(), source.origin(), unreachable);
+        self.clients.resolve(
+            now,
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
+        self.servers.resolve(
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
         for name in self.clients.clusters() {
             if self.clusters.ensure(&name) {
                 self.work.clusters.insert(name);

@@ -28,6 +28,7 @@
 //! Adding an instrument is one line in `instruments.rs`; adding a sink is one file that
 //! implements [`CallSink`].
 
+pub mod access_log;
 mod backend;
 mod cells;
 pub(crate) mod client;
@@ -44,6 +45,7 @@ mod prometheus;
 mod registry;
 pub(crate) mod server;
 mod server_cells;
+pub mod trace_context;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
