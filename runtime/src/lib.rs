@@ -33,3 +33,4 @@ pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
 pub use source::static_::StaticResources;
+pub use telemetry::{Telemetry, TelemetryOptions};

@@ -19,6 +19,7 @@ use crate::balancer::{
 use crate::resolver::Transport;
 use crate::security::{CertificateProviders, ClientTls};
 use crate::snapshot::{self, ClusterId, Published, Slot};
+use crate::telemetry::{Backend, Telemetry};
 
 /// While connections change quickly, a cluster publishes at most one picker in this time.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
@@ -28,6 +29,7 @@ pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) dialer: &'a mut Dialer,
     pub(super) providers: &'a CertificateProviders,
+    pub(super) telemetry: &'a Telemetry,
 }
 
 /// One cluster, from the first route that names it to the last.
@@ -68,14 +70,15 @@ impl Publication {
 }
 
 impl Cluster {
-    pub(super) fn new(id: ClusterId, name: &str, inbox: WeakInbox) -> Self {
+    /// `backend` is its name as metrics have it.
+    pub(super) fn new(id: ClusterId, backend: Arc<Backend>, inbox: WeakInbox) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
             slots: Arc::new([]),
         };
         Self {
-            shared: Arc::new(snapshot::Cluster::new(id, name, published, inbox)),
+            shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
             config: Resolution::Waiting,
             resolved: None,
             given_up: None,
@@ -266,7 +269,9 @@ impl Cluster {
     fn admit(&mut self, cx: &Context<'_>, update: &RosterUpdate) {
         for added in &update.added {
             let index = added.id.0 as usize;
-            let slot = Arc::new(Slot::new(&added.key.address(), added.load.clone()));
+            let backend = self.shared.backend().clone();
+            let slot = Slot::new(&added.key.address(), backend, added.load.clone());
+            let slot = Arc::new(slot);
             if index < self.slots.len() {
                 self.slots[index] = slot.clone();
             } else {
@@ -276,6 +281,12 @@ impl Cluster {
             let key = added.key.clone();
             let endpoint = Endpoint::new(&self.shared, added.id, key, slot, cx.dialer.backoff);
             self.endpoints.insert(added.id, endpoint);
+        }
+        for endpoint in &update.endpoints {
+            let backend = cx
+                .telemetry
+                .backend(self.shared.name(), Some(&endpoint.locality));
+            self.slots[endpoint.id.0 as usize].backend.store(backend);
         }
     }
 
