@@ -52,9 +52,10 @@ use sidestep_proto::resource::Locality;
 pub use backend::Backend;
 pub use cells::{Exporter, Histogram, STATUS_NAMES, Series};
 pub use events::{
-    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, ServerEnd,
-    ServerEvents, ServerStart,
+    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, Refusal,
+    ServerEnd, ServerEvents, ServerStart,
 };
+pub use messages::Passed;
 pub use options::TelemetryOptions;
 
 use backend::Backends;

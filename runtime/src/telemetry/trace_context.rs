@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Request};
 use pin_project_lite::pin_project;
 
 /// W3C's header: version, trace id, parent id, flags.
@@ -152,6 +153,7 @@ impl TraceContext {
         flags: u8,
         state: Option<HeaderValue>,
     ) -> Self {
+        EVER.store(true, Ordering::Relaxed);
         let inner = Inner {
             header,
             trace_id,
@@ -345,7 +347,7 @@ fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether a context was ever set in this process: while not, asking costs one load.
+/// Whether there ever was a context in this process: while not, asking costs one load.
 static EVER: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -355,13 +357,42 @@ thread_local! {
 
 /// Sets a context while `work` runs on this thread, and what was before afterwards, panic or not.
 pub(crate) fn with<T>(context: &Option<TraceContext>, work: impl FnOnce() -> T) -> T {
-    if context.is_none() && !EVER.load(Ordering::Relaxed) {
-        return work();
-    }
-    EVER.store(true, Ordering::Relaxed);
     let before = CURRENT.with(|current| current.replace(context.clone()));
     let _restore = Restore(before);
     work()
+}
+
+/// What a handler is polled in.
+#[derive(Debug, Default)]
+pub(crate) struct Carried(Option<TraceContext>);
+
+impl Carried {
+    /// What was found, or made, when the call came in.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        if !EVER.load(Ordering::Relaxed) {
+            return Self(None);
+        }
+        Self(extensions.get().cloned())
+    }
+
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.0 {
+            None => work(),
+            context => with(context, work),
+        }
+    }
+}
+
+/// Writes into an outgoing request what its extensions say, or else what its task handles, unless
+/// the application wrote a context itself.
+pub(crate) fn carry<B>(request: &mut Request<B>) {
+    if !EVER.load(Ordering::Relaxed) {
+        return;
+    }
+    let own = request.extensions().get().cloned();
+    if let Some(context) = own.or_else(TraceContext::current) {
+        context.write(request.headers_mut());
+    }
 }
 
 struct Restore(Option<TraceContext>);
