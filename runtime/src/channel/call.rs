@@ -84,8 +84,8 @@ where
 {
     let mut terms = Terms::read(inner, &request);
     let grpc = terms.grpc;
-    let mut observed =
-        (inner.telemetry.on()).then(|| ClientCall::started(&inner.telemetry, &request));
+    let mut observed = (inner.telemetry.on())
+        .then(|| ClientCall::started(&inner.telemetry, inner.shown_authority().as_str(), &request));
     trace_context::carry(&mut request);
     let state = match go(inner, &mut terms, &mut request, &mut observed) {
         Go::Send {

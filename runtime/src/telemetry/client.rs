@@ -60,7 +60,11 @@ struct Cause<'a> {
 
 impl ClientCall {
     /// The call was made.
-    pub(crate) fn started<B>(cells: &ClientCells, request: &http::Request<B>) -> Box<Self> {
+    pub(crate) fn started<B>(
+        cells: &ClientCells,
+        authority: &str,
+        request: &http::Request<B>,
+    ) -> Box<Self> {
         let at = Instant::now();
         let registered = request.extensions().get::<GrpcMethod<'static>>();
         let method = cells.method(registered, request.uri().path());
@@ -71,6 +75,7 @@ impl ClientCall {
                 at,
                 target: &cells.target,
                 method: &method.name,
+                authority,
                 uri: request.uri(),
                 headers: request.headers(),
                 extensions: request.extensions(),

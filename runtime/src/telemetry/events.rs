@@ -46,6 +46,8 @@ pub struct ClientStart<'a> {
     pub target: &'a str,
     /// Full method name without the leading slash; `other` if the caller is no generated client.
     pub method: &'a str,
+    /// What the server will see, unless the call's extensions say otherwise.
+    pub authority: &'a str,
     /// As the caller made it: no scheme and authority yet.
     pub uri: &'a Uri,
     /// As the caller made them.
@@ -162,6 +164,8 @@ pub struct ClientEnd<'a> {
 pub struct ServerStart<'a> {
     /// Now.
     pub at: Instant,
+    /// As the caller sent it.
+    pub method: &'a http::Method,
     /// As the caller sent it.
     pub uri: &'a Uri,
     /// As the caller sent them.

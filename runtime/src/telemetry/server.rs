@@ -189,6 +189,7 @@ fn begin<B>(
     for sink in sinks {
         events.extend(sink.server_call(&mut ServerStart {
             at,
+            method: request.method(),
             uri: request.uri(),
             headers: request.headers(),
             extensions: &mut extensions,

@@ -40,6 +40,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Request};
 use pin_project_lite::pin_project;
 
+#[cfg(feature = "opentelemetry")]
+use super::trace_spans::HandlerContext;
+
 /// W3C's header: version, trace id, parent id, flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// W3C's header of the vendors' own state.
@@ -364,19 +367,29 @@ pub(crate) fn with<T>(context: &Option<TraceContext>, work: impl FnOnce() -> T) 
 
 /// What a handler is polled in.
 #[derive(Debug, Default)]
-pub(crate) struct Carried(Option<TraceContext>);
+pub(crate) struct Carried {
+    trace: Option<TraceContext>,
+    #[cfg(feature = "opentelemetry")]
+    spans: Option<HandlerContext>,
+}
 
 impl Carried {
     /// What was found, or made, when the call came in.
     pub(crate) fn of(extensions: &Extensions) -> Self {
         if !EVER.load(Ordering::Relaxed) {
-            return Self(None);
+            return Self::default();
         }
-        Self(extensions.get().cloned())
+        Self {
+            trace: extensions.get().cloned(),
+            #[cfg(feature = "opentelemetry")]
+            spans: extensions.get().cloned(),
+        }
     }
 
     pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.0 {
+        #[cfg(feature = "opentelemetry")]
+        let _attached = self.spans.as_ref().map(|spans| spans.0.clone().attach());
+        match &self.trace {
             None => work(),
             context => with(context, work),
         }

@@ -65,7 +65,7 @@ fn operators_table() {
     for (format, expected) in [
         (
             "%REQ(:METHOD)% %REQ(:PATH)% %REQ(:AUTHORITY)% %REQ(:SCHEME)%",
-            "POST /pkg.Greeter/SayHello greeter http",
+            "POST /pkg.Greeter/SayHello greeter -",
         ),
         ("%REQ(User-Agent)%", "grpc-rust/1"),
         ("%REQ(X-MISSING?X-REQUEST-ID)%", "cc21d9b0"),
