@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 
 use super::format::{Fact, FormatFault};
+use super::record::Captured;
 use super::*;
 
 fn known(fact: Fact<'_>) -> Option<String> {
