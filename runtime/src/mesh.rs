@@ -21,6 +21,7 @@ use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
+use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -51,6 +52,7 @@ struct Inner {
     mode: Mode,
     is_static: bool,
     targets: Mutex<Vec<Weak<Target>>>,
+    access_log: Option<Arc<access_log::Log>>,
 }
 
 impl Mesh {
@@ -239,6 +241,12 @@ impl Mesh {
         &self.inner.telemetry
     }
 
+    /// The access log, if one is written.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&access_log::Log> {
+        self.inner.access_log.as_deref()
+    }
+
     fn remember(&self, target: &Arc<Target>) {
         let mut targets = self
             .inner
@@ -279,6 +287,7 @@ pub struct MeshBuilder {
     max_response_bytes: usize,
     timers: Timers,
     telemetry: Option<TelemetryOptions>,
+    access_log: Option<AccessLog>,
 }
 
 impl MeshBuilder {
@@ -294,6 +303,7 @@ impl MeshBuilder {
             connector: crate::subchannel::default_connector(),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
+            access_log: None,
             telemetry: None,
         }
     }
@@ -316,6 +326,9 @@ impl MeshBuilder {
     ) -> Result<Self, BuildError> {
         let mode = Mode::from_lookup(&lookup)?;
         self.mode = Some(mode);
+        if self.access_log.is_none() {
+            self.access_log = AccessLog::from_lookup(&lookup)?;
+        }
         if mode == Mode::Direct {
             // The way out must not depend on what may be the trouble.
             return Ok(self);
@@ -442,6 +455,22 @@ impl MeshBuilder {
         self
     }
 
+    /// Writes a line for each call of the mesh's channels and servers. Without it, the
+    /// environment variable `SIDESTEP_ACCESS_LOG` decides; it turns telemetry on.
+    ///
+    /// ```
+    /// use sidestep::{AccessLog, Mesh};
+    ///
+    /// let log = AccessLog::default_json().to_stderr();
+    /// let mesh = Mesh::builder().access_log(log).build()?;
+    /// # Ok::<(), sidestep::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// Shortened timers, for tests.
     #[doc(hidden)]
     #[must_use]
@@ -480,7 +509,20 @@ impl MeshBuilder {
             resources.check(&known(&providers))?;
         }
         let is_static = self.static_resources.is_some();
-        let telemetry = Telemetry::new(self.telemetry);
+        let access_log = match self.access_log {
+            Some(log) => Some(log),
+            None => AccessLog::from_lookup(|name| std::env::var_os(name))?,
+        };
+        let access_log = access_log.map(AccessLog::start).transpose()?;
+        let options = match &access_log {
+            None => self.telemetry,
+            // Last, so that it sees what the others wrote into requests.
+            Some(log) => {
+                let sink = Arc::new(AccessLogSink(Arc::clone(log)));
+                Some(self.telemetry.unwrap_or_default().sink(sink))
+            }
+        };
+        let telemetry = Telemetry::new(options);
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
             static_resources: self.static_resources,
@@ -494,6 +536,7 @@ impl MeshBuilder {
             timers: self.timers,
         });
         let inner = Inner {
+            access_log,
             control,
             telemetry,
             bootstrap: self.bootstrap,
@@ -557,6 +600,9 @@ const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_addre
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The access log cannot be written as asked.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// The environment names no bootstrap.
     #[error(
         "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to its text, \

@@ -142,6 +142,22 @@ impl Clients {
         self.watches.values().flat_map(|watch| &watch.needs)
     }
 
+    /// Every cluster as [`Self::clusters`], and the first target that leads to it.
+    pub(super) fn named(&self) -> BTreeMap<Arc<str>, String> {
+        let mut named = BTreeMap::new();
+        for (key, watch) in &self.watches {
+            let next = watch.next.iter().map(|next| &next.routes);
+            for cluster in next
+                .chain(&watch.current)
+                .flat_map(|routes| &routes.clusters)
+            {
+                let target = || format!("xds:///{}", key.authority);
+                named.entry(cluster.clone()).or_insert_with(target);
+            }
+        }
+        named
+    }
+
     /// Every cluster named by what is published or about to be.
     pub(super) fn clusters(&self) -> BTreeSet<Arc<str>> {
         let next = |watch: &'_ Watch| watch.next.as_ref().map(|next| next.routes.clusters.clone());

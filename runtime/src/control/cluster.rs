@@ -35,6 +35,8 @@ pub(super) struct Context<'a> {
 /// One cluster, from the first route that names it to the last.
 pub(super) struct Cluster {
     pub(super) shared: Arc<snapshot::Cluster>,
+    /// The target that led here first, as metrics have it.
+    target: Arc<str>,
     config: Resolution<ClusterConfig>,
     /// When the control plane's first definite answer was taken over.
     resolved: Option<Instant>,
@@ -71,7 +73,12 @@ impl Publication {
 
 impl Cluster {
     /// `backend` is its name as metrics have it.
-    pub(super) fn new(id: ClusterId, backend: Arc<Backend>, inbox: WeakInbox) -> Self {
+    pub(super) fn new(
+        id: ClusterId,
+        backend: Arc<Backend>,
+        target: Arc<str>,
+        inbox: WeakInbox,
+    ) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
@@ -79,6 +86,7 @@ impl Cluster {
         };
         Self {
             shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
+            target,
             config: Resolution::Waiting,
             resolved: None,
             given_up: None,
@@ -279,7 +287,8 @@ impl Cluster {
                 self.slots.push(slot.clone());
             }
             let key = added.key.clone();
-            let endpoint = Endpoint::new(&self.shared, added.id, key, slot, cx.dialer.backoff);
+            let endpoint =
+                Endpoint::new(&self.shared, added.id, key, slot, &self.target, cx.dialer);
             self.endpoints.insert(added.id, endpoint);
         }
         for endpoint in &update.endpoints {

@@ -54,17 +54,19 @@ impl Clusters {
         self.members.get(id).map(|member| &member.cluster)
     }
 
-    /// Makes room for a cluster. Answers whether it is new.
-    pub(super) fn ensure(&mut self, name: &Arc<str>) -> bool {
+    /// Makes room for a cluster that `target` leads to. Answers whether it is new.
+    pub(super) fn ensure(&mut self, name: &Arc<str>, target: &str) -> bool {
         if self.ids.contains_key(name) {
             return false;
         }
         let id = ClusterId(self.next);
         self.next += 1;
         self.ids.insert(name.clone(), id);
+        let target = self.telemetry.target_label(target);
+        let backend = self.telemetry.backend(name, None);
         let member = Member {
             name: name.clone(),
-            cluster: Cluster::new(id, self.telemetry.backend(name, None), self.inbox.clone()),
+            cluster: Cluster::new(id, backend, target, self.inbox.clone()),
             needs: Needs::new(),
             timer: None,
         };

@@ -70,6 +70,7 @@ impl Task {
                 plaintext: config.plaintext,
                 backoff: config.timers.connect_backoff,
                 attempts: 0,
+                telemetry: config.telemetry.clone(),
             },
             providers: config.providers,
             clients: Clients::default(),
@@ -254,8 +255,8 @@ impl Task {
             source.revision(),
             unreachable,
         );
-        for name in self.clients.clusters() {
-            if self.clusters.ensure(&name) {
+        for (name, target) in self.clients.named() {
+            if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
             }
         }
