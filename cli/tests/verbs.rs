@@ -113,6 +113,26 @@ fn check_shows_a_mesh_with_defaults_that_passes_itself() {
 }
 
 #[test]
+fn check_writes_the_resources_of_the_mesh() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let emitted = mesh.with_extension("pb");
+    let output = run(&["check", path(&mesh), "--emit", path(&emitted)]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let bytes = fs::read(&emitted).unwrap();
+    let resources = sidestep::StaticResources::decode(&bytes).unwrap();
+    assert!(!resources.is_empty());
+    directory.write(&MESH.replace("timeout", "timout"));
+    fs::remove_file(&emitted).unwrap();
+    let output = run(&["check", path(&mesh), "--emit", path(&emitted)]);
+    assert_eq!(exit(&output), 1);
+    assert!(
+        !emitted.exists(),
+        "nothing is written of a mesh with faults"
+    );
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     for arguments in [
         &["check"][..],

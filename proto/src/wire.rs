@@ -9,6 +9,7 @@
 //! when decoding.
 
 mod any;
+pub mod json;
 // The generator decides how it looks, so that `codegen --check` means the same with every rustfmt.
 #[rustfmt::skip]
 #[allow(
@@ -49,6 +50,14 @@ pub use generated::sidestep::operations::v1 as operations;
 /// Errors as data.
 pub mod rpc {
     pub use super::generated::google::rpc::Status;
+}
+
+/// What a data plane says about its resources (client status discovery).
+pub mod status {
+    pub use super::generated::envoy::admin::v3::{ClientResourceStatus, UpdateFailureState};
+    pub use super::generated::envoy::service::status::v3::{
+        ClientConfig, ClientStatusRequest, ClientStatusResponse, ConfigStatus, client_config,
+    };
 }
 
 /// The few vendor-neutral types that matchers and sources refer to.

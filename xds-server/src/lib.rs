@@ -16,13 +16,14 @@
 //! and [`store::Report`] says what was refused and why.
 
 mod api;
+pub mod bundle;
 mod check;
 pub mod compile;
 #[cfg(test)]
 mod fixture;
 pub mod model;
 mod native;
-pub mod nearest;
+pub use sidestep_proto::nearest;
 pub mod observer;
 mod reference;
 pub mod server;
@@ -36,6 +37,7 @@ pub mod tracker;
 mod view;
 
 pub use api::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
+pub use bundle::Bundle;
 pub use check::{Checked, check};
 pub use observer::{StreamEvent, StreamInfo, StreamObserver};
 pub use server::{ManagementServer, Running, StartError};

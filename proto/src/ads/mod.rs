@@ -18,6 +18,9 @@ mod server;
 mod wildcard;
 
 pub use crate::bootstrap::ServerFeatures;
-pub use client::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
+pub use client::{
+    ClientConfig, ClientStream, Event, FailedUpdate, Known, Output, ResourceError, ServerInfo,
+    Status, Timers, Updates,
+};
 pub use message::{Request, Response, Variant};
 pub use server::{Entry, Missing, ServerEvent, ServerOutput, ServerResponse, ServerStream, View};

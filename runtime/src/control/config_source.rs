@@ -4,32 +4,33 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
-};
-use sidestep_proto::bootstrap::Server;
+use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
+use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 
 use super::dependency::Origin;
 use super::resource_cache::{Key, ResourceCache};
-use super::{Config, WeakInbox};
-use crate::source::ads::{Dial, Link, LinkId, Said};
-
-/// gRPC's code in a control plane's `resource_errors`.
-const NOT_FOUND: i32 = 5;
+use super::{Config, WeakInbox, events};
+use crate::source::Link;
+use crate::source::ads::{self, Dial, LinkId, Said};
+use crate::source::static_::{self, StaticResources};
 
 /// One process's view of its control plane.
 pub(super) struct ConfigSource {
     inbox: WeakInbox,
     servers: Vec<Server>,
     dial: Dial,
+    /// What takes the control plane's place, until the machine asks for it.
+    static_resources: Option<StaticResources>,
     machine: ClientStream,
     link: Option<Link>,
     links: u64,
     cache: ResourceCache,
     origin: Origin,
     unreachable: Option<String>,
+    /// The version of the last good response that routes rest on.
+    revision: Arc<str>,
     changes: Changes,
 }
 
@@ -48,11 +49,15 @@ impl ConfigSource {
     /// `None` without a bootstrap.
     pub(super) fn new(config: &Config, inbox: WeakInbox, now: Instant) -> Option<Self> {
         let bootstrap = config.bootstrap.as_ref()?;
-        let servers = bootstrap.servers.clone();
+        let static_resources = config.static_resources.clone();
+        let (servers, variant) = match &static_resources {
+            None => (bootstrap.servers.clone(), config.variant),
+            Some(_) => (vec![no_server()], static_::Link::VARIANT),
+        };
         let providers = config.providers.names().map(str::to_owned).collect();
         let machine = ClientStream::new(
             ClientConfig {
-                variant: config.variant,
+                variant,
                 node: bootstrap.wire_node(env!("CARGO_PKG_VERSION")),
                 context: codec::Context {
                     certificate_providers: Some(providers),
@@ -66,9 +71,10 @@ impl ConfigSource {
         let first = servers.first().map_or("", |server| &server.uri);
         Some(Self {
             inbox,
+            static_resources,
             dial: Dial {
                 connector: config.connector.clone(),
-                variant: config.variant,
+                variant,
                 max_response_bytes: config.max_response_bytes,
                 connect_timeout: config.timers.connect_timeout,
             },
@@ -82,6 +88,7 @@ impl ConfigSource {
             },
             servers,
             unreachable: None,
+            revision: "".into(),
             changes: Changes::default(),
         })
     }
@@ -96,6 +103,11 @@ impl ConfigSource {
         &self.origin
     }
 
+    /// The control plane's version of what routes rest on, for people.
+    pub(super) fn revision(&self) -> &Arc<str> {
+        &self.revision
+    }
+
     /// Why no control plane can be asked, if so.
     pub(super) fn unreachable(&self) -> Option<&str> {
         self.unreachable.as_deref()
@@ -108,7 +120,10 @@ impl ConfigSource {
 
     /// Hears from a link.
     pub(super) fn heard(&mut self, now: Instant, link: LinkId, said: Said) {
-        if self.link.as_ref().is_none_or(|current| current.id != link) {
+        let Some(Link::Ads(current)) = &self.link else {
+            return;
+        };
+        if current.id != link {
             return;
         }
         match said {
@@ -119,7 +134,18 @@ impl ConfigSource {
                 self.machine.handle_closed(now, &reason);
             }
         }
-        self.drive();
+        self.drive(now);
+    }
+
+    /// The resources in the process are these from now on.
+    pub(super) fn replace(&mut self, now: Instant, resources: StaticResources) {
+        match &mut self.link {
+            Some(Link::Static(link)) => link.replace(now, resources),
+            // Nothing was asked for yet.
+            None if self.static_resources.is_some() => self.static_resources = Some(resources),
+            _ => return,
+        }
+        self.drive(now);
     }
 
     /// Wants these.
@@ -128,7 +154,7 @@ impl ConfigSource {
             self.machine.subscribe(now, key.0, &key.1);
             self.cache.expect(key);
         }
-        self.drive();
+        self.drive(now);
     }
 
     /// Does not want these any more.
@@ -137,7 +163,7 @@ impl ConfigSource {
             self.machine.unsubscribe(now, key.0, &key.1);
             self.cache.forget(&key);
         }
-        self.drive();
+        self.drive(now);
     }
 
     /// When [`ConfigSource::handle_timeout`] wants to be called.
@@ -149,34 +175,50 @@ impl ConfigSource {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
-            self.drive();
+            self.drive(now);
         }
     }
 
-    fn drive(&mut self) {
-        while let Some(output) = self.machine.poll_output() {
-            match output {
-                Output::Connect { server } => self.connect(server),
-                Output::Send(request) => {
-                    if let Some(link) = &self.link {
-                        link.send(request);
+    fn drive(&mut self, now: Instant) {
+        loop {
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    Output::Connect { server } => self.connect(now, server),
+                    Output::Send(request) => {
+                        if let Some(link) = &mut self.link {
+                            link.send(now, request);
+                        }
                     }
+                    Output::Event(event) => self.take(event),
                 }
-                Output::Event(event) => self.take(event),
             }
+            // The answers of a source in the process are there already.
+            let Some(Link::Static(link)) = &mut self.link else {
+                return;
+            };
+            let Some(response) = link.poll() else {
+                return;
+            };
+            self.machine.handle_response(now, response);
         }
     }
 
-    fn connect(&mut self, server: usize) {
+    fn connect(&mut self, now: Instant, server: usize) {
+        if let Some(resources) = &mut self.static_resources {
+            let resources = std::mem::take(resources);
+            self.link = Some(Link::Static(static_::Link::new(resources)));
+            return self.machine.handle_connected(now);
+        }
         self.links += 1;
         let (inbox, id) = (self.inbox.clone(), LinkId(self.links));
         let server = self.servers[server].clone();
         // The link before ends here.
-        self.link = Some(Link::open(inbox, id, server, self.dial.clone()));
+        let link = ads::Link::open(inbox, id, server, self.dial.clone());
+        self.link = Some(Link::Ads(link));
     }
 
     fn take(&mut self, event: Event) {
-        self.trace(&event);
+        events::tell(&event, &self.servers, &self.origin);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
@@ -186,6 +228,10 @@ impl ConfigSource {
                 self.unreachable = Some(reason.clone());
                 self.changes.routes = true;
             }
+            Event::Accepted {
+                resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
+                version,
+            } => self.revision = version.as_str().into(),
             _ => {}
         }
         let Some((resource_type, name)) = self.cache.apply(event) else {
@@ -201,82 +247,14 @@ impl ConfigSource {
             }
         }
     }
+}
 
-    fn trace(&self, event: &Event) {
-        match event {
-            Event::StreamUp { server } => {
-                let server = &*self.servers[*server].uri;
-                tracing::info!(target: "sidestep::ads", server, "stream up");
-            }
-            Event::StreamDown {
-                server,
-                reason,
-                had_response,
-            } => {
-                let server = &*self.servers[*server].uri;
-                if *had_response {
-                    tracing::info!(target: "sidestep::ads", server, reason, "stream down");
-                } else {
-                    tracing::warn!(target: "sidestep::ads", server, reason, "no stream");
-                }
-            }
-            Event::Unreachable { reason } => {
-                tracing::warn!(target: "sidestep::ads", reason, "no control plane can be reached");
-            }
-            Event::Accepted {
-                resource_type,
-                version,
-            } => tracing::debug!(target: "sidestep::ads", %resource_type, version, "ACK"),
-            Event::Rejected {
-                resource_type,
-                version,
-                detail,
-            } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
-            // What leaves the mesh is told so by the control plane before we have let go of it.
-            Event::Error {
-                resource_type,
-                name,
-                error:
-                    error @ (ResourceError::Deleted
-                    | ResourceError::Refused {
-                        code: NOT_FOUND, ..
-                    }),
-                cached: true,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, %error, "resource is gone; its last good version stays in use"
-            ),
-            Event::Error {
-                resource_type,
-                name,
-                error,
-                cached,
-            } => tracing::warn!(
-                target: "sidestep::config",
-                %resource_type, name, %error, last_good_stays = cached, "bad resource"
-            ),
-            Event::Cleared {
-                resource_type,
-                name,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, "resource is good again"
-            ),
-            Event::Ignored {
-                resource_type,
-                name,
-                fields,
-            } => {
-                for field in fields {
-                    let (path, note) = (&*field.path, field.note);
-                    tracing::warn!(
-                        target: "sidestep::config",
-                        %resource_type, name, path, note, "field ignored"
-                    );
-                }
-            }
-            Event::Resource(_) => {}
-        }
+/// Stands where a control plane would, for the machine and in texts.
+fn no_server() -> Server {
+    Server {
+        uri: static_::NAME.to_owned(),
+        credentials: Credentials::Insecure,
+        features: ServerFeatures::default(),
     }
 }
 

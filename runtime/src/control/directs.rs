@@ -15,9 +15,10 @@ use super::clusters::Clusters;
 use super::dependency::{ClusterConfig, Resolution};
 use super::{Input, Timers, WeakInbox};
 use crate::balancer::Failure;
-use crate::resolver::{self, DirectTarget, Place};
+use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
+use crate::telemetry::Telemetry;
 
 /// All direct targets that channels watch.
 pub(super) struct Directs {
@@ -47,10 +48,10 @@ enum Lookup {
 }
 
 impl Directs {
-    pub(super) fn new(inbox: WeakInbox, timers: Timers) -> Self {
+    pub(super) fn new(inbox: WeakInbox, timers: Timers, telemetry: Arc<Telemetry>) -> Self {
         Self {
             // The upper half of the ids: the lower one is the control plane's clusters'.
-            clusters: Clusters::new(inbox.clone(), 1 << 63),
+            clusters: Clusters::new(inbox.clone(), telemetry, 1 << 63),
             inbox,
             timers,
             watches: HashMap::new(),
@@ -172,7 +173,11 @@ impl Directs {
 
     fn open(&mut self, cx: &mut Context<'_>, direct: &DirectTarget) -> Watch {
         let policy = direct.lb_policy;
-        let name: Arc<str> = format!("{direct} by {policy:?}").into();
+        let transport = direct.transport;
+        let name: Arc<str> = match transport {
+            Transport::Unsaid => format!("{direct} by {policy:?}").into(),
+            _ => format!("{direct} by {policy:?} over {transport:?}").into(),
+        };
         self.clusters.ensure(&name);
         let lookup = match &direct.place {
             Place::Addresses(addresses) => {
@@ -261,6 +266,7 @@ fn config(
             max_requests: u32::MAX,
         }),
         endpoints,
+        transport: direct.transport,
     })
 }
 

@@ -12,9 +12,11 @@ mod clients;
 mod cluster;
 mod clusters;
 mod config_source;
+mod connection_log;
 mod dependency;
 mod directs;
 mod endpoint;
+mod events;
 mod handle;
 mod reconcile;
 mod resource_cache;
@@ -39,8 +41,10 @@ use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
 use crate::snapshot::{ClusterId, Slot, Target, TargetState};
 use crate::source::ads::{LinkId, Said};
+use crate::source::static_::StaticResources;
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
+use crate::telemetry::Telemetry;
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
@@ -106,6 +110,8 @@ pub(crate) enum Input {
         /// What.
         said: Said,
     },
+    /// The resources in the process were replaced.
+    Replaced(StaticResources),
     /// A direct target's name was looked up.
     Found {
         /// Which.
@@ -183,6 +189,8 @@ pub enum RoutesState {
 pub struct Config {
     /// Where configuration comes from. `None`: direct targets only.
     pub bootstrap: Option<Bootstrap>,
+    /// Resources in the process, which take the place of the bootstrap's control planes.
+    pub static_resources: Option<StaticResources>,
     /// Which form of ADS is spoken.
     pub variant: Variant,
     /// What happens where the control plane gives no transport security.
@@ -193,6 +201,8 @@ pub struct Config {
     pub connector: Connector,
     /// Of the connections to endpoints.
     pub http2: Arc<Http2Options>,
+    /// What its clusters and connections are counted in.
+    pub telemetry: Arc<Telemetry>,
     /// Largest ADS response taken, in bytes. Default 256 MiB.
     pub max_response_bytes: usize,
     /// Shortened by tests.
@@ -205,11 +215,13 @@ impl Config {
     pub fn new(bootstrap: Option<Bootstrap>, providers: CertificateProviders) -> Self {
         Self {
             bootstrap,
+            static_resources: None,
             variant: Variant::StateOfTheWorld,
             plaintext: PlaintextPolicy::default(),
             providers,
             connector: default_connector(),
             http2: Arc::default(),
+            telemetry: Telemetry::new(None),
             max_response_bytes: 256 * 1024 * 1024,
             timers: Timers::default(),
         }

@@ -9,7 +9,7 @@ use sidestep_proto::resource::{Address, LbPolicy};
 
 pub use static_::TargetError;
 
-pub(crate) use dns::lookup;
+pub use dns::lookup;
 
 /// A target that needs no control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -18,7 +18,21 @@ pub struct DirectTarget {
     pub place: Place,
     /// How calls are spread over the addresses. gRPC's default is pick-first.
     pub lb_policy: LbPolicy,
+    /// How the connection is secured.
+    pub transport: Transport,
     authority: String,
+}
+
+/// How connections to a target without a control plane are secured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Nothing is said: plaintext, and only where the builder's policy allows it.
+    #[default]
+    Unsaid,
+    /// Plaintext in so many words (`http://` of an `or_direct`), to any peer.
+    Plaintext,
+    /// TLS to the host that is named, by the platform's roots (`https://` of an `or_direct`).
+    Tls,
 }
 
 /// Where a direct target leads.
@@ -43,6 +57,13 @@ impl DirectTarget {
         self
     }
 
+    /// Secures the connection in another way.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
     /// What `:authority` is when the caller does not say: the name as dialled, `localhost` for
     /// Unix sockets, as other gRPC clients send it.
     #[must_use]
@@ -51,7 +72,7 @@ impl DirectTarget {
     }
 
     /// The name that a certificate would have to carry; empty for addresses.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         match &self.place {
             Place::Name { host, .. } => host,
             Place::Addresses(_) => "",

@@ -28,10 +28,14 @@ use tonic::service::Routes;
 use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
+use crate::telemetry::Telemetry;
+use crate::telemetry::server::Services;
+
 mod accept;
 mod admission;
 mod connect_info;
 mod connection;
+mod direct;
 mod drain;
 mod filter_chain;
 mod first_bytes;
@@ -54,6 +58,8 @@ pub use connect_info::ConnectInfo;
 pub use incoming::{Accepted, Incoming};
 pub use serving::{ServerMode, ServerSource, Subscribe};
 pub use stats::{Refusal, ServerStats};
+
+use crate::Mode;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -87,6 +93,15 @@ pub enum ServerError {
         address: Address,
         /// What is missing.
         source: BoxError,
+    },
+    /// The operator set `SIDESTEP_MODE=direct`, and the program does not allow plaintext then.
+    #[error(
+        "{address}: SIDESTEP_MODE=direct takes the mesh's security away, and this server does not \
+         serve without it; Server::or_direct_plaintext() allows it"
+    )]
+    Direct {
+        /// The real address.
+        address: Address,
     },
 }
 
@@ -133,8 +148,11 @@ pub struct Server<L = Identity> {
     routes: Routes,
     layer: L,
     options: ServerOptions,
+    direct_plaintext: bool,
     on_mode: Option<OnMode>,
     stats: Arc<ServerStats>,
+    telemetry: Arc<Telemetry>,
+    services: Services,
 }
 
 impl Server {
@@ -146,8 +164,11 @@ impl Server {
             routes: Routes::default(),
             layer: Identity::new(),
             options: ServerOptions::default(),
+            direct_plaintext: false,
             on_mode: None,
             stats: Arc::default(),
+            telemetry: Telemetry::new(None),
+            services: Services::Named(Vec::new()),
         }
     }
 }
@@ -167,12 +188,16 @@ impl<L> Server<L> {
         B::Error: Into<BoxError>,
     {
         self.routes = self.routes.add_service(service);
+        if let Services::Named(names) = &mut self.services {
+            names.push(S::NAME);
+        }
         self
     }
 
     /// Serves these routes. Services added before are replaced; add further ones after.
     pub fn add_routes(mut self, routes: Routes) -> Self {
         self.routes = routes;
+        self.services = Services::Any;
         self
     }
 
@@ -184,8 +209,11 @@ impl<L> Server<L> {
             routes: self.routes,
             layer: Stack::new(layer, self.layer),
             options: self.options,
+            direct_plaintext: self.direct_plaintext,
             on_mode: self.on_mode,
             stats: self.stats,
+            telemetry: self.telemetry,
+            services: self.services,
         }
     }
 
@@ -203,6 +231,15 @@ impl<L> Server<L> {
         self
     }
 
+    /// Serves in plaintext, to everybody who can connect, when (and only when) the operator has
+    /// set `SIDESTEP_MODE=direct`: there is no Listener then, so no mutual TLS and no rule of the
+    /// mesh. Logged as a warning. Without this word such a server does not start
+    /// ([`ServerError::Direct`]): security never fails open by itself.
+    pub fn or_direct_plaintext(mut self) -> Self {
+        self.direct_plaintext = true;
+        self
+    }
+
     /// Calls `tell` with the real address at each change of mode, from the task that serves. It
     /// must not block. Changes are logged in any case.
     pub fn on_mode_change(
@@ -210,6 +247,12 @@ impl<L> Server<L> {
         tell: impl Fn(&Address, &ServerMode) + Send + Sync + 'static,
     ) -> Self {
         self.on_mode = Some(Arc::new(tell));
+        self
+    }
+
+    /// Where its calls are counted.
+    pub(crate) fn telemetry(mut self, telemetry: Arc<Telemetry>) -> Self {
+        self.telemetry = telemetry;
         self
     }
 
@@ -287,13 +330,27 @@ impl<L> BoundServer<L> {
 
     #[allow(clippy::type_complexity, reason = "taken apart at once, in this file")]
     fn open(self) -> Result<((Gate, Bound, Arc<Shared>), (Routes, L)), ServerError> {
-        let Self { bound, server } = self;
+        let Self { bound, mut server } = self;
         let address = bound.address().clone();
+        if server.source.mode == Mode::Direct {
+            if !server.direct_plaintext {
+                return Err(ServerError::Direct { address });
+            }
+            tracing::warn!(
+                target: "sidestep::server",
+                %address,
+                "SIDESTEP_MODE=direct: serving in plaintext, without the mesh"
+            );
+            server.source.subscribe = Arc::new(|address| Ok(direct::plaintext(address)));
+            server.source.plaintext_where_unsecured = true;
+        }
         let gate = Gate::open(address.clone(), server.source, server.on_mode)
             .map_err(|source| ServerError::Listener { address, source })?;
         let shared = Shared {
             options: server.options,
             stats: server.stats,
+            telemetry: Arc::clone(server.telemetry.server()),
+            services: Arc::new(server.services),
         };
         Ok((
             (gate, bound, Arc::new(shared)),

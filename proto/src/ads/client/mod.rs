@@ -23,6 +23,7 @@
 mod config;
 mod connection;
 mod event;
+mod known;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,9 @@ use std::time::{Duration, Instant};
 
 pub use config::{ClientConfig, ServerInfo, Timers};
 pub use event::{Event, Output, ResourceError};
+pub use known::{Known, Status};
+pub use subscription::FailedUpdate;
+pub use type_state::Updates;
 
 use self::config::Decode;
 use self::connection::{Backoff, Phase};
@@ -154,6 +158,8 @@ impl ClientStream {
         let mut announce = Announce {
             resource_type: t,
             fail_on_data_errors,
+            now,
+            version: String::new(),
             out: &mut self.outputs,
         };
         let reader = Reader {
@@ -212,6 +218,17 @@ impl ClientStream {
             Phase::Open { .. } => self.expire(),
             _ => {}
         }
+    }
+
+    /// What is known of everything subscribed, by type and name.
+    pub fn resources(&self) -> impl Iterator<Item = Known<'_>> {
+        self.types.iter().flat_map(TypeState::known)
+    }
+
+    /// How many resources of a type have come, from all servers together.
+    #[must_use]
+    pub fn updates(&self, t: ResourceType) -> Updates {
+        self.types[t as usize].updates()
     }
 
     fn expire(&mut self) {
@@ -309,6 +326,8 @@ impl ClientStream {
         let announce = Announce {
             resource_type: t,
             fail_on_data_errors: self.features().fail_on_data_errors,
+            now: self.now,
+            version: String::new(),
             out: &mut self.outputs,
         };
         (&mut self.types[t as usize], announce)

@@ -18,6 +18,26 @@ pub(super) struct Held {
     pub(super) resource: Resource,
 }
 
+/// An update that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedUpdate {
+    /// Of the response that brought it; empty if there was none.
+    pub version: String,
+    /// When.
+    pub at: Instant,
+    /// What was refused, as it arrived, if it arrived.
+    pub raw: Option<Any>,
+}
+
+/// Which update brought the content.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// The server's name for the newest response, or resource, that had this content.
+    pub(super) version: String,
+    /// When the content was new.
+    pub(super) at: Instant,
+}
+
 /// One name.
 #[derive(Debug, Default)]
 pub(super) struct Subscription {
@@ -28,6 +48,10 @@ pub(super) struct Subscription {
     pub(super) on_wire: bool,
     pub(super) held: Option<Held>,
     pub(super) error: Option<ResourceError>,
+    /// There as long as something is held.
+    pub(super) accepted: Option<Accepted>,
+    /// There as long as something is wrong.
+    pub(super) failed: Option<FailedUpdate>,
     /// When silence means that it does not exist.
     pub(super) deadline: Option<Instant>,
 }
@@ -36,6 +60,9 @@ pub(super) struct Subscription {
 pub(super) struct Announce<'a> {
     pub(super) resource_type: ResourceType,
     pub(super) fail_on_data_errors: bool,
+    pub(super) now: Instant,
+    /// Of the response that is taken in; empty outside of one.
+    pub(super) version: String,
     pub(super) out: &'a mut VecDeque<Output>,
 }
 
@@ -51,6 +78,7 @@ impl Subscription {
     /// A good version of it has come. `new` is `None` where the bytes are those already held.
     pub(super) fn good(&mut self, name: &str, new: Option<Held>, announce: &mut Announce<'_>) {
         self.deadline = None;
+        self.accept(new.as_ref(), announce);
         // Only an ambient error can be over; any other ends with the resource itself.
         if self.error.take().is_some() && self.held.is_some() {
             let cleared = Event::Cleared {
@@ -71,11 +99,23 @@ impl Subscription {
     }
 
     /// Something is wrong with it.
-    pub(super) fn bad(&mut self, name: &str, error: ResourceError, announce: &mut Announce<'_>) {
+    pub(super) fn bad(
+        &mut self,
+        name: &str,
+        error: ResourceError,
+        raw: Option<Any>,
+        announce: &mut Announce<'_>,
+    ) {
         self.deadline = None;
+        self.failed = Some(FailedUpdate {
+            version: announce.version.clone(),
+            at: announce.now,
+            raw,
+        });
         let was_held = self.held.is_some();
         if error.is_data_error() && announce.fail_on_data_errors {
             self.held = None;
+            self.accepted = None;
         }
         if self.error.as_ref() == Some(&error) && self.held.is_some() == was_held {
             return;
@@ -88,6 +128,23 @@ impl Subscription {
             cached: self.held.is_some(),
         };
         announce.push(self.wanted, event);
+    }
+
+    /// Notes by which update the content is known to be current.
+    fn accept(&mut self, new: Option<&Held>, announce: &Announce<'_>) {
+        self.failed = None;
+        let Some(content) = new.or(self.held.as_ref()) else {
+            return;
+        };
+        let version = match content.version.as_str() {
+            "" => announce.version.clone(),
+            own => own.to_owned(),
+        };
+        let kept = self.accepted.take().filter(|_| new.is_none());
+        self.accepted = Some(Accepted {
+            version,
+            at: kept.map_or(announce.now, |kept| kept.at),
+        });
     }
 
     /// Wanted again before the server heard otherwise: say what is known.

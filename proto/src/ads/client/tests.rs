@@ -901,3 +901,79 @@ fn resources_are_read_with_the_codec_wrapped_or_not() {
         assert_eq!(client.only_request().error_detail(), None);
     }
 }
+
+/// Each subscribed name: its status, the version in use, and the one that failed.
+fn known(client: &Client) -> Vec<String> {
+    let known = client.stream.resources();
+    known
+        .map(|k| {
+            let age = k.updated.map(|at| (client.now - at).as_secs());
+            let failed = k.failed.map(|f| {
+                let raw = if f.raw.is_some() { " with bytes" } else { "" };
+                format!(", failed {}{raw}", f.version)
+            });
+            format!(
+                "{} {} {:?} {age:?}{}",
+                k.name,
+                k.status(),
+                k.version,
+                failed.unwrap_or_default()
+            )
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_known_of_each_name_can_be_asked() {
+    let mut client = Client::up(
+        Variant::StateOfTheWorld,
+        &[(Cluster, "a"), (Cluster, "b"), (Listener, "l")],
+    );
+    client.give(Cluster, "1", &["a=1", "b=bad"]);
+    assert_eq!(
+        known(&client),
+        [
+            "a ACKED \"v1\" Some(0)",
+            "b NACKED \"\" None, failed v1 with bytes",
+            "l REQUESTED \"\" None",
+        ]
+    );
+    client.pass(seconds(20));
+    client.give(Cluster, "2", &["a=1", "b=2"]);
+    assert_eq!(
+        known(&client),
+        [
+            "a ACKED \"v2\" Some(20)",
+            "b ACKED \"v2\" Some(0)",
+            "l DOES_NOT_EXIST \"\" None, failed ",
+        ],
+        "a newer version of the same content, its age kept"
+    );
+    client.give(Cluster, "3", &["a=bad"]);
+    let held = client.stream.resources().next().unwrap().content.cloned();
+    assert_eq!(held, Some(any(Cluster, "a=1")), "the one that is in use");
+    assert_eq!(
+        known(&client)[..2],
+        [
+            "a NACKED \"v2\" Some(20), failed v3 with bytes",
+            "b DOES_NOT_EXIST \"v2\" Some(0), failed v3",
+        ]
+    );
+    let updates = client.stream.updates(Cluster);
+    assert_eq!((updates.valid, updates.invalid), (3, 2));
+}
+
+#[test]
+fn delta_knows_the_version_of_each_resource() {
+    let mut client = Client::up(Variant::Delta, &[(Cluster, "a"), (Cluster, "b")]);
+    client.give(Cluster, "1", &["a=1"]);
+    let refused = with_error(response(Variant::Delta, Cluster, "2", &[]), "b", 7);
+    client.answer(refused);
+    assert_eq!(
+        known(&client),
+        [
+            "a ACKED \"r1\" Some(0)",
+            "b RECEIVED_ERROR \"\" None, failed v2",
+        ]
+    );
+}

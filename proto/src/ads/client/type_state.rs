@@ -10,10 +10,11 @@ use self::reading::Read;
 pub(super) use self::reading::Reader;
 use super::subscription::{Announce, Held, Subscription};
 use super::update::Update;
-use super::{Event, Output, ResourceError};
+use super::{Event, Known, Output, ResourceError};
 use crate::ads::{Request, Variant};
 use crate::codec::Ignored;
 use crate::resource::ResourceType;
+use crate::wire::Any;
 use crate::wire::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::wire::rpc::Status;
 
@@ -43,6 +44,16 @@ pub(super) struct TypeState {
     /// The names changed since the last request.
     is_dirty: bool,
     answers: VecDeque<Answer>,
+    updates: Updates,
+}
+
+/// Resources that have come, counted by what became of them; changed or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Updates {
+    /// Could be used.
+    pub valid: u64,
+    /// Broke a rule.
+    pub invalid: u64,
 }
 
 /// Each response gets exactly one.
@@ -65,6 +76,7 @@ impl TypeState {
             is_requested: false,
             is_dirty: false,
             answers: VecDeque::new(),
+            updates: Updates::default(),
         }
     }
 
@@ -156,7 +168,7 @@ impl TypeState {
                 } else {
                     ResourceError::DoesNotExist
                 };
-                subscription.bad(name, error, announce);
+                subscription.bad(name, error, None, announce);
             }
         }
     }
@@ -254,11 +266,17 @@ impl TypeState {
     ) {
         let mut problems = Vec::new();
         let version = update.version;
+        announce.version.clone_from(&version);
         let (read, nameless) = self.read_all(update.items, reader, &mut problems);
+        self.updates.invalid += nameless as u64;
         let named: BTreeSet<String> = read.keys().cloned().collect();
         for (name, read) in read {
-            if let Read::Bad(invalid) = &read {
-                problems.push(invalid.to_string());
+            match &read {
+                Read::Bad(invalid, _) => {
+                    problems.push(invalid.to_string());
+                    self.updates.invalid += 1;
+                }
+                Read::Unchanged { .. } | Read::Good(..) => self.updates.valid += 1,
             }
             self.settle(&name, read, announce);
         }
@@ -269,7 +287,7 @@ impl TypeState {
                     code: status.code,
                     message: status.message.clone(),
                 };
-                self.fail(name, error, announce);
+                self.fail(name, error, None, announce);
             }
         }
         let explained = |name: &str| {
@@ -331,7 +349,9 @@ impl TypeState {
 
     fn settle(&mut self, name: &str, read: Read, announce: &mut Announce<'_>) {
         match read {
-            Read::Bad(invalid) => self.fail(name, ResourceError::Invalid(invalid), announce),
+            Read::Bad(invalid, raw) => {
+                self.fail(name, ResourceError::Invalid(invalid), raw, announce);
+            }
             Read::Unchanged { version } => self.confirm(name, version, announce),
             Read::Good(held, ignored) => self.hold(name, held, ignored, announce),
         }
@@ -379,10 +399,16 @@ impl TypeState {
             (None, Some(ResourceError::Deleted)) | (Some(_), _) => ResourceError::Deleted,
             (None, _) => ResourceError::DoesNotExist,
         };
-        self.fail(name, error, announce);
+        self.fail(name, error, None, announce);
     }
 
-    fn fail(&mut self, name: &str, error: ResourceError, announce: &mut Announce<'_>) {
+    fn fail(
+        &mut self,
+        name: &str,
+        error: ResourceError,
+        raw: Option<Any>,
+        announce: &mut Announce<'_>,
+    ) {
         let Some(subscription) = self.names.get_mut(name) else {
             return;
         };
@@ -390,12 +416,29 @@ impl TypeState {
             .held
             .as_ref()
             .map(|held| self.hasher.hash_one(&held.raw));
-        subscription.bad(name, error, announce);
+        subscription.bad(name, error, raw, announce);
         if subscription.held.is_none()
             && let Some(content) = content
         {
             self.by_content.remove(&content);
         }
+    }
+
+    /// What is known of each subscribed name, in the order of names.
+    pub(super) fn known(&self) -> impl Iterator<Item = Known<'_>> {
+        self.wanted().map(|(name, subscription)| Known {
+            resource_type: self.resource_type,
+            name,
+            content: subscription.held.as_ref().map(|held| &held.raw),
+            version: subscription.accepted.as_ref().map_or("", |a| &a.version),
+            updated: subscription.accepted.as_ref().map(|a| a.at),
+            error: subscription.error.as_ref(),
+            failed: subscription.failed.as_ref(),
+        })
+    }
+
+    pub(super) fn updates(&self) -> Updates {
+        self.updates
     }
 
     fn wanted(&self) -> impl Iterator<Item = (&String, &Subscription)> {

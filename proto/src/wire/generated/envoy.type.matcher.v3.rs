@@ -116,6 +116,22 @@ impl ::prost::Name for ListStringMatcher {
         "type.googleapis.com/envoy.type.matcher.v3.ListStringMatcher".into()
     }
 }
+/// Selects data planes. What else may be in it has no effect on us.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NodeMatcher {
+    #[prost(message, optional, tag = "1")]
+    pub node_id: ::core::option::Option<StringMatcher>,
+}
+impl ::prost::Name for NodeMatcher {
+    const NAME: &'static str = "NodeMatcher";
+    const PACKAGE: &'static str = "envoy.type.matcher.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.type.matcher.v3.NodeMatcher".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/envoy.type.matcher.v3.NodeMatcher".into()
+    }
+}
 /// A test on dynamic metadata. Only its presence matters to us, so it has no fields here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MetadataMatcher {}

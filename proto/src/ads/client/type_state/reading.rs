@@ -26,7 +26,8 @@ pub(super) enum Read {
         version: Option<String>,
     },
     Good(Held, Vec<Ignored>),
-    Bad(InvalidResource),
+    /// With the bytes, if there are any.
+    Bad(InvalidResource, Option<Any>),
 }
 
 impl TypeState {
@@ -44,7 +45,7 @@ impl TypeState {
                 Ok((name, read)) => {
                     let duplicate = || self.invalid(&name, Reason::Duplicate(name.clone()));
                     let read = match all.get(&name) {
-                        Some(_) => Read::Bad(duplicate()),
+                        Some(_) => Read::Bad(duplicate(), None),
                         None => read,
                     };
                     all.insert(name, read);
@@ -87,7 +88,7 @@ impl TypeState {
                     return Err(reason);
                 };
                 let invalid = self.invalid(&name, reason);
-                return Ok((name, Read::Bad(invalid)));
+                return Ok((name, Read::Bad(invalid, Some(copy(&any)))));
             }
         };
         Ok(self.judge(item.name, item.version, &any, decoded))
@@ -104,11 +105,11 @@ impl TypeState {
         if name != decoded.name {
             let reason = Reason::Rule(format!("is named {:?} inside", decoded.name));
             let invalid = self.invalid(&name, reason);
-            return (name, Read::Bad(invalid));
+            return (name, Read::Bad(invalid, Some(copy(any))));
         }
         let read = match decoded.result {
             Ok(resource) => Read::Good(hold(any, version, resource), decoded.ignored),
-            Err(invalid) => Read::Bad(invalid),
+            Err(invalid) => Read::Bad(invalid, Some(copy(any))),
         };
         (name, read)
     }
@@ -120,7 +121,7 @@ impl TypeState {
         let read = if is_held {
             Read::Unchanged { version: None }
         } else {
-            Read::Bad(self.invalid(&name, Reason::Missing))
+            Read::Bad(self.invalid(&name, Reason::Missing), None)
         };
         Ok((name, read))
     }
@@ -135,14 +136,18 @@ impl TypeState {
     }
 }
 
-/// Copies the bytes: a slice would keep the whole response it came in alive.
 fn hold(any: &Any, version: String, resource: Resource) -> Held {
     Held {
-        raw: Any {
-            type_url: any.type_url.clone(),
-            value: Bytes::copy_from_slice(&any.value),
-        },
+        raw: copy(any),
         version,
         resource,
+    }
+}
+
+/// Copies the bytes: a slice would keep the whole response it came in alive.
+fn copy(any: &Any) -> Any {
+    Any {
+        type_url: any.type_url.clone(),
+        value: Bytes::copy_from_slice(&any.value),
     }
 }
