@@ -13,11 +13,8 @@ pub(super) fn to_text(sources: &[EndpointSourceStatus], now: SystemTime, style: 
         return String::new();
     }
     let heading = ["SOURCE", "SERVICES", "ENDPOINTS", "AGE", "STATE"];
-    let mut rows = vec![
-        heading
-            .map(|text| Cell::painted(text, Style::strong))
-            .to_vec(),
-    ];
+    let heading = heading.map(|text| Cell::painted(text, Style::strong));
+    let mut rows = vec![Vec::from(heading)];
     rows.extend(sources.iter().map(|source| row(source, now)));
     let mut out = table(style, &rows);
     for source in sources.iter().filter(|source| !source.error.is_empty()) {
