@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
+    ClientConfig, ClientStream, Event, Known, Output, ResourceError, ServerFeatures, ServerInfo,
 };
 use sidestep_proto::bootstrap::Server;
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
+use sidestep_proto::wire::core::Node;
 
-use super::dependency::Origin;
+use super::dependency::{self, Origin};
+use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
 use super::{Config, WeakInbox};
+use crate::inspect;
 use crate::source::ads::{Dial, Link, LinkId, Said};
 
 /// gRPC's code in a control plane's `resource_errors`.
@@ -30,7 +33,19 @@ pub(super) struct ConfigSource {
     cache: ResourceCache,
     origin: Origin,
     unreachable: Option<String>,
+    node: Node,
+    stream: Stream,
     changes: Changes,
+}
+
+/// The stream to the control plane, for people.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Index of the server tried last.
+    server: usize,
+    open: bool,
+    /// Why the last try or stream ended.
+    ended: Option<String>,
 }
 
 /// What differs since it was last asked.
@@ -50,10 +65,11 @@ impl ConfigSource {
         let bootstrap = config.bootstrap.as_ref()?;
         let servers = bootstrap.servers.clone();
         let providers = config.providers.names().map(str::to_owned).collect();
+        let node = bootstrap.wire_node(env!("CARGO_PKG_VERSION"));
         let machine = ClientStream::new(
             ClientConfig {
                 variant: config.variant,
-                node: bootstrap.wire_node(env!("CARGO_PKG_VERSION")),
+                node: node.clone(),
                 context: codec::Context {
                     certificate_providers: Some(providers),
                 },
@@ -82,6 +98,8 @@ impl ConfigSource {
             },
             servers,
             unreachable: None,
+            node,
+            stream: Stream::default(),
             changes: Changes::default(),
         })
     }
@@ -99,6 +117,48 @@ impl ConfigSource {
     /// Why no control plane can be asked, if so.
     pub(super) fn unreachable(&self) -> Option<&str> {
         self.unreachable.as_deref()
+    }
+
+    /// This process, as the control plane is told.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The stream to the control plane.
+    pub(super) fn inspect(&self) -> inspect::ControlPlane {
+        let server = self.servers.get(self.stream.server);
+        inspect::ControlPlane {
+            server: server.map_or_else(String::new, |server| server.uri.clone()),
+            connected: self.stream.open,
+            problem: self.stream.ended.clone().filter(|_| !self.stream.open),
+        }
+    }
+
+    /// Every subscribed resource.
+    pub(super) fn resources(&self, calendar: Calendar) -> Vec<inspect::Resource> {
+        let known = self.machine.resources();
+        known.map(|known| self.resource(&known, calendar)).collect()
+    }
+
+    fn resource(&self, known: &Known<'_>, calendar: Calendar) -> inspect::Resource {
+        let failure = known.error.zip(known.failed).map(|(error, failed)| {
+            let text = dependency::failure(&self.origin, known.resource_type, known.name, error).0;
+            inspect::ResourceFailure {
+                details: text.to_string(),
+                version: failed.version.clone(),
+                at: calendar.date(failed.at),
+                content: failed.raw.clone(),
+            }
+        });
+        inspect::Resource {
+            resource_type: known.resource_type,
+            name: known.name.to_owned(),
+            status: known.status(),
+            version: known.version.to_owned(),
+            content: known.content.cloned(),
+            updated: known.updated.map(|at| calendar.date(at)),
+            failure,
+        }
     }
 
     /// What differs since the last time.
@@ -181,6 +241,18 @@ impl ConfigSource {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
                 self.unreachable = None;
+                self.stream = Stream {
+                    server: *server,
+                    open: true,
+                    ended: None,
+                };
+            }
+            Event::StreamDown { server, reason, .. } => {
+                self.stream = Stream {
+                    server: *server,
+                    open: false,
+                    ended: Some(reason.clone()),
+                };
             }
             Event::Unreachable { reason } => {
                 self.unreachable = Some(reason.clone());

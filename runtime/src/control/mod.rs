@@ -16,6 +16,7 @@ mod dependency;
 mod directs;
 mod endpoint;
 mod handle;
+mod inspect;
 mod reconcile;
 mod resource_cache;
 mod servers;
@@ -24,7 +25,7 @@ mod task;
 mod tests;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -44,6 +45,8 @@ use crate::subchannel::{Connector, Http2Options, default_connector};
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
+
+pub(crate) use inspect::{Asker, Question};
 
 use attempt::{Outcome, Owner};
 use task::Task;
@@ -106,6 +109,8 @@ pub(crate) enum Input {
         /// What.
         said: Said,
     },
+    /// Somebody asks about the state.
+    Ask(Question),
     /// A direct target's name was looked up.
     Found {
         /// Which.
@@ -156,6 +161,8 @@ pub struct ServerConfig {
     pub listener: Arc<ServerListener>,
     /// Index-aligned with `listener.filter_chains`; the default chain's comes last, if there is one.
     pub chains: Vec<ChainRoutes>,
+    /// Said by the server once it has taken this over: whether it serves by it, or why it must not.
+    pub verdict: OnceLock<Result<(), String>>,
 }
 
 /// The routes of one filter chain. A change of a referenced RouteConfiguration is swapped in here

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
@@ -28,14 +28,16 @@ pub(super) struct Task {
     timers: Timers,
     providers: CertificateProviders,
     dialer: Dialer,
-    source: Option<ConfigSource>,
-    clients: Clients,
-    servers: Servers,
-    directs: Directs,
-    clusters: Clusters,
+    pub(super) source: Option<ConfigSource>,
+    pub(super) clients: Clients,
+    pub(super) servers: Servers,
+    pub(super) directs: Directs,
+    pub(super) clusters: Clusters,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
+    /// Who wants to know when this ends: dropped with it.
+    pub(super) ends: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -77,6 +79,7 @@ impl Task {
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
+            ends: Vec::new(),
         }
     }
 
@@ -157,6 +160,7 @@ impl Task {
                     source.heard(now, link, said);
                 }
             }
+            Input::Ask(question) => self.answer(now, question),
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
     }
