@@ -14,6 +14,7 @@ use std::time::Duration;
 
 pub use name::NameError;
 
+use crate::code::{self, Code};
 use crate::wire::core;
 
 /// A parsed bootstrap.
@@ -137,7 +138,21 @@ pub enum BootstrapError {
         /// What the parser says.
         reason: String,
     },
-    /// A value that is missing or wrong.
+    /// A required key is not there.
+    #[error("{path}: is required")]
+    Missing {
+        /// Where: `xds_servers[0].server_uri`.
+        path: String,
+    },
+    /// No entry of `channel_creds` is of a type that there is.
+    #[error("{path}: none of the types is supported: {found}")]
+    Credentials {
+        /// Where: `xds_servers[0].channel_creds`.
+        path: String,
+        /// The types that stand there.
+        found: String,
+    },
+    /// A value that is wrong.
     #[error("{path}: {reason}")]
     Invalid {
         /// Where: `xds_servers[0].channel_creds`.
@@ -145,6 +160,19 @@ pub enum BootstrapError {
         /// What is wrong there.
         reason: String,
     },
+}
+
+impl BootstrapError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NotJson { .. } => code::BOOTSTRAP_NOT_JSON,
+            Self::Missing { .. } => code::BOOTSTRAP_MISSING_KEY,
+            Self::Credentials { .. } => code::BOOTSTRAP_CREDENTIALS,
+            Self::Invalid { .. } => code::BOOTSTRAP_BAD_VALUE,
+        }
+    }
 }
 
 /// How this client names itself to the control plane.

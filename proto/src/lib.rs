@@ -9,10 +9,12 @@
 //! - [`resource`]: what they mean, validated and comparable;
 //! - [`codec`]: from one to the other and back;
 //! - [`ads`]: the transport protocol as two state machines;
-//! - [`bootstrap`]: the gRPC bootstrap file.
+//! - [`bootstrap`]: the gRPC bootstrap file;
+//! - [`code`]: the numbers of all errors.
 
 pub mod ads;
 pub mod bootstrap;
+pub mod code;
 pub mod codec;
 pub mod resource;
 pub mod wire;

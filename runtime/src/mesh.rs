@@ -1,5 +1,6 @@
 //! The process's part in the mesh: one [`Mesh`], shared by all its channels and servers.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -7,17 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::uri::Authority;
 use sidestep_proto::ads::Variant;
-use sidestep_proto::bootstrap::{Bootstrap, BootstrapError};
+use sidestep_proto::bootstrap::{Bootstrap, BootstrapError, Node};
+use sidestep_proto::codec::Context;
 use sidestep_proto::resource::Address;
 
 use crate::admin::{self, AdminError, Reach};
 use crate::channel::Channel;
 use crate::control::{self, Config, PlaintextPolicy, Question, Timers};
 use crate::inspect;
+use crate::mode::Mode;
 use crate::resolver::DirectTarget;
 use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
 use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
+use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -44,6 +48,8 @@ struct Inner {
     bootstrap: Option<Bootstrap>,
     providers: Arc<CertificateProviders>,
     plaintext: PlaintextPolicy,
+    mode: Mode,
+    is_static: bool,
     targets: Mutex<Vec<Weak<Target>>>,
 }
 
@@ -57,10 +63,37 @@ impl Mesh {
         Self::builder().from_env()?.build()
     }
 
+    /// A mesh that knows these resources and asks nobody: for a process without a control plane.
+    /// [`Mesh::replace`] changes them.
+    ///
+    /// # Errors
+    /// A resource names a certificate provider, which only a bootstrap (see
+    /// [`MeshBuilder::static_resources`]) or [`MeshBuilder::certificate_provider`] can bring, or
+    /// `SIDESTEP_MODE` has an unknown value.
+    pub fn from_static(resources: StaticResources) -> Result<Self, BuildError> {
+        Self::builder().static_resources(resources).build()
+    }
+
     /// Starts from nothing: for a bootstrap in code, other options, or no control plane at all.
     #[must_use]
     pub fn builder() -> MeshBuilder {
         MeshBuilder::new()
+    }
+
+    /// Replaces all resources of a mesh [without a control plane](Mesh::from_static), at once: no
+    /// call sees some old and some new ones. As with a control plane, a resource that is gone
+    /// while something still rests on it stays in use, and no call in flight is disturbed.
+    ///
+    /// # Errors
+    /// The mesh has a control plane, or a resource names a certificate provider that it does not
+    /// have. Nothing has changed then.
+    pub fn replace(&self, resources: StaticResources) -> Result<(), BuildError> {
+        if !self.inner.is_static {
+            return Err(BuildError::NotStatic);
+        }
+        resources.check(&known(&self.inner.providers))?;
+        self.inner.control.replace(resources);
+        Ok(())
     }
 
     /// A channel to `target`: `xds:///name` or `xds://authority/name` through the control plane;
@@ -77,6 +110,7 @@ impl Mesh {
             reason,
         };
         let (watched, authority) = match target.strip_prefix("xds:") {
+            Some(_) if self.inner.mode == Mode::Direct => return self.nowhere(target),
             Some(rest) => self.xds(target, rest)?,
             None => {
                 let direct = DirectTarget::parse(target).map_err(|e| bad(e.reason.to_owned()))?;
@@ -87,6 +121,42 @@ impl Mesh {
         self.remember(&watched);
         let authority = Authority::try_from(authority.as_str())
             .map_err(|e| bad(format!("{authority:?} cannot be an authority: {e}")))?;
+        Ok(Channel::new(watched, authority))
+    }
+
+    /// In [`Mode::Direct`]: leads nowhere until `or_direct` says where. The other channels of the
+    /// process go on working, which is the point of an undo.
+    fn nowhere(&self, target: &str) -> Result<Channel, BuildError> {
+        let reason = format!(
+            "SIDESTEP_MODE=direct, and the channel to {target:?} has no or_direct(..) that says \
+             where its calls go: add one, or unset SIDESTEP_MODE"
+        );
+        let nowhere = self.inner.control.nowhere(target, &reason);
+        let authority = Authority::from_static("sidestep-mode-direct");
+        Ok(Channel::new(nowhere, authority).with_detour(self.clone()))
+    }
+
+    /// The channel that takes the place of one to `target`.
+    pub(crate) fn detour(
+        &self,
+        target: &str,
+        url: &str,
+        direct: DirectTarget,
+    ) -> Result<Channel, BuildError> {
+        let authority = direct.authority();
+        let authority =
+            Authority::try_from(authority.as_str()).map_err(|error| BuildError::Target {
+                target: url.to_owned(),
+                reason: format!("{authority:?} cannot be an authority: {error}"),
+            })?;
+        tracing::warn!(
+            target: "sidestep::channel",
+            channel = target,
+            url,
+            "SIDESTEP_MODE=direct: calls go around the mesh"
+        );
+        let watched = self.inner.control.direct(direct);
+        self.remember(&watched);
         Ok(Channel::new(watched, authority))
     }
 
@@ -141,6 +211,7 @@ impl Mesh {
                 subscribe: Arc::new(subscribe),
                 providers: Arc::clone(&self.inner.providers),
                 plaintext_where_unsecured: self.inner.plaintext == PlaintextPolicy::Always,
+                mode: self.inner.mode,
             },
         )
     }
@@ -234,6 +305,8 @@ impl Mesh {
 /// Makes a [`Mesh`].
 pub struct MeshBuilder {
     bootstrap: Option<Bootstrap>,
+    static_resources: Option<StaticResources>,
+    mode: Option<Mode>,
     providers: Vec<(String, Arc<dyn CertificateProvider>)>,
     plaintext: PlaintextPolicy,
     variant: Variant,
@@ -247,6 +320,8 @@ impl MeshBuilder {
     fn new() -> Self {
         Self {
             bootstrap: None,
+            static_resources: None,
+            mode: None,
             providers: Vec::new(),
             plaintext: PlaintextPolicy::default(),
             variant: Variant::StateOfTheWorld,
@@ -270,9 +345,15 @@ impl MeshBuilder {
     /// # Errors
     /// As for [`Mesh::from_env`].
     pub fn from_lookup(
-        self,
+        mut self,
         lookup: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, BuildError> {
+        let mode = Mode::from_lookup(&lookup)?;
+        self.mode = Some(mode);
+        if mode == Mode::Direct {
+            // The way out must not depend on what may be the trouble.
+            return Ok(self);
+        }
         if let Some(path) = lookup(FILE_VARIABLE) {
             let path = PathBuf::from(path);
             let text = std::fs::read_to_string(&path).map_err(|source| BuildError::Read {
@@ -297,6 +378,24 @@ impl MeshBuilder {
                 });
         }
         Err(BuildError::NoBootstrap)
+    }
+
+    /// Takes these resources in place of a control plane. A bootstrap is not needed; one that is
+    /// given says who the process is and brings certificate providers and name templates, and its
+    /// control planes are never dialled. Without one, servers ask for
+    /// `grpc/server?xds.resource.listening_address=IP:PORT`.
+    #[must_use]
+    pub fn static_resources(mut self, resources: StaticResources) -> Self {
+        self.static_resources = Some(resources);
+        self
+    }
+
+    /// Whether the process goes by the mesh. Default: as `SIDESTEP_MODE` says when the mesh is
+    /// built.
+    #[must_use]
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = Some(mode);
+        self
     }
 
     /// Takes a bootstrap from its JSON text.
@@ -380,8 +479,16 @@ impl MeshBuilder {
     /// Makes the mesh. Reads certificate files if there are any; waits for nothing.
     ///
     /// # Errors
-    /// A certificate provider of the bootstrap is of a kind that there is not.
-    pub fn build(self) -> Result<Mesh, BuildError> {
+    /// A certificate provider of the bootstrap is of a kind that there is not, a static resource
+    /// names one that there is not, or `SIDESTEP_MODE` has an unknown value.
+    pub fn build(mut self) -> Result<Mesh, BuildError> {
+        let mode = match self.mode {
+            Some(mode) => mode,
+            None => Mode::from_lookup(|name| std::env::var_os(name))?,
+        };
+        if self.static_resources.is_some() {
+            self.bootstrap.get_or_insert_with(nobody);
+        }
         for key in self.bootstrap.iter().flat_map(|b| &b.ignored) {
             tracing::warn!(target: "sidestep::config", key, "unknown bootstrap key ignored");
         }
@@ -395,8 +502,13 @@ impl MeshBuilder {
             .providers
             .into_iter()
             .fold(configured, |all, (name, provider)| all.with(name, provider));
+        if let Some(resources) = &self.static_resources {
+            resources.check(&known(&providers))?;
+        }
+        let is_static = self.static_resources.is_some();
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
+            static_resources: self.static_resources,
             variant: self.variant,
             plaintext: self.plaintext,
             providers: providers.clone(),
@@ -410,11 +522,33 @@ impl MeshBuilder {
             bootstrap: self.bootstrap,
             providers: Arc::new(providers),
             plaintext: self.plaintext,
+            mode,
+            is_static,
             targets: Mutex::default(),
         };
         Ok(Mesh {
             inner: Arc::new(inner),
         })
+    }
+}
+
+/// Which provider names resources may use.
+fn known(providers: &CertificateProviders) -> Context {
+    Context {
+        certificate_providers: Some(providers.names().map(str::to_owned).collect()),
+    }
+}
+
+/// Who a process is that has resources and no bootstrap.
+fn nobody() -> Bootstrap {
+    Bootstrap {
+        servers: Vec::new(),
+        node: Node::default(),
+        certificate_providers: BTreeMap::new(),
+        server_listener_template: Some(SERVER_LISTENER_TEMPLATE.to_owned()),
+        client_listener_template: "%s".to_owned(),
+        authorities: BTreeMap::new(),
+        ignored: Vec::new(),
     }
 }
 
@@ -428,6 +562,9 @@ impl fmt::Debug for MeshBuilder {
 
 const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
 const TEXT_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP_CONFIG";
+
+/// What bootstraps of gRPC servers usually have (gRFC A36).
+const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
 
 /// Why a mesh, a channel or a server could not be made. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -467,4 +604,18 @@ pub enum BuildError {
     /// Transport security cannot be set up.
     #[error(transparent)]
     Security(#[from] SecurityError),
+    /// Static resources that cannot be used.
+    #[error("static resources: {0}")]
+    StaticResources(#[from] InvalidResources),
+    /// Resources were to be replaced in a mesh that has a control plane.
+    #[error(
+        "this mesh takes its resources from a control plane: only one made by from_static() or static_resources() can have them replaced"
+    )]
+    NotStatic,
+    /// `SIDESTEP_MODE` has a value that means nothing.
+    #[error("SIDESTEP_MODE is {value:?}; allowed are `mesh` (the default) and `direct`")]
+    Mode {
+        /// As set.
+        value: String,
+    },
 }

@@ -129,9 +129,8 @@ impl<'a> Object<'a> {
     }
 
     pub(super) fn required(&mut self, key: &'static str) -> Result<Json<'a>, BootstrapError> {
-        self.optional(key).ok_or_else(|| BootstrapError::Invalid {
+        self.optional(key).ok_or_else(|| BootstrapError::Missing {
             path: self.child(key),
-            reason: "is required".to_owned(),
         })
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::code::{self, Code};
+
 /// Why a resource name could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -11,6 +13,17 @@ pub enum NameError {
     /// The bootstrap does not say how servers find their listener.
     #[error("the bootstrap has no server_listener_resource_name_template")]
     NoServerTemplate,
+}
+
+impl NameError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownAuthority(_) => code::UNKNOWN_AUTHORITY,
+            Self::NoServerTemplate => code::NO_LISTENER_TEMPLATE,
+        }
+    }
 }
 
 /// Puts `text` in the place of each `%s`; percent-encoded in names of the new style.

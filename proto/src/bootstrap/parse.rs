@@ -140,10 +140,10 @@ fn parse_credentials(
         credentials.unread(ignored);
         return Ok(parsed);
     }
-    Err(json.invalid(format!(
-        "none of the types is supported: {}",
-        unknown.join(", ")
-    )))
+    Err(BootstrapError::Credentials {
+        path: json.path(),
+        found: unknown.join(", "),
+    })
 }
 
 fn parse_tls(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::code::{self, Code};
 use crate::resource::ResourceType;
 
 /// A resource that breaks a rule: which one, where in it, and why.
@@ -22,11 +23,31 @@ pub struct InvalidResource {
 
 impl fmt::Display for InvalidResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {:?}: ", self.resource_type, self.name)?;
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        write!(f, "{} [{}]", self.text(), self.code())
+    }
+}
+
+impl InvalidResource {
+    /// Its code: that of the rule.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        self.reason.code()
+    }
+
+    /// The message without its code, for texts that end in the code themselves.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Self {
+            resource_type,
+            name,
+            path,
+            reason,
+        } = self;
+        if path.is_empty() {
+            format!("{resource_type} {name:?}: {reason}")
+        } else {
+            format!("{resource_type} {name:?}: {path}: {reason}")
         }
-        self.reason.fmt(f)
     }
 }
 
@@ -67,9 +88,26 @@ pub enum Reason {
     Rule(String),
 }
 
+impl Reason {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Missing => code::RESOURCE_FIELD_MISSING,
+            Self::Empty => code::RESOURCE_FIELD_EMPTY,
+            Self::OutOfRange { .. } => code::RESOURCE_OUT_OF_RANGE,
+            Self::Duplicate(_) => code::RESOURCE_DUPLICATE,
+            Self::Unsupported(_) => code::RESOURCE_UNSUPPORTED,
+            Self::Undecodable(_) => code::RESOURCE_UNDECODABLE,
+            Self::BadPattern(_) => code::RESOURCE_BAD_REGEX,
+            Self::Rule(_) => code::RESOURCE_RULE,
+        }
+    }
+}
+
 /// A resource of a response that cannot even be named.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("resources[{index}]: {reason}")]
+#[error("resources[{index}]: {reason} [{}]", reason.code())]
 pub struct Unnamed {
     /// Its place in the response.
     pub index: usize,

@@ -435,7 +435,10 @@ fn an_invalid_resource_says_which_where_and_why() {
         .expect("can be named")
         .result
         .expect_err("is invalid");
-    assert_eq!(error.to_string(), "Cluster \"shop\": type: is required");
+    assert_eq!(
+        error.to_string(),
+        "Cluster \"shop\": type: is required [SX0301]"
+    );
 }
 
 /// Bytes that nobody meant are refused or accepted, and never bring the process down. The seed

@@ -33,6 +33,8 @@ pub use status::CallError;
 pub(crate) use {body::InFlight, deadline::Deadline};
 
 use crate::balancer::Failure;
+use crate::mesh::{BuildError, Mesh};
+use crate::resolver::DirectTarget;
 use crate::snapshot::Target;
 use crate::subchannel::BoxError;
 
@@ -57,6 +59,8 @@ struct Inner {
     authority: http::uri::Authority,
     wait_for_ready: bool,
     authority_override: Option<http::uri::Authority>,
+    /// There if the operator sent the process around the mesh: dials instead of the target.
+    detour: Option<Mesh>,
 }
 
 impl Channel {
@@ -66,9 +70,48 @@ impl Channel {
             authority,
             wait_for_ready: false,
             authority_override: None,
+            detour: None,
         };
         Self {
             inner: Arc::new(inner),
+        }
+    }
+
+    /// A channel that leads nowhere but where its `or_direct` says.
+    pub(crate) fn with_detour(mut self, mesh: Mesh) -> Self {
+        Arc::make_mut(&mut self.inner).detour = Some(mesh);
+        self
+    }
+
+    /// Where calls go when (and only when) the operator has set `SIDESTEP_MODE=direct`:
+    /// `http://host[:port]` (plaintext) or `https://host[:port]` (TLS by the platform's roots, to
+    /// that host), spread over all addresses of the host in turn. The undo of meshing: no
+    /// routing, mutual TLS or other rule of the mesh applies then.
+    ///
+    /// Never taken by itself: without that variable this only checks the URL, and a failing mesh
+    /// fails its calls. Taken, it is logged as a warning, once for each channel, and shown by the
+    /// metric `sidestep.channel.direct`. Say it first, as its result has other options unset.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), sidestep::BuildError> {
+    /// let mesh = sidestep::Mesh::from_env()?;
+    /// let channel = mesh
+    ///     .channel("xds:///greeter")?
+    ///     .or_direct("http://greeter:50051")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `url` is neither form, in whatever mode: an undo that does not work is no undo.
+    pub fn or_direct(self, url: &str) -> Result<Self, BuildError> {
+        let direct = DirectTarget::parse_url(url).map_err(|error| BuildError::Target {
+            target: url.to_owned(),
+            reason: error.reason.to_owned(),
+        })?;
+        match &self.inner.detour {
+            None => Ok(self),
+            Some(mesh) => mesh.detour(self.inner.target.name(), url, direct),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::balancer::{
 };
 use crate::explain::words;
 use crate::inspect;
+use crate::resolver::Transport;
 use crate::security::{CertificateProviders, ClientTls};
 use crate::snapshot::{self, ClusterId, Published, Slot};
 
@@ -83,7 +84,7 @@ impl Cluster {
             given_up: None,
             settled: false,
             policy: None,
-            security: None,
+            security: Security::Unsaid,
             roster: Roster::default(),
             endpoints: BTreeMap::new(),
             retired: Vec::new(),
@@ -309,7 +310,7 @@ impl Cluster {
     fn apply(&mut self, cx: &mut Context<'_>, config: &ClusterConfig) -> Result<(), Failure> {
         let cluster = &config.cluster;
         self.shared.breaker().set_max(cluster.max_requests);
-        self.secure(cx, cluster.tls.as_ref())?;
+        self.secure(cx, cluster.tls.as_ref(), config.transport)?;
         let (update, error) = match &config.endpoints {
             Ok(assignment) => (self.roster.update(assignment), None),
             Err(failure) => (self.roster.clear(), Some(failure.clone())),
@@ -375,15 +376,29 @@ impl Cluster {
         self.act(cx, actions);
     }
 
-    fn secure(&mut self, cx: &mut Context<'_>, tls: Option<&UpstreamTls>) -> Result<(), Failure> {
-        if self.security.as_ref().map(|tls| tls.key()) == tls {
-            return Ok(());
-        }
-        self.security = match tls {
-            None => None,
-            Some(tls) => Some(Arc::new(ClientTls::new(tls, cx.providers).map_err(
-                |error| Failure(format!("cluster {:?}: {error}", self.shared.name()).into()),
-            )?)),
+    fn secure(
+        &mut self,
+        cx: &mut Context<'_>,
+        tls: Option<&UpstreamTls>,
+        transport: Transport,
+    ) -> Result<(), Failure> {
+        self.security = match (&self.security, tls, transport) {
+            (Security::Unsaid, None, Transport::Unsaid) => return Ok(()),
+            // A target without a control plane never changes its mind.
+            (Security::Plaintext, _, Transport::Plaintext)
+            | (Security::Tls(_), _, Transport::Tls) => return Ok(()),
+            (Security::Tls(current), Some(tls), Transport::Unsaid) if current.key() == tls => {
+                return Ok(());
+            }
+            (_, Some(tls), Transport::Unsaid) => {
+                let made = ClientTls::new(tls, cx.providers);
+                Security::Tls(Arc::new(made.map_err(|error| {
+                    Failure(format!("cluster {:?}: {error}", self.shared.name()).into())
+                })?))
+            }
+            (_, None, Transport::Unsaid) => Security::Unsaid,
+            (_, _, Transport::Plaintext) => Security::Plaintext,
+            (_, _, Transport::Tls) => Security::Tls(Arc::new(ClientTls::for_host())),
         };
         let ids: Vec<_> = self.endpoints.keys().copied().collect();
         for id in ids {
@@ -399,7 +414,7 @@ impl Cluster {
         for id in removed {
             self.retired.extend(self.endpoints.remove(&id));
         }
-        self.security = None;
+        self.security = Security::Unsaid;
         let picker = Arc::new(Failing(failure.clone()));
         self.decide(now, Connectivity::TransientFailure(failure), picker);
     }

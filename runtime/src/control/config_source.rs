@@ -7,7 +7,7 @@ use std::time::Instant;
 use sidestep_proto::ads::{
     ClientConfig, ClientStream, Event, Known, Output, ResourceError, ServerFeatures, ServerInfo,
 };
-use sidestep_proto::bootstrap::Server;
+use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
@@ -17,7 +17,9 @@ use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
 use super::{Config, WeakInbox};
 use crate::inspect;
-use crate::source::ads::{Dial, Link, LinkId, Said};
+use crate::source::Link;
+use crate::source::ads::{self, Dial, LinkId, Said};
+use crate::source::static_::{self, StaticResources};
 
 /// gRPC's code in a control plane's `resource_errors`.
 const NOT_FOUND: i32 = 5;
@@ -27,6 +29,8 @@ pub(super) struct ConfigSource {
     inbox: WeakInbox,
     servers: Vec<Server>,
     dial: Dial,
+    /// What takes the control plane's place, until the machine asks for it.
+    static_resources: Option<StaticResources>,
     machine: ClientStream,
     link: Option<Link>,
     links: u64,
@@ -63,12 +67,16 @@ impl ConfigSource {
     /// `None` without a bootstrap.
     pub(super) fn new(config: &Config, inbox: WeakInbox, now: Instant) -> Option<Self> {
         let bootstrap = config.bootstrap.as_ref()?;
-        let servers = bootstrap.servers.clone();
+        let static_resources = config.static_resources.clone();
+        let (servers, variant) = match &static_resources {
+            None => (bootstrap.servers.clone(), config.variant),
+            Some(_) => (vec![no_server()], static_::Link::VARIANT),
+        };
         let providers = config.providers.names().map(str::to_owned).collect();
         let node = bootstrap.wire_node(env!("CARGO_PKG_VERSION"));
         let machine = ClientStream::new(
             ClientConfig {
-                variant: config.variant,
+                variant,
                 node: node.clone(),
                 context: codec::Context {
                     certificate_providers: Some(providers),
@@ -82,9 +90,10 @@ impl ConfigSource {
         let first = servers.first().map_or("", |server| &server.uri);
         Some(Self {
             inbox,
+            static_resources,
             dial: Dial {
                 connector: config.connector.clone(),
-                variant: config.variant,
+                variant,
                 max_response_bytes: config.max_response_bytes,
                 connect_timeout: config.timers.connect_timeout,
             },
@@ -168,7 +177,10 @@ impl ConfigSource {
 
     /// Hears from a link.
     pub(super) fn heard(&mut self, now: Instant, link: LinkId, said: Said) {
-        if self.link.as_ref().is_none_or(|current| current.id != link) {
+        let Some(Link::Ads(current)) = &self.link else {
+            return;
+        };
+        if current.id != link {
             return;
         }
         match said {
@@ -179,7 +191,18 @@ impl ConfigSource {
                 self.machine.handle_closed(now, &reason);
             }
         }
-        self.drive();
+        self.drive(now);
+    }
+
+    /// The resources in the process are these from now on.
+    pub(super) fn replace(&mut self, now: Instant, resources: StaticResources) {
+        match &mut self.link {
+            Some(Link::Static(link)) => link.replace(now, resources),
+            // Nothing was asked for yet.
+            None if self.static_resources.is_some() => self.static_resources = Some(resources),
+            _ => return,
+        }
+        self.drive(now);
     }
 
     /// Wants these.
@@ -188,7 +211,7 @@ impl ConfigSource {
             self.machine.subscribe(now, key.0, &key.1);
             self.cache.expect(key);
         }
-        self.drive();
+        self.drive(now);
     }
 
     /// Does not want these any more.
@@ -197,7 +220,7 @@ impl ConfigSource {
             self.machine.unsubscribe(now, key.0, &key.1);
             self.cache.forget(&key);
         }
-        self.drive();
+        self.drive(now);
     }
 
     /// When [`ConfigSource::handle_timeout`] wants to be called.
@@ -209,30 +232,46 @@ impl ConfigSource {
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             self.machine.handle_timeout(now);
-            self.drive();
+            self.drive(now);
         }
     }
 
-    fn drive(&mut self) {
-        while let Some(output) = self.machine.poll_output() {
-            match output {
-                Output::Connect { server } => self.connect(server),
-                Output::Send(request) => {
-                    if let Some(link) = &self.link {
-                        link.send(request);
+    fn drive(&mut self, now: Instant) {
+        loop {
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    Output::Connect { server } => self.connect(now, server),
+                    Output::Send(request) => {
+                        if let Some(link) = &mut self.link {
+                            link.send(now, request);
+                        }
                     }
+                    Output::Event(event) => self.take(event),
                 }
-                Output::Event(event) => self.take(event),
             }
+            // The answers of a source in the process are there already.
+            let Some(Link::Static(link)) = &mut self.link else {
+                return;
+            };
+            let Some(response) = link.poll() else {
+                return;
+            };
+            self.machine.handle_response(now, response);
         }
     }
 
-    fn connect(&mut self, server: usize) {
+    fn connect(&mut self, now: Instant, server: usize) {
+        if let Some(resources) = &mut self.static_resources {
+            let resources = std::mem::take(resources);
+            self.link = Some(Link::Static(static_::Link::new(resources)));
+            return self.machine.handle_connected(now);
+        }
         self.links += 1;
         let (inbox, id) = (self.inbox.clone(), LinkId(self.links));
         let server = self.servers[server].clone();
         // The link before ends here.
-        self.link = Some(Link::open(inbox, id, server, self.dial.clone()));
+        let link = ads::Link::open(inbox, id, server, self.dial.clone());
+        self.link = Some(Link::Ads(link));
     }
 
     fn take(&mut self, event: Event) {
@@ -349,6 +388,15 @@ impl ConfigSource {
             }
             Event::Resource(_) => {}
         }
+    }
+}
+
+/// Stands where a control plane would, for the machine and in texts.
+fn no_server() -> Server {
+    Server {
+        uri: static_::NAME.to_owned(),
+        credentials: Credentials::Insecure,
+        features: ServerFeatures::default(),
     }
 }
 

@@ -21,6 +21,7 @@ use sidestep_proto::resource::{
 
 use super::resource_cache::{Key, Lookup, ResourceCache};
 use crate::balancer::Failure;
+use crate::resolver::Transport;
 use crate::routing;
 
 /// Names that a configuration rests on.
@@ -71,6 +72,8 @@ pub(super) struct ClusterConfig {
     pub(super) cluster: Arc<Cluster>,
     /// Its endpoints, or why there are none.
     pub(super) endpoints: Result<Arc<EndpointAssignment>, Failure>,
+    /// What a target without a control plane says of security, which is not in the cluster.
+    pub(super) transport: Transport,
 }
 
 /// A server's listener and the routes of its chains, the default chain's last.
@@ -143,6 +146,7 @@ pub(super) fn cluster_config(
         Resolution::Ready(ClusterConfig {
             cluster: cluster.clone(),
             endpoints,
+            transport: Transport::Unsaid,
         })
     })
 }

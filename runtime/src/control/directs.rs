@@ -16,7 +16,7 @@ use super::dependency::{ClusterConfig, Resolution};
 use super::{Input, Timers, WeakInbox};
 use crate::balancer::Failure;
 use crate::inspect;
-use crate::resolver::{self, DirectTarget, Place};
+use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
 
@@ -201,7 +201,11 @@ impl Directs {
 
     fn open(&mut self, cx: &mut Context<'_>, direct: &DirectTarget) -> Watch {
         let policy = direct.lb_policy;
-        let name: Arc<str> = format!("{direct} by {policy:?}").into();
+        let transport = direct.transport;
+        let name: Arc<str> = match transport {
+            Transport::Unsaid => format!("{direct} by {policy:?}").into(),
+            _ => format!("{direct} by {policy:?} over {transport:?}").into(),
+        };
         self.clusters.ensure(&name);
         let lookup = match &direct.place {
             Place::Addresses(addresses) => {
@@ -290,6 +294,7 @@ fn config(
             max_requests: u32::MAX,
         }),
         endpoints,
+        transport: direct.transport,
     })
 }
 

@@ -29,8 +29,24 @@ pub(super) struct Dialer {
     pub(super) attempts: u64,
 }
 
-/// How the endpoints of a cluster are secured: `None` where the control plane says nothing.
-pub(super) type Security = Option<Arc<ClientTls>>;
+/// How the endpoints of a cluster are secured.
+pub(super) enum Security {
+    /// The control plane says nothing of it.
+    Unsaid,
+    /// Plaintext to any peer: asked for by the program and by the operator.
+    Plaintext,
+    /// TLS.
+    Tls(Arc<ClientTls>),
+}
+
+impl Security {
+    fn tls(&self) -> Option<Arc<ClientTls>> {
+        match self {
+            Self::Tls(tls) => Some(tls.clone()),
+            Self::Unsaid | Self::Plaintext => None,
+        }
+    }
+}
 
 /// The surroundings of one step.
 pub(super) struct Step<'a> {
@@ -240,7 +256,7 @@ impl Endpoint {
         };
         let target = ConnectTarget {
             addresses,
-            tls: step.security.clone(),
+            tls: step.security.tls(),
             server_name: self.key.hostname.to_string(),
             options: step.dialer.http2.clone(),
         };
@@ -257,7 +273,8 @@ impl Endpoint {
     /// stays on this machine, unless the builder allowed all.
     fn addresses(&self, step: &Step<'_>) -> Result<Vec<Address>, Failure> {
         let all = self.key.addresses.iter();
-        if step.security.is_some() || step.dialer.plaintext == PlaintextPolicy::Always {
+        let unsaid = matches!(step.security, Security::Unsaid);
+        if !unsaid || step.dialer.plaintext == PlaintextPolicy::Always {
             return Ok(all.cloned().collect());
         }
         let local: Vec<_> = all.filter(|address| is_local(address)).cloned().collect();

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, watch};
 
 use super::{Asker, Config, Inbox, Input, ServerState, Task};
+use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
-use crate::snapshot::Target;
+use crate::snapshot::{Target, TargetState};
+use crate::source::static_::StaticResources;
 
 /// Talks to the control task. Cheap to clone.
 ///
@@ -58,6 +60,14 @@ impl Handle {
         target
     }
 
+    /// A target that will never lead anywhere: its calls fail with `reason`.
+    #[must_use]
+    pub(crate) fn nowhere(&self, name: &str, reason: &str) -> Arc<Target> {
+        let target = Target::new(name, Some(self.clone()));
+        target.publish(Arc::new(TargetState::Ended(Failure(reason.into()))));
+        Arc::new(target)
+    }
+
     /// Watches a listener name for a server, until the receiver is dropped. Keep a handle for as
     /// long as the server runs: the receiver alone does not keep the task.
     #[must_use]
@@ -69,6 +79,13 @@ impl Handle {
         });
         self.start();
         receiver
+    }
+
+    /// Replaces the resources in the process, whole. Nothing happens in a process that has a control
+    /// plane instead.
+    pub fn replace(&self, resources: StaticResources) {
+        self.send(Input::Replaced(resources));
+        self.start();
     }
 
     /// Starts the task if a runtime is current and it has not started.

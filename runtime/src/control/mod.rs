@@ -40,6 +40,7 @@ use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
 use crate::snapshot::{ClusterId, Slot, Target, TargetState};
 use crate::source::ads::{LinkId, Said};
+use crate::source::static_::StaticResources;
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 
@@ -111,6 +112,8 @@ pub(crate) enum Input {
     },
     /// Somebody asks about the state.
     Ask(Question),
+    /// The resources in the process were replaced.
+    Replaced(StaticResources),
     /// A direct target's name was looked up.
     Found {
         /// Which.
@@ -190,6 +193,8 @@ pub enum RoutesState {
 pub struct Config {
     /// Where configuration comes from. `None`: direct targets only.
     pub bootstrap: Option<Bootstrap>,
+    /// Resources in the process, which take the place of the bootstrap's control planes.
+    pub static_resources: Option<StaticResources>,
     /// Which form of ADS is spoken.
     pub variant: Variant,
     /// What happens where the control plane gives no transport security.
@@ -212,6 +217,7 @@ impl Config {
     pub fn new(bootstrap: Option<Bootstrap>, providers: CertificateProviders) -> Self {
         Self {
             bootstrap,
+            static_resources: None,
             variant: Variant::StateOfTheWorld,
             plaintext: PlaintextPolicy::default(),
             providers,

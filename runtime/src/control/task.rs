@@ -161,6 +161,11 @@ impl Task {
                 }
             }
             Input::Ask(question) => self.answer(now, question),
+            Input::Replaced(resources) => {
+                if let Some(source) = &mut self.source {
+                    source.replace(now, resources);
+                }
+            }
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
     }

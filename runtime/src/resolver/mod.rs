@@ -18,7 +18,21 @@ pub struct DirectTarget {
     pub place: Place,
     /// How calls are spread over the addresses. gRPC's default is pick-first.
     pub lb_policy: LbPolicy,
+    /// How the connection is secured.
+    pub transport: Transport,
     authority: String,
+}
+
+/// How connections to a target without a control plane are secured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// Nothing is said: plaintext, and only where the builder's policy allows it.
+    #[default]
+    Unsaid,
+    /// Plaintext in so many words (`http://` of an `or_direct`), to any peer.
+    Plaintext,
+    /// TLS to the host that is named, by the platform's roots (`https://` of an `or_direct`).
+    Tls,
 }
 
 /// Where a direct target leads.
@@ -40,6 +54,13 @@ impl DirectTarget {
     #[must_use]
     pub fn with_policy(mut self, lb_policy: LbPolicy) -> Self {
         self.lb_policy = lb_policy;
+        self
+    }
+
+    /// Secures the connection in another way.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
         self
     }
 

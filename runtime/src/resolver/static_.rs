@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use sidestep_proto::resource::{Address, LbPolicy};
 
-use super::{DirectTarget, Place};
+use super::{DirectTarget, Place, Transport};
 
 /// Used where a target names no port, as gRPC does.
 const DEFAULT_PORT: u16 = 443;
@@ -35,6 +35,34 @@ impl DirectTarget {
             authority: authority(target, &place),
             place,
             lb_policy: LbPolicy::PickFirst { shuffle: false },
+            transport: Transport::Unsaid,
+        })
+    }
+
+    /// Reads what a channel falls back to: `http://host[:port]` (plaintext, port 80) or
+    /// `https://host[:port]` (TLS, port 443), without a path. All addresses of the host are used
+    /// in turn.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn parse_url(url: &str) -> Result<Self, TargetError> {
+        let bad = |reason| TargetError {
+            target: url.into(),
+            reason,
+        };
+        let (transport, rest, port) =
+            match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+                (Some(rest), _) => (Transport::Plaintext, rest, 80),
+                (_, Some(rest)) => (Transport::Tls, rest, DEFAULT_PORT),
+                _ => return Err(bad("expected http://host:port or https://host:port")),
+            };
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let place = name(rest, port).map_err(bad)?;
+        Ok(Self {
+            authority: rest.to_owned(),
+            place,
+            lb_policy: LbPolicy::RoundRobin,
+            transport,
         })
     }
 }

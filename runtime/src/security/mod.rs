@@ -10,6 +10,7 @@
 //! match is an error of the handshake (gRFC A29).
 
 mod ads;
+mod host;
 mod peer;
 pub mod provider;
 mod san;

@@ -32,6 +32,7 @@ mod accept;
 mod admission;
 mod connect_info;
 mod connection;
+mod direct;
 mod drain;
 mod filter_chain;
 mod first_bytes;
@@ -54,6 +55,8 @@ pub use connect_info::ConnectInfo;
 pub use incoming::{Accepted, Incoming};
 pub use serving::{ServerMode, ServerSource, Subscribe};
 pub use stats::{Refusal, ServerStats};
+
+use crate::Mode;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -87,6 +90,15 @@ pub enum ServerError {
         address: Address,
         /// What is missing.
         source: BoxError,
+    },
+    /// The operator set `SIDESTEP_MODE=direct`, and the program does not allow plaintext then.
+    #[error(
+        "{address}: SIDESTEP_MODE=direct takes the mesh's security away, and this server does not \
+         serve without it; Server::or_direct_plaintext() allows it"
+    )]
+    Direct {
+        /// The real address.
+        address: Address,
     },
 }
 
@@ -133,6 +145,7 @@ pub struct Server<L = Identity> {
     routes: Routes,
     layer: L,
     options: ServerOptions,
+    direct_plaintext: bool,
     on_mode: Option<OnMode>,
     stats: Arc<ServerStats>,
 }
@@ -146,6 +159,7 @@ impl Server {
             routes: Routes::default(),
             layer: Identity::new(),
             options: ServerOptions::default(),
+            direct_plaintext: false,
             on_mode: None,
             stats: Arc::default(),
         }
@@ -184,6 +198,7 @@ impl<L> Server<L> {
             routes: self.routes,
             layer: Stack::new(layer, self.layer),
             options: self.options,
+            direct_plaintext: self.direct_plaintext,
             on_mode: self.on_mode,
             stats: self.stats,
         }
@@ -200,6 +215,15 @@ impl<L> Server<L> {
     /// an error there never ends in plaintext.
     pub fn plaintext_where_unsecured(mut self) -> Self {
         self.source.plaintext_where_unsecured = true;
+        self
+    }
+
+    /// Serves in plaintext, to everybody who can connect, when (and only when) the operator has
+    /// set `SIDESTEP_MODE=direct`: there is no Listener then, so no mutual TLS and no rule of the
+    /// mesh. Logged as a warning. Without this word such a server does not start
+    /// ([`ServerError::Direct`]): security never fails open by itself.
+    pub fn or_direct_plaintext(mut self) -> Self {
+        self.direct_plaintext = true;
         self
     }
 
@@ -287,8 +311,20 @@ impl<L> BoundServer<L> {
 
     #[allow(clippy::type_complexity, reason = "taken apart at once, in this file")]
     fn open(self) -> Result<((Gate, Bound, Arc<Shared>), (Routes, L)), ServerError> {
-        let Self { bound, server } = self;
+        let Self { bound, mut server } = self;
         let address = bound.address().clone();
+        if server.source.mode == Mode::Direct {
+            if !server.direct_plaintext {
+                return Err(ServerError::Direct { address });
+            }
+            tracing::warn!(
+                target: "sidestep::server",
+                %address,
+                "SIDESTEP_MODE=direct: serving in plaintext, without the mesh"
+            );
+            server.source.subscribe = Arc::new(|address| Ok(direct::plaintext(address)));
+            server.source.plaintext_where_unsecured = true;
+        }
         let gate = Gate::open(address.clone(), server.source, server.on_mode)
             .map_err(|source| ServerError::Listener { address, source })?;
         let shared = Shared {

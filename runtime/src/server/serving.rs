@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
 use super::{BoxError, filter_chain};
+use crate::Mode;
 use crate::control::{ChainRoutes, ServerConfig, ServerState};
 use crate::security::{CertificateProviders, ServerTls};
 
@@ -52,6 +53,8 @@ pub struct ServerSource {
     /// Whether connections from other hosts may be plaintext where xDS configures no TLS.
     /// Loopback and Unix sockets always may.
     pub plaintext_where_unsecured: bool,
+    /// Whether the operator sent the process around the mesh; `subscribe` is not called then.
+    pub mode: Mode,
 }
 
 impl fmt::Debug for ServerSource {

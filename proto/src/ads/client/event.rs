@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ads::Request;
+use crate::code::{self, Code};
 use crate::codec::{Ignored, InvalidResource};
 use crate::resource::{Resource, ResourceType};
 
@@ -133,16 +134,31 @@ impl ResourceError {
     }
 }
 
+impl ResourceError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid(invalid) => invalid.code(),
+            Self::Deleted => code::RESOURCE_DELETED,
+            Self::DoesNotExist => code::RESOURCE_NOT_FOUND,
+            Self::Refused { .. } => code::RESOURCE_REFUSED,
+            Self::TimedOut => code::RESOURCE_TIMED_OUT,
+        }
+    }
+}
+
 impl fmt::Display for ResourceError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(invalid) => invalid.fmt(f),
-            Self::Deleted => f.write_str("was removed by the control plane"),
-            Self::DoesNotExist => f.write_str("does not exist"),
+            Self::Invalid(invalid) => return invalid.fmt(f),
+            Self::Deleted => f.write_str("was removed by the control plane")?,
+            Self::DoesNotExist => f.write_str("does not exist")?,
             Self::Refused { code, message } => {
-                write!(f, "refused by the control plane: {message} (code {code})")
+                write!(f, "refused by the control plane: {message} (code {code})")?;
             }
-            Self::TimedOut => f.write_str("the control plane did not answer in time"),
+            Self::TimedOut => f.write_str("the control plane did not answer in time")?,
         }
+        write!(f, " [{}]", self.code())
     }
 }

@@ -119,6 +119,7 @@ pub(super) fn source(
         subscribe: Arc::new(move |_| Ok(states.subscribe())),
         providers: Arc::new(providers),
         plaintext_where_unsecured: false,
+        mode: crate::Mode::Mesh,
     }
 }
 

@@ -1,0 +1,96 @@
+//! The service over tonic and rustls alone.
+//!
+//! `footprint-plain serve COUNT` serves COUNT loopback addresses in plaintext, the same port on
+//! each, prints the port, and ends with its standard input. `footprint-plain call PORT COUNT` holds
+//! that many channels and calls each once. With `TLS_CA`, `TLS_CERT` and `TLS_KEY` it does so over
+//! mutual TLS.
+
+#[path = "../../greeter.rs"]
+mod greeter;
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+
+use greeter::Greeting;
+use greeter::hello::HelloRequest;
+use greeter::hello::greeter_client::GreeterClient;
+use greeter::hello::greeter_server::GreeterServer;
+use tokio::io::AsyncReadExt as _;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{
+    Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig,
+};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+#[tokio::main]
+async fn main() -> Outcome<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let _held = match arguments.as_slice() {
+        ["serve", count] => {
+            serve(count.parse()?).await?;
+            Vec::new()
+        }
+        ["call", port, count] => call(port.parse()?, count.parse()?).await?,
+        _ => return Err("usage: footprint-plain serve COUNT | call PORT COUNT".into()),
+    };
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    Ok(())
+}
+
+/// The `number`th of the loopback addresses.
+fn address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + number)
+}
+
+async fn serve(count: u32) -> Outcome<()> {
+    let first = TcpIncoming::bind((address(0), 0).into())?;
+    let port = first.local_addr()?.port();
+    let mut all = vec![first];
+    for number in 1..count {
+        all.push(TcpIncoming::bind((address(number), port).into())?);
+    }
+    for incoming in all {
+        let mut server = Server::builder();
+        if let Some((ca, identity)) = certificates()? {
+            let tls = ServerTlsConfig::new().identity(identity).client_ca_root(ca);
+            server = server.tls_config(tls)?;
+        }
+        let server = server.add_service(GreeterServer::new(Greeting));
+        tokio::spawn(server.serve_with_incoming(incoming));
+    }
+    println!("{port}");
+    Ok(())
+}
+
+async fn call(port: u16, count: u32) -> Outcome<Vec<GreeterClient<Channel>>> {
+    let mut held = Vec::new();
+    let mut answered = 0;
+    for number in 0..count {
+        let uri = format!("http://{}:{port}", address(number));
+        let mut endpoint = Endpoint::from_shared(uri)?;
+        if let Some((ca, identity)) = certificates()? {
+            let tls = ClientTlsConfig::new().identity(identity).ca_certificate(ca);
+            endpoint = endpoint.tls_config(tls)?;
+        }
+        let mut greeter = GreeterClient::new(endpoint.connect_lazy());
+        let name = "plain".to_owned();
+        answered += u32::from(greeter.say_hello(HelloRequest { name }).await.is_ok());
+        held.push(greeter);
+    }
+    println!("{answered}");
+    Ok(held)
+}
+
+fn certificates() -> Outcome<Option<(Certificate, Identity)>> {
+    let Ok(ca) = std::env::var("TLS_CA") else {
+        return Ok(None);
+    };
+    let read = |name| -> Outcome<String> { Ok(std::fs::read_to_string(std::env::var(name)?)?) };
+    let identity = Identity::from_pem(read("TLS_CERT")?, read("TLS_KEY")?);
+    Ok(Some((
+        Certificate::from_pem(std::fs::read_to_string(ca)?),
+        identity,
+    )))
+}
