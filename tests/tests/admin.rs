@@ -30,7 +30,7 @@ use tonic::client::Grpc;
 struct World {
     fixture: Fixture,
     backend: Backend,
-    servers: Mesh,
+    _servers: Mesh,
     web: Mesh,
     client: TestServiceClient<sidestep::Channel>,
     admin: String,
@@ -51,7 +51,7 @@ impl World {
         Self {
             fixture,
             backend,
-            servers,
+            _servers: servers,
             web,
             client,
             admin,
@@ -476,7 +476,7 @@ async fn calls_in_flight_are_counted_by_cluster_and_endpoint() {
 
 #[tokio::test]
 async fn a_process_explains_where_a_call_would_go() {
-    let rules = "routes:\n  - name: beta\n    match: {headers: {x-beta: \"1\"}}\n";
+    let rules = "routes:\n  - name: beta\n    match: {headers: {x-beta: \"1\"}}\n  - name: rest\n";
     let world = World::start(rules).await;
     let text = get(&world.admin, "/explain?target=xds:///greeter&path=/a.B/C").await;
     assert_eq!(text.status, 200, "{text:?}");
