@@ -28,6 +28,7 @@ pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod subchannel;
+pub mod telemetry;
 
 pub use admin::AdminError;
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
@@ -36,3 +37,4 @@ pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
 pub use source::static_::StaticResources;
+pub use telemetry::{Telemetry, TelemetryOptions};

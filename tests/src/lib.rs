@@ -15,6 +15,7 @@ pub mod testing {
 
 pub mod admin;
 pub mod client;
+pub mod events;
 pub mod fixture;
 pub mod flags;
 pub mod load;

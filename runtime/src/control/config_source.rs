@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Known, Output, ResourceError, ServerFeatures, ServerInfo,
+    ClientConfig, ClientStream, Event, Known, Output, ServerFeatures, ServerInfo,
 };
 use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
@@ -15,14 +15,11 @@ use sidestep_proto::wire::core::Node;
 use super::dependency::{self, Origin};
 use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
-use super::{Config, WeakInbox};
+use super::{Config, WeakInbox, events};
 use crate::inspect;
 use crate::source::Link;
 use crate::source::ads::{self, Dial, LinkId, Said};
 use crate::source::static_::{self, StaticResources};
-
-/// gRPC's code in a control plane's `resource_errors`.
-const NOT_FOUND: i32 = 5;
 
 /// One process's view of its control plane.
 pub(super) struct ConfigSource {
@@ -39,6 +36,8 @@ pub(super) struct ConfigSource {
     unreachable: Option<String>,
     node: Node,
     stream: Stream,
+    /// The version of the last good response that routes rest on.
+    revision: Arc<str>,
     changes: Changes,
 }
 
@@ -109,6 +108,7 @@ impl ConfigSource {
             unreachable: None,
             node,
             stream: Stream::default(),
+            revision: "".into(),
             changes: Changes::default(),
         })
     }
@@ -121,6 +121,11 @@ impl ConfigSource {
     /// Ends every failure's text.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// The control plane's version of what routes rest on, for people.
+    pub(super) fn revision(&self) -> &Arc<str> {
+        &self.revision
     }
 
     /// Why no control plane can be asked, if so.
@@ -275,7 +280,7 @@ impl ConfigSource {
     }
 
     fn take(&mut self, event: Event) {
-        self.trace(&event);
+        events::tell(&event, &self.servers, &self.origin);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
@@ -297,6 +302,10 @@ impl ConfigSource {
                 self.unreachable = Some(reason.clone());
                 self.changes.routes = true;
             }
+            Event::Accepted {
+                resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
+                version,
+            } => self.revision = version.as_str().into(),
             _ => {}
         }
         let Some((resource_type, name)) = self.cache.apply(event) else {
@@ -310,83 +319,6 @@ impl ConfigSource {
             ResourceType::EndpointAssignment => {
                 self.changes.assignments.insert(name);
             }
-        }
-    }
-
-    fn trace(&self, event: &Event) {
-        match event {
-            Event::StreamUp { server } => {
-                let server = &*self.servers[*server].uri;
-                tracing::info!(target: "sidestep::ads", server, "stream up");
-            }
-            Event::StreamDown {
-                server,
-                reason,
-                had_response,
-            } => {
-                let server = &*self.servers[*server].uri;
-                if *had_response {
-                    tracing::info!(target: "sidestep::ads", server, reason, "stream down");
-                } else {
-                    tracing::warn!(target: "sidestep::ads", server, reason, "no stream");
-                }
-            }
-            Event::Unreachable { reason } => {
-                tracing::warn!(target: "sidestep::ads", reason, "no control plane can be reached");
-            }
-            Event::Accepted {
-                resource_type,
-                version,
-            } => tracing::debug!(target: "sidestep::ads", %resource_type, version, "ACK"),
-            Event::Rejected {
-                resource_type,
-                version,
-                detail,
-            } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
-            // What leaves the mesh is told so by the control plane before we have let go of it.
-            Event::Error {
-                resource_type,
-                name,
-                error:
-                    error @ (ResourceError::Deleted
-                    | ResourceError::Refused {
-                        code: NOT_FOUND, ..
-                    }),
-                cached: true,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, %error, "resource is gone; its last good version stays in use"
-            ),
-            Event::Error {
-                resource_type,
-                name,
-                error,
-                cached,
-            } => tracing::warn!(
-                target: "sidestep::config",
-                %resource_type, name, %error, last_good_stays = cached, "bad resource"
-            ),
-            Event::Cleared {
-                resource_type,
-                name,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, "resource is good again"
-            ),
-            Event::Ignored {
-                resource_type,
-                name,
-                fields,
-            } => {
-                for field in fields {
-                    let (path, note) = (&*field.path, field.note);
-                    tracing::warn!(
-                        target: "sidestep::config",
-                        %resource_type, name, path, note, "field ignored"
-                    );
-                }
-            }
-            Event::Resource(_) => {}
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::inspect;
 use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
+use crate::telemetry::Telemetry;
 
 /// All direct targets that channels watch.
 pub(super) struct Directs {
@@ -48,10 +49,10 @@ enum Lookup {
 }
 
 impl Directs {
-    pub(super) fn new(inbox: WeakInbox, timers: Timers) -> Self {
+    pub(super) fn new(inbox: WeakInbox, timers: Timers, telemetry: Arc<Telemetry>) -> Self {
         Self {
             // The upper half of the ids: the lower one is the control plane's clusters'.
-            clusters: Clusters::new(inbox.clone(), 1 << 63),
+            clusters: Clusters::new(inbox.clone(), telemetry, 1 << 63),
             inbox,
             timers,
             watches: HashMap::new(),
