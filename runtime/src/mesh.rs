@@ -238,7 +238,8 @@ impl Mesh {
     /// Opens the admin endpoint on a loopback address (port 0 picks one) or a Unix socket, and
     /// returns the real address: `curl` it for an index. Read-only; whoever can reach it sees the
     /// whole configuration, but no keys. It is closed when the last handle, channel and server of
-    /// this mesh is gone, and holds up nothing.
+    /// this mesh is gone, and holds up nothing. Turns [telemetry](Mesh::telemetry) on, for
+    /// `/metrics`.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -252,7 +253,7 @@ impl Mesh {
     /// The address is none, can be reached from elsewhere, or cannot be bound; or no tokio runtime
     /// is current.
     pub fn admin(&self, address: &str) -> Result<Address, AdminError> {
-        admin::open(address, Reach::Loopback, self.inner.control.asker())
+        self.open_admin(address, Reach::Loopback)
     }
 
     /// [`Mesh::admin`] on any address, such as `0.0.0.0:9901` for a Prometheus elsewhere. There is
@@ -261,7 +262,14 @@ impl Mesh {
     /// # Errors
     /// As for [`Mesh::admin`].
     pub fn admin_beyond_loopback(&self, address: &str) -> Result<Address, AdminError> {
-        admin::open(address, Reach::Anyone, self.inner.control.asker())
+        self.open_admin(address, Reach::Anyone)
+    }
+
+    fn open_admin(&self, address: &str, reach: Reach) -> Result<Address, AdminError> {
+        let telemetry = &self.inner.telemetry;
+        let real = admin::open(address, reach, self.inner.control.asker(), telemetry)?;
+        telemetry.turn_on();
+        Ok(real)
     }
 
     /// Each cluster in use and the state of each of its endpoints: what the admin endpoint's

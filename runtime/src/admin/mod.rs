@@ -18,16 +18,20 @@ mod config_dump;
 mod csds;
 mod explain;
 mod index;
+mod metrics;
 mod page;
 mod ready;
 mod server;
 mod server_info;
 mod timestamp;
 
+use std::sync::Arc;
+
 use sidestep_proto::resource::Address;
 
 use crate::control::{Asker, Question};
 use crate::server::Bound;
+use crate::telemetry::Telemetry;
 use page::Page;
 
 pub use csds::SERVICE as CSDS_SERVICE;
@@ -40,6 +44,8 @@ const PAGES: &[&Page] = &[
     &server_info::PAGE,
     &config_dump::PAGE,
     &clusters::PAGE,
+    &metrics::PAGE,
+    &metrics::ENVOYS_NAME,
     &explain::PAGE,
 ];
 
@@ -80,7 +86,12 @@ pub(crate) enum Reach {
 }
 
 /// Opens the endpoint; it is closed when the task that `asker` asks has ended.
-pub(crate) fn open(address: &str, reach: Reach, asker: Asker) -> Result<Address, AdminError> {
+pub(crate) fn open(
+    address: &str,
+    reach: Reach,
+    asker: Asker,
+    telemetry: &Arc<Telemetry>,
+) -> Result<Address, AdminError> {
     let runtime =
         tokio::runtime::Handle::try_current().map_err(|_not_there| AdminError::NoRuntime)?;
     let address = crate::server::parse_address(address)
@@ -95,7 +106,7 @@ pub(crate) fn open(address: &str, reach: Reach, asker: Asker) -> Result<Address,
     let bound = Bound::bind(&address).map_err(failed)?;
     let real = bound.address().clone();
     let sockets = bound.listen().map_err(failed)?;
-    let context = page::Context::new(asker.clone());
+    let context = page::Context::new(asker.clone(), telemetry.clone());
     let checks_host = reach == Reach::Loopback && matches!(real, Address::Tcp(_));
     let serving = server::serve(sockets, context, checks_host);
     runtime.spawn(async move {

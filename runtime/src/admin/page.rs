@@ -9,6 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 use crate::control::{Asker, Question};
+use crate::telemetry::Telemetry;
 
 /// A page.
 pub(super) struct Page {
@@ -28,14 +29,16 @@ pub(super) const FORMAT: (&str, &str) = ("format", "json, or text");
 /// What pages answer from.
 pub(super) struct Context {
     asker: Asker,
+    pub(super) telemetry: Arc<Telemetry>,
     /// When the endpoint was opened, which is about when the process began.
     pub(super) opened: Instant,
 }
 
 impl Context {
-    pub(super) fn new(asker: Asker) -> Arc<Self> {
+    pub(super) fn new(asker: Asker, telemetry: Arc<Telemetry>) -> Arc<Self> {
         Arc::new(Self {
             asker,
+            telemetry,
             opened: Instant::now(),
         })
     }

@@ -15,6 +15,7 @@ use sidestep_proto::wire::core::Node;
 use super::dependency::{self, Origin};
 use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
+use super::xds_metrics::XdsMetrics;
 use super::{Config, WeakInbox, events};
 use crate::inspect;
 use crate::source::Link;
@@ -36,6 +37,7 @@ pub(super) struct ConfigSource {
     unreachable: Option<String>,
     node: Node,
     stream: Stream,
+    metrics: XdsMetrics,
     /// The version of the last good response that routes rest on.
     revision: Arc<str>,
     changes: Changes,
@@ -108,6 +110,7 @@ impl ConfigSource {
             unreachable: None,
             node,
             stream: Stream::default(),
+            metrics: XdsMetrics::new(config.telemetry.clone()),
             revision: "".into(),
             changes: Changes::default(),
         })
@@ -215,6 +218,7 @@ impl ConfigSource {
         for key in names {
             self.machine.subscribe(now, key.0, &key.1);
             self.cache.expect(key);
+            self.metrics.names_changed();
         }
         self.drive(now);
     }
@@ -224,6 +228,7 @@ impl ConfigSource {
         for key in names {
             self.machine.unsubscribe(now, key.0, &key.1);
             self.cache.forget(&key);
+            self.metrics.names_changed();
         }
         self.drive(now);
     }
@@ -239,6 +244,11 @@ impl ConfigSource {
             self.machine.handle_timeout(now);
             self.drive(now);
         }
+    }
+
+    /// Brings the metrics up to date at the end of a turn.
+    pub(super) fn settle(&mut self) {
+        self.metrics.settle(&self.machine);
     }
 
     fn drive(&mut self, now: Instant) {
@@ -281,6 +291,9 @@ impl ConfigSource {
 
     fn take(&mut self, event: Event) {
         events::tell(&event, &self.servers, &self.origin);
+        let current = self.stream.server;
+        self.metrics
+            .heard(&event, current, &self.servers, &self.machine);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();

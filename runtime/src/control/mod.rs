@@ -23,6 +23,7 @@ mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
+mod xds_metrics;
 #[cfg(test)]
 mod tests;
 

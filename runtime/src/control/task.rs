@@ -111,6 +111,9 @@ impl Task {
                 self.handle(input);
             }
             self.turn(now());
+            if let Some(source) = &mut self.source {
+                source.settle();
+            }
         }
     }
 
