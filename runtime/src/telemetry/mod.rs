@@ -2,7 +2,7 @@
 //! that spans and access logs hang on.
 //!
 //! ```text
-//!   channel ── client::ClientCall ──┐  per call, one box          ┌─ read()
+//!   channel ── client::ClientCall ──┐  per call, one box          ┌─ prometheus_text()
 //!   server  ── server::ServerCall ──┼─> cells (relaxed atomics) ──┤
 //!   control ── add / set ───────────┘          │                  └─ Exporter (OpenTelemetry)
 //!                   └─> CallSink (spans, access log), if any is installed
@@ -16,7 +16,8 @@
 //!
 //! # fn main() -> Result<(), sidestep::BuildError> {
 //! let mesh = Mesh::builder().telemetry(TelemetryOptions::default()).build()?;
-//! assert!(mesh.telemetry().on());
+//! let text = mesh.telemetry().prometheus_text(); // what a /metrics page answers
+//! # assert!(text.ends_with("# EOF\n"));
 //! # Ok(())
 //! # }
 //! ```
@@ -37,6 +38,9 @@ pub mod instruments;
 mod known;
 pub(crate) mod messages;
 mod options;
+#[cfg(feature = "opentelemetry")]
+pub mod otel;
+mod prometheus;
 
 mod registry;
 pub(crate) mod server;
@@ -182,6 +186,18 @@ impl Telemetry {
             client.read(instrument, &mut show);
         }
         self.servers.read(instrument, &mut show);
+    }
+
+    /// The media type of [`Telemetry::prometheus_text`].
+    pub const PROMETHEUS_CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// The metrics as a Prometheus server scrapes them: OpenMetrics text, ending in `# EOF`.
+    /// Families without a series are left out. An application with a `prometheus_client` registry
+    /// of its own registers the telemetry there instead: it is a `Collector`.
+    #[must_use]
+    pub fn prometheus_text(self: &Arc<Self>) -> String {
+        prometheus::text(self)
     }
 
     /// The cells of the calls to a target, by the canonical form of it.
