@@ -651,3 +651,79 @@ async fn no_key_is_ever_shown() {
         assert!(!page.body.contains("PRIVATE KEY"), "{path}");
     }
 }
+
+/// The value of the series whose labels have all these texts in them.
+fn metric(page: &Page, name: &str, labels: &[&str]) -> Option<f64> {
+    let mut lines = page.body.lines().filter(|line| {
+        let labelled = line.strip_prefix(name).is_some_and(|l| l.starts_with('{'));
+        labelled && labels.iter().all(|label| line.contains(label))
+    });
+    lines.next()?.rsplit(' ').next()?.parse().ok()
+}
+
+#[tokio::test]
+async fn the_client_of_the_control_plane_is_counted_and_scraped() {
+    let resources = RawResources::unchecked([
+        raw::listener("greeter", "greeter"),
+        raw::routes("greeter", &["bad", "greeter"]),
+        raw::cluster("greeter"),
+        raw::endpoints("greeter", &[&unused_address()]),
+        bad_cluster("bad"),
+    ]);
+    let mut fixture = Fixture::raw(resources.unwrap()).await;
+    let server = fixture.address();
+    fixture.kill().await;
+    let web = builder(&bootstrap(&server, "web")).build().unwrap();
+    assert!(!web.telemetry().on());
+    let admin = open(&web);
+    assert!(web.telemetry().on());
+    let _channel = web.channel("xds:///greeter").unwrap();
+    let page = eventually(
+        || get(&admin, "/metrics"),
+        |page| metric(page, "grpc_xds_client_server_failure_total", &[&server]) == Some(1.0),
+    )
+    .await;
+    assert!(page.body.ends_with("# EOF\n"), "{}", page.body);
+    assert_eq!(
+        metric(&page, "grpc_xds_client_connected", &[&server]),
+        Some(0.0)
+    );
+    let state = |page: &Page, state: &str, of: &str| {
+        let labels = [&*format!("grpc_xds_cache_state=\"{state}\""), of];
+        metric(page, "grpc_xds_client_resources", &labels)
+    };
+    assert_eq!(state(&page, "requested", "Listener\""), Some(1.0));
+
+    fixture.revive().await;
+    let page = eventually(
+        || get(&admin, "/metrics"),
+        |page| {
+            state(page, "nacked", "Cluster\"") == Some(1.0)
+                && state(page, "acked", "ClusterLoadAssignment\"") == Some(1.0)
+        },
+    )
+    .await;
+    assert_eq!(
+        metric(&page, "grpc_xds_client_connected", &[&server]),
+        Some(1.0)
+    );
+    assert_eq!(state(&page, "acked", "Cluster\""), Some(1.0));
+    assert_eq!(
+        state(&page, "requested", "Listener\""),
+        None,
+        "no longer true"
+    );
+    let updates = |what: &str| {
+        let name = format!("grpc_xds_client_resource_updates_{what}_total");
+        metric(
+            &page,
+            &name,
+            &[&server, "cluster.v3.Cluster\"", "\"#process\""],
+        )
+    };
+    assert!(updates("invalid") >= Some(1.0), "{}", page.body);
+    assert!(updates("valid") >= Some(1.0), "{}", page.body);
+    let failures = metric(&page, "grpc_xds_client_server_failure_total", &[&server]);
+    assert_eq!(failures, Some(1.0), "one outage, however many tries");
+    assert_eq!(get(&admin, "/stats/prometheus").await.status, 200);
+}

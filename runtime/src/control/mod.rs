@@ -23,9 +23,9 @@ mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
-mod xds_metrics;
 #[cfg(test)]
 mod tests;
+mod xds_metrics;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};

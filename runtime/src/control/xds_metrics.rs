@@ -94,10 +94,7 @@ impl XdsMetrics {
         let before = std::mem::replace(&mut self.updates[resource_type as usize], now);
         let labels = [TARGET, server, type_name(resource_type)];
         for (instrument, more) in [
-            (
-                &XDS_CLIENT_RESOURCE_UPDATES_VALID,
-                now.valid - before.valid,
-            ),
+            (&XDS_CLIENT_RESOURCE_UPDATES_VALID, now.valid - before.valid),
             (
                 &XDS_CLIENT_RESOURCE_UPDATES_INVALID,
                 now.invalid - before.invalid,
@@ -145,11 +142,7 @@ impl XdsMetrics {
 
 fn series(known: &Known<'_>) -> Series {
     let state = cache_state(known.status(), known.content.is_some());
-    (
-        authority(known.name).to_owned(),
-        state,
-        known.resource_type,
-    )
+    (authority(known.name).to_owned(), state, known.resource_type)
 }
 
 fn cache_state(status: Status, cached: bool) -> &'static str {
@@ -183,7 +176,10 @@ mod tests {
     #[test]
     fn labels_are_those_of_the_grfc() {
         assert_eq!(authority("greeter"), "#old");
-        assert_eq!(authority("xdstp://traffic.example/a.B/c"), "traffic.example");
+        assert_eq!(
+            authority("xdstp://traffic.example/a.B/c"),
+            "traffic.example"
+        );
         assert_eq!(authority("xdstp:///a.B/c"), "");
         assert_eq!(
             type_name(ResourceType::Listener),
