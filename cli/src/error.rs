@@ -8,7 +8,9 @@
 use std::fmt;
 
 use serde_json::{Value, json};
-use sidestep::{BuildError, CallError, ServerError};
+use sidestep::{AdminError, BuildError, CallError, ServerError};
+use sidestep_cli::bootstrap::RequestError;
+use sidestep_cli::certificates::CertificateError;
 use sidestep_proto::bootstrap::{BootstrapError, NameError};
 use sidestep_proto::code::{self, Code};
 use sidestep_server::model::Diagnostic;
@@ -101,4 +103,7 @@ fn code_of(error: &(dyn std::error::Error + 'static)) -> Option<Code> {
         .or_else(|| error.downcast_ref().map(BuildError::code))
         .or_else(|| error.downcast_ref().map(ServerError::code))
         .or_else(|| error.downcast_ref().map(CallError::code))
+        .or_else(|| error.downcast_ref().map(AdminError::code))
+        .or_else(|| error.downcast_ref().map(RequestError::code))
+        .or_else(|| error.downcast_ref().map(CertificateError::code))
 }

@@ -94,7 +94,7 @@ fn mesh_or_findings(paths: &[PathBuf]) -> Result<Option<Mesh>, ()> {
         Err(error) => {
             let style = Style::of(&io::stderr());
             for diagnostic in error.diagnostics() {
-                check::print_finding(&diagnostic, style);
+                eprintln!("{}", crate::error::finding(style, &diagnostic));
             }
             Err(())
         }

@@ -30,6 +30,7 @@ mod priority;
 mod round_robin;
 mod stride;
 
+use std::fmt;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -96,6 +97,13 @@ impl Failure {
     #[must_use]
     pub fn new(code: Code, text: impl Into<Arc<str>>) -> Self {
         Self(text.into(), code)
+    }
+}
+
+/// The text, which ends with the code.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.0, self.1)
     }
 }
 

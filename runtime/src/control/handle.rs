@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sidestep_proto::code;
 use tokio::sync::{mpsc, watch};
 
-use super::{Config, Inbox, Input, ServerState, SharedOrigin, Task};
+use super::{Asker, Config, Inbox, Input, ServerState, SharedOrigin, Task};
 use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
 use crate::snapshot::{Target, TargetState};
@@ -110,6 +110,12 @@ impl Handle {
         if let Some(task) = task {
             runtime.spawn(task.run());
         }
+    }
+
+    /// For questions about the state.
+    pub(crate) fn asker(&self) -> Asker {
+        self.start();
+        Asker(self.inbox.downgrade())
     }
 
     pub(crate) fn send(&self, input: Input) {

@@ -254,9 +254,16 @@ impl Gate {
     fn serve_by(&mut self, config: &ServerConfig) {
         let unchanged = |(generation, _): &(Arc<Generation>, Drain)| generation.is(config);
         if self.current.as_ref().is_some_and(unchanged) {
+            // Said before by an equal one, perhaps.
+            let _ = config.verdict.set(Ok(()));
             return;
         }
-        match Generation::build(config, &self.address, &self.source) {
+        let built = Generation::build(config, &self.address, &self.source);
+        // Each server is given configurations of its own, so nobody else has said anything.
+        let _ = config
+            .verdict
+            .set(built.as_ref().map(drop).map_err(Failure::to_string));
+        match built {
             Ok(generation) => {
                 self.current = Some((Arc::new(generation), Drain::new()));
                 self.mode = ServerMode::Serving;
@@ -265,9 +272,9 @@ impl Gate {
         }
     }
 
-    fn fail(&mut self, Failure(text, code): &Failure) {
-        self.close(format!("{text} [{code}]"));
-        self.hint = code.hint();
+    fn fail(&mut self, failure: &Failure) {
+        self.close(failure.to_string());
+        self.hint = failure.1.hint();
     }
 
     fn close(&mut self, reason: String) {

@@ -3,6 +3,7 @@
 //! Pure. Only flags that something here can mean: a flag that is not in the list never appears.
 
 use crate::channel::CallError;
+use crate::channel::status::UNAVAILABLE;
 
 /// A set of response flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +80,11 @@ impl Flags {
             CallError::DeadlineExceeded { .. } => {
                 (Self::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
             }
+            // Only a reset stands for another code.
+            CallError::Transport { code, .. } if *code != UNAVAILABLE => (
+                Self::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_reset}",
+            ),
             CallError::Transport { .. } => (
                 Self::UPSTREAM_CONNECTION_TERMINATION,
                 "upstream_reset_before_response_started{connection_termination}",
@@ -113,22 +119,37 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use sidestep_proto::code;
 
     #[test]
     fn every_failure_has_its_flag() {
         let text = String::new;
         let cases = [
-            (CallError::Config(text()), "NC"),
+            (
+                CallError::Config {
+                    code: code::MESH_ENDED,
+                    reason: text(),
+                },
+                "NC",
+            ),
             (
                 CallError::NoRoute {
                     authority: text(),
                     path: text(),
+                    origin: text(),
                 },
                 "NR",
             ),
-            (CallError::UnsupportedRoute { route: text() }, "NR"),
+            (
+                CallError::UnsupportedRoute {
+                    route: text(),
+                    origin: text(),
+                },
+                "NR",
+            ),
             (
                 CallError::NoEndpoint {
+                    code: code::CANNOT_CONNECT,
                     cluster: text(),
                     reason: text(),
                 },
@@ -138,6 +159,7 @@ mod tests {
                 CallError::Dropped {
                     cluster: text(),
                     category: text(),
+                    origin: text(),
                 },
                 "DO",
             ),
@@ -145,6 +167,7 @@ mod tests {
                 CallError::CircuitOpen {
                     cluster: text(),
                     limit: 1,
+                    origin: text(),
                 },
                 "UO",
             ),
@@ -152,6 +175,7 @@ mod tests {
                 CallError::DeadlineExceeded {
                     after: Duration::ZERO,
                     waiting_for: "an answer",
+                    of: text(),
                 },
                 "UT",
             ),
@@ -162,6 +186,14 @@ mod tests {
                     reason: text(),
                 },
                 "UC",
+            ),
+            (
+                CallError::Transport {
+                    code: 13,
+                    endpoint: text(),
+                    reason: text(),
+                },
+                "UR",
             ),
             (CallError::RequestBody(text()), "DC"),
         ];

@@ -15,7 +15,9 @@ mod json;
 mod operator;
 mod queue;
 mod record;
+mod sink;
 
+use sidestep_proto::code::{self, Code};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
@@ -29,7 +31,8 @@ pub use record::{Record, Side};
 
 use format::{Fact, Headers, Reader, Template};
 use json::Node;
-pub(crate) use record::Captured;
+use record::Scheme;
+pub(crate) use sink::AccessLogSink;
 
 /// Set to `text`, `json`, a format, or `off`, it turns the access log on without a code change.
 pub const VARIABLE: &str = "SIDESTEP_ACCESS_LOG";
@@ -252,6 +255,17 @@ pub enum AccessLogError {
     /// The system gives no thread.
     #[error("cannot start the thread of the access log")]
     Thread(#[source] io::Error),
+}
+
+impl AccessLogError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Format(_) => code::ACCESS_LOG_FORMAT,
+            Self::File { .. } | Self::Thread(_) => code::ACCESS_LOG_FILE,
+        }
+    }
 }
 
 fn facts(fact: Fact<'_>) -> Option<String> {
