@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -13,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use super::status::CallError;
 use crate::circuit_breaker::Permit;
 use crate::snapshot::Slot;
@@ -76,7 +75,7 @@ impl Open {
     fn late(&mut self) -> Option<CallError> {
         let streaming = std::mem::replace(&mut self.streaming, true);
         let deadline = self.deadline.filter(|_| streaming)?;
-        (deadline.at <= Instant::now()).then(|| too_late(deadline))
+        (deadline.at <= deadline::now()).then(|| too_late(deadline))
     }
 }
 

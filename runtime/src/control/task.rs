@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
@@ -36,6 +36,8 @@ pub(super) struct Task {
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
+    /// Who waits until nothing is on its way into use.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -77,6 +79,7 @@ impl Task {
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
+            settling: Vec::new(),
         }
     }
 
@@ -101,6 +104,12 @@ impl Task {
                 self.handle(input);
             }
             self.turn(now());
+            if !self.settling.is_empty() && self.is_settled() {
+                for waiting in self.settling.drain(..) {
+                    // Whoever waited may have given up.
+                    let _ = waiting.send(());
+                }
+            }
         }
     }
 
@@ -157,6 +166,7 @@ impl Task {
                     source.heard(now, link, said);
                 }
             }
+            Input::Settled(waiting) => self.settling.push(waiting),
             Input::Replaced(resources) => {
                 if let Some(source) = &mut self.source {
                     source.replace(now, resources);
@@ -164,6 +174,14 @@ impl Task {
             }
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
+    }
+
+    /// Whether all that the control plane has said, and all that was asked of it, is in use.
+    fn is_settled(&self) -> bool {
+        let source = self.source.as_ref();
+        source.is_none_or(|source| source.cache().is_complete())
+            && self.clients.is_settled()
+            && self.clusters.is_settled()
     }
 
     /// Follows all consequences of what was taken in.

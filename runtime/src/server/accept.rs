@@ -51,7 +51,6 @@ impl Bound {
     }
 
     /// Connections from somewhere else.
-    #[cfg(test)]
     pub(super) fn from_sockets(address: Address, sockets: Sockets) -> Self {
         Self {
             address,
