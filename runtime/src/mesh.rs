@@ -317,6 +317,13 @@ impl Mesh {
         targets.push(Arc::downgrade(target));
     }
 
+    /// Waits until all that the control plane has said is in use by calls, and all that was asked
+    /// of it is answered. For tests.
+    #[doc(hidden)]
+    pub async fn settled(&self) {
+        self.inner.control.settled().await;
+    }
+
     /// Waits until every channel made so far has its configuration and a connected endpoint in
     /// each of its clusters. For start-up probes; nothing else needs to wait.
     pub async fn ready(&self) {
