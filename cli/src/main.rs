@@ -4,6 +4,7 @@
 
 mod command;
 mod demo;
+mod dial;
 mod output;
 
 use std::process::ExitCode;
@@ -67,6 +68,8 @@ Environment:
   NO_COLOR             no colours
   SIDESTEP_LISTEN      where `serve` listens
   SIDESTEP_SERVER      which server `status` asks and `bootstrap` names
+  SIDESTEP_CA, SIDESTEP_CERT, SIDESTEP_KEY
+                       how `status` connects to a server with TLS
   SIDESTEP_MESH        which mesh file `explain`, `cert`, `bootstrap` and `doctor` read
   GRPC_XDS_BOOTSTRAP   whose bootstrap `doctor` examines
   SIDESTEP_LOG_FORMAT  text or json

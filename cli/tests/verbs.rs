@@ -113,6 +113,26 @@ fn check_shows_a_mesh_with_defaults_that_passes_itself() {
 }
 
 #[test]
+fn check_writes_the_resources_of_the_mesh() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let emitted = mesh.with_extension("pb");
+    let output = run(&["check", path(&mesh), "--emit", path(&emitted)]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let bytes = fs::read(&emitted).unwrap();
+    let resources = sidestep::StaticResources::decode(&bytes).unwrap();
+    assert!(!resources.is_empty());
+    directory.write(&MESH.replace("timeout", "timout"));
+    fs::remove_file(&emitted).unwrap();
+    let output = run(&["check", path(&mesh), "--emit", path(&emitted)]);
+    assert_eq!(exit(&output), 1);
+    assert!(
+        !emitted.exists(),
+        "nothing is written of a mesh with faults"
+    );
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     for arguments in [
         &["check"][..],
@@ -120,6 +140,18 @@ fn wrong_usage_ends_with_2() {
         &["explain", "greeter", "--mesh", "m", "-H", "no value"],
         &["serve", "m", "--listen", "nowhere"],
         &["serve", "m", "--listen", "0.0.0.0:0"],
+        &["serve", "m", "--tls-cert", "c.pem"],
+        &["serve", "m", "--client-ca", "ca.pem"],
+        &[
+            "serve",
+            "m",
+            "--insecure",
+            "--tls-cert",
+            "c",
+            "--tls-key",
+            "k",
+        ],
+        &["status", "--cert", "c.pem", "--key", "c.key"],
         &["frobnicate"],
     ] {
         assert_eq!(exit(&run(arguments)), 2, "{arguments:?}");
@@ -191,8 +223,13 @@ struct Server {
 
 impl Server {
     fn start(mesh: &Path) -> Self {
+        Self::start_with(mesh, &[])
+    }
+
+    fn start_with(mesh: &Path, arguments: &[&str]) -> Self {
         let mut child = sidestep()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(arguments)
             .arg(mesh)
             .stdout(Stdio::piped())
             .spawn()
@@ -257,6 +294,58 @@ fn serve_follows_edits_and_status_tells() {
     directory.write(MESH);
     assert_eq!(server.next()["revision"], 3);
     assert_eq!(exit(&server.status(&[])), 0);
+}
+
+/// A self-signed certificate for 127.0.0.1 that is its own root: `NAME.pem` and `NAME.key`.
+fn certificate(directory: &Directory, name: &str) -> [String; 2] {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
+    let texts = [made.cert.pem(), made.signing_key.serialize_pem()];
+    ["pem", "key"]
+        .map(|kind| directory.0.path().join(format!("{name}.{kind}")))
+        .into_iter()
+        .zip(texts)
+        .map(|(file, text)| {
+            fs::write(&file, text).expect("writes");
+            path(&file).to_owned()
+        })
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("two files")
+}
+
+#[test]
+fn status_asks_a_server_with_tls() {
+    let directory = Directory::with(MESH);
+    let [server_cert, server_key] = certificate(&directory, "server");
+    let [web_cert, web_key] = certificate(&directory, "web");
+    let tls = ["--tls-cert", &server_cert, "--tls-key", &server_key];
+    let demand = [&tls[..], &["--client-ca", &web_cert]].concat();
+    let server = Server::start_with(&directory.mesh(), &demand);
+
+    let mutual = ["--ca", &server_cert, "--cert", &web_cert, "--key", &web_key];
+    let output = server.status(&mutual);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    for (arguments, reason) in [
+        (&[][..], "needs --ca"),
+        (&["--ca", &server_cert], "CertificateRequired"),
+        (&["--ca", &web_cert], "certificate"),
+    ] {
+        let output = server.status(arguments);
+        assert_eq!(exit(&output), 3, "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn serve_names_the_tls_file_that_it_cannot_use() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let [_, key] = certificate(&directory, "server");
+    let tls = ["--tls-cert", path(&mesh), "--tls-key", &key];
+    let output = run(&[&["serve", path(&mesh)], &tls[..]].concat());
+    assert_eq!(exit(&output), 1);
+    let expected = format!("{}: holds no certificate", path(&mesh));
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
+use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
 ///
@@ -43,6 +44,7 @@ pub struct Mesh {
 #[derive(Debug)]
 struct Inner {
     control: control::Handle,
+    telemetry: Arc<Telemetry>,
     bootstrap: Option<Bootstrap>,
     providers: Arc<CertificateProviders>,
     plaintext: PlaintextPolicy,
@@ -107,19 +109,23 @@ impl Mesh {
             target: target.to_owned(),
             reason,
         };
-        let (watched, authority) = match target.strip_prefix("xds:") {
+        let (watched, authority, canonical) = match target.strip_prefix("xds:") {
             Some(_) if self.inner.mode == Mode::Direct => return self.nowhere(target),
-            Some(rest) => self.xds(target, rest)?,
+            Some(rest) => {
+                let (watched, authority) = self.xds(target, rest)?;
+                (watched, authority, canonical(target))
+            }
             None => {
                 let direct = DirectTarget::parse(target).map_err(|e| bad(e.reason.to_owned()))?;
-                let authority = direct.authority();
-                (self.inner.control.direct(direct), authority)
+                let (authority, canonical) = (direct.authority(), direct.to_string());
+                (self.inner.control.direct(direct), authority, canonical)
             }
         };
         self.remember(&watched);
         let authority = Authority::try_from(authority.as_str())
             .map_err(|e| bad(format!("{authority:?} cannot be an authority: {e}")))?;
-        Ok(Channel::new(watched, authority))
+        let telemetry = self.inner.telemetry.client(&canonical);
+        Ok(Channel::new(watched, authority, telemetry))
     }
 
     /// In [`Mode::Direct`]: leads nowhere until `or_direct` says where. The other channels of the
@@ -131,7 +137,8 @@ impl Mesh {
         );
         let nowhere = self.inner.control.nowhere(target, &reason);
         let authority = Authority::from_static("sidestep-mode-direct");
-        Ok(Channel::new(nowhere, authority).with_detour(self.clone()))
+        let telemetry = self.inner.telemetry.client(&canonical(target));
+        Ok(Channel::new(nowhere, authority, telemetry).with_detour(self.clone()))
     }
 
     /// The channel that takes the place of one to `target`.
@@ -155,7 +162,9 @@ impl Mesh {
         );
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
-        Ok(Channel::new(watched, authority))
+        // Under the name that the calls are known by, whichever way they go.
+        let telemetry = self.inner.telemetry.client(&canonical(target));
+        Ok(Channel::new(watched, authority, telemetry))
     }
 
     fn xds(&self, target: &str, rest: &str) -> Result<(Arc<Target>, String), BuildError> {
@@ -212,6 +221,7 @@ impl Mesh {
                 mode: self.inner.mode,
             },
         )
+        .telemetry(Arc::clone(&self.inner.telemetry))
     }
 
     /// The connections of a meshed server, accepted and authenticated by the control plane's
@@ -221,6 +231,12 @@ impl Mesh {
     /// The address cannot be bound, or the bootstrap has no listener template.
     pub fn incoming(&self, address: impl Into<String>) -> Result<Incoming, ServerError> {
         self.server(address).bind()?.incoming()
+    }
+
+    /// What this process counts of its calls and of itself. See [`crate::telemetry`].
+    #[must_use]
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.inner.telemetry
     }
 
     fn remember(&self, target: &Arc<Target>) {
@@ -262,6 +278,7 @@ pub struct MeshBuilder {
     connector: Connector,
     max_response_bytes: usize,
     timers: Timers,
+    telemetry: Option<TelemetryOptions>,
 }
 
 impl MeshBuilder {
@@ -277,6 +294,7 @@ impl MeshBuilder {
             connector: crate::subchannel::default_connector(),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
+            telemetry: None,
         }
     }
 
@@ -416,6 +434,14 @@ impl MeshBuilder {
         self
     }
 
+    /// Observes calls: metrics from now on, and whatever else the options install. Default: off,
+    /// which costs a call one load and a branch; [`Telemetry::turn_on`] switches metrics on later.
+    #[must_use]
+    pub fn telemetry(mut self, options: TelemetryOptions) -> Self {
+        self.telemetry = Some(options);
+        self
+    }
+
     /// Shortened timers, for tests.
     #[doc(hidden)]
     #[must_use]
@@ -454,6 +480,7 @@ impl MeshBuilder {
             resources.check(&known(&providers))?;
         }
         let is_static = self.static_resources.is_some();
+        let telemetry = Telemetry::new(self.telemetry);
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
             static_resources: self.static_resources,
@@ -462,11 +489,13 @@ impl MeshBuilder {
             providers: providers.clone(),
             connector: self.connector,
             http2: Arc::new(self.http2),
+            telemetry: Arc::clone(&telemetry),
             max_response_bytes: self.max_response_bytes,
             timers: self.timers,
         });
         let inner = Inner {
             control,
+            telemetry,
             bootstrap: self.bootstrap,
             providers: Arc::new(providers),
             plaintext: self.plaintext,
@@ -497,6 +526,16 @@ fn nobody() -> Bootstrap {
         client_listener_template: "%s".to_owned(),
         authorities: BTreeMap::new(),
         ignored: Vec::new(),
+    }
+}
+
+/// An `xds:` target as metrics name it: `xds:name` is another way to write `xds:///name`.
+fn canonical(target: &str) -> String {
+    match target.strip_prefix("xds:") {
+        Some(rest) if !rest.starts_with("//") => {
+            format!("xds:///{}", rest.trim_start_matches('/'))
+        }
+        _ => target.to_owned(),
     }
 }
 

@@ -367,6 +367,15 @@ impl Authority {
         (leaf.pem(), key.serialize_pem())
     }
 
+    /// A leaf certificate for a host, and its key, both PEM.
+    #[must_use]
+    pub fn host_leaf(&self, host: &str) -> (String, String) {
+        let params = CertificateParams::new([host.to_owned()]).expect("a host name is ASCII");
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (leaf.pem(), key.serialize_pem())
+    }
+
     /// The authority's own certificate, PEM.
     #[must_use]
     pub fn root(&self) -> String {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, DropCategory, Endpoint, EndpointAssignment, FilterConfig, Forward,
-    Health, HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
+    Address, CertificateInstance, Cluster, Discovery, DownstreamTls, DropCategory, Endpoint,
+    EndpointAssignment, FilterChain, FilterChainMatch, FilterConfig, Forward, Health,
+    HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
     LocalityEndpoints, PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch,
-    RouteSource, Text, VirtualHost, WeightedCluster,
+    RouteSource, ServerListener, Text, VirtualHost, WeightedCluster,
 };
 use sidestep_proto::wire::Any;
 
@@ -23,6 +24,45 @@ pub fn listener(name: &str, routes: &str) -> Any {
                 name: "router".to_owned(),
                 config: FilterConfig::Router,
             }],
+        }),
+    })))
+}
+
+/// The Listener of a server at `address`, with the certificate provider `identity` and clients
+/// that need no certificate, or in plaintext.
+///
+/// # Panics
+/// If `address` is not `IP:port`.
+#[must_use]
+pub fn server_listener(address: &str, identity: Option<&str>) -> Any {
+    let tls = identity.map(|instance| DownstreamTls {
+        identity: CertificateInstance {
+            instance: instance.to_owned(),
+            certificate_name: String::new(),
+        },
+        roots: None,
+        require_client_certificate: false,
+    });
+    let mut routes = route_configuration("inbound", &["unused"]);
+    routes.virtual_hosts[0].routes[0].action = RouteAction::NonForwarding;
+    codec::encode(&Resource::Listener(Arc::new(Listener {
+        name: format!("grpc/server?xds.resource.listening_address={address}"),
+        kind: ListenerKind::Server(ServerListener {
+            address: address.parse().expect("IP:port"),
+            filter_chains: vec![FilterChain {
+                name: "all".to_owned(),
+                matches: FilterChainMatch::default(),
+                tls,
+                http: HttpConnectionManager {
+                    routes: RouteSource::Inline(Arc::new(routes)),
+                    max_stream_duration: None,
+                    filters: vec![HttpFilter {
+                        name: "router".to_owned(),
+                        config: FilterConfig::Router,
+                    }],
+                },
+            }],
+            default_filter_chain: None,
         }),
     })))
 }

@@ -16,13 +16,14 @@
 //! and [`store::Report`] says what was refused and why.
 
 mod api;
+pub mod bundle;
 mod check;
 pub mod compile;
 #[cfg(test)]
 mod fixture;
 pub mod model;
 mod native;
-pub mod nearest;
+pub use sidestep_proto::nearest;
 pub mod observer;
 mod reference;
 pub mod server;
@@ -31,13 +32,16 @@ pub mod socket;
 pub mod source;
 pub mod store;
 mod stream;
+pub mod tls;
 pub mod tracker;
 mod view;
 
 pub use api::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
+pub use bundle::Bundle;
 pub use check::{Checked, check};
 pub use observer::{StreamEvent, StreamInfo, StreamObserver};
 pub use server::{ManagementServer, Running, StartError};
 pub use socket::ListenAddress;
 pub use source::{Configuration, FileSource, RawResources, Source, SourceError};
 pub use store::Store;
+pub use tls::ServerTls;

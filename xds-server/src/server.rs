@@ -14,6 +14,7 @@ use crate::observer::StreamObserver;
 use crate::socket::{Connection, ListenAddress, Listener};
 use crate::source::{Source, SourceError};
 use crate::store::Store;
+use crate::tls::{Reloading, ServerTls, TlsError};
 use crate::tracker::Tracker;
 
 /// A client that does not answer pings is gone, even if its machine never said so.
@@ -50,6 +51,7 @@ impl ManagementServer {
         Builder {
             source: None,
             listen: ListenAddress::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
             observers: Vec::new(),
         }
     }
@@ -59,6 +61,7 @@ impl ManagementServer {
 pub struct Builder {
     source: Option<Box<dyn Source>>,
     listen: ListenAddress,
+    tls: Option<ServerTls>,
     observers: Vec<Arc<dyn StreamObserver>>,
 }
 
@@ -78,6 +81,14 @@ impl Builder {
         self
     }
 
+    /// Secures every connection by these files, which are followed as they change. Default:
+    /// plaintext, which is for loopback addresses and Unix sockets.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Adds somebody who hears what happens on the streams.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn StreamObserver>) -> Self {
@@ -88,8 +99,10 @@ impl Builder {
     /// Loads the configuration, binds and serves, on tasks of the current tokio runtime.
     ///
     /// # Errors
-    /// If the source has no valid state to begin with or the address cannot be bound.
+    /// If the source has no valid state to begin with, the TLS files cannot be used or the address
+    /// cannot be bound.
     pub async fn start(self) -> Result<Running, StartError> {
+        let tls = self.tls.map(Reloading::start).transpose()?;
         let store = Store::new();
         let source = match self.source {
             Some(source) => Some(load(source, &store).await?),
@@ -114,10 +127,12 @@ impl Builder {
         let tasks = Tasks {
             following: source.map(|source| tokio::spawn(follow(source, store.clone()))),
             accepting: tokio::spawn(listener.accept(
+                tls.as_ref().map(Reloading::config),
                 connections,
                 stop.subscribe(),
                 cut.subscribe(),
             )),
+            reloading: tls.map(|tls| tokio::spawn(tls.follow())),
             serving: tokio::spawn(serve(ads, operations, accepted, stop.subscribe())),
             stop,
             cut,
@@ -178,6 +193,7 @@ impl Running {
 /// What runs, and how to end it.
 struct Tasks {
     following: Option<JoinHandle<()>>,
+    reloading: Option<JoinHandle<()>>,
     accepting: JoinHandle<()>,
     serving: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -188,8 +204,8 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.cut.send_replace(true);
         self.stop.send_replace(true);
-        if let Some(following) = &self.following {
-            following.abort();
+        for task in self.following.iter().chain(&self.reloading) {
+            task.abort();
         }
         self.accepting.abort();
         self.serving.abort();
@@ -202,6 +218,9 @@ pub enum StartError {
     /// There is no valid configuration to begin with.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The files for TLS cannot be used.
+    #[error("TLS of the ADS port: {0}")]
+    Tls(#[from] TlsError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Bind {

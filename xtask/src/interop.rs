@@ -19,7 +19,10 @@ mod mesh;
 mod process;
 mod scenario;
 
+pub(crate) use envoy::{Envoy, Protocol};
+pub(crate) use install::envoy as install_envoy;
 pub(crate) use mesh::Certificates;
+pub(crate) use process::{Process, eventually};
 
 use install::Installed;
 use scenario::{SCENARIOS, Scenario, Stage};

@@ -7,6 +7,7 @@ mod check;
 mod codegen;
 mod deny;
 mod descriptors;
+mod footprint;
 mod interop;
 mod pictures;
 
@@ -28,6 +29,10 @@ Verbs:
   bench [--short] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
+  footprint [--short] [--check] [--json]
+                           what the mesh adds to a tonic service: packages, MiB, memory beside a
+                           real Envoy, and unless --short seconds of a cold build; with --check
+                           a bar that does not hold is a failure
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
                            docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
@@ -45,6 +50,10 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => match bench::Options::parse(options) {
             Some(options) => bench::run(&options),
             None => return usage("an option of bench is not known"),
+        },
+        ["footprint", options @ ..] => match footprint::Options::parse(options) {
+            Some(options) => footprint::run(&options),
+            None => return usage("an option of footprint is not known"),
         },
         ["deny"] => deny::check(),
         ["codegen"] => codegen::write(),

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use serde_json::json;
 use sidestep_server::model::Diagnostic;
-use sidestep_server::{Checked, SourceError};
+use sidestep_server::{Bundle, Checked, SourceError};
 
 use crate::output::{Exit, Style};
 
@@ -13,6 +14,7 @@ Examples:
   sidestep check mesh.yaml
   sidestep check services/                       a directory is one mesh
   sidestep check mesh.yaml --show-defaults       the same mesh with every default written out
+  sidestep check mesh.yaml --emit mesh.pb        for Mesh::from_static(StaticResources::decode(..)?)
   sidestep check mesh.yaml --json | jq '.errors[].message'
 
 Runs the code with which the server reads, compiles and checks: what passes here is served. Each
@@ -35,11 +37,21 @@ pub(crate) struct Arguments {
     /// Print the mesh with every default filled in
     #[arg(long)]
     show_defaults: bool,
+
+    /// Write the resources that the mesh compiles to, for processes without a control plane: what
+    /// the runtime's `StaticResources::decode` reads
+    #[arg(long, value_name = "FILE")]
+    emit: Option<PathBuf>,
 }
 
 impl Arguments {
     pub(crate) fn run(self) -> anyhow::Result<Exit> {
         let result = sidestep_server::check(&self.paths);
+        if let (Some(file), Ok(checked)) = (&self.emit, &result) {
+            let bundle = Bundle::of(&checked.mesh)?;
+            std::fs::write(file, bundle.encode())
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
         if self.json {
             println!("{:#}", self.to_json(&result));
         } else {

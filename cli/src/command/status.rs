@@ -7,8 +7,8 @@ use sidestep_proto::wire::operations::{
     ClientStatus, StatusRequest, StatusResponse, TypeStatus, type_status::State,
 };
 use sidestep_server::OPERATIONS_STATUS;
-use tonic::transport::Endpoint;
 
+use crate::dial::{Security, chain, dial};
 use crate::output::{Cell, Exit, Style, table};
 
 /// A server that answers at all answers at once.
@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   sidestep status
   sidestep status --server unix:/run/sidestep.sock
+  sidestep status --server mesh.example:18000 --ca ca.pem --cert web.pem --key web.key
   sidestep status --json | jq '.clients[] | select(.types[].state == \"NACKED\")'
 
 Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
@@ -43,6 +44,9 @@ pub(crate) struct Arguments {
     )]
     server: String,
 
+    #[command(flatten)]
+    security: Security,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -50,7 +54,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let status = match tokio::time::timeout(PATIENCE, ask(&self.server)).await {
+        let status = match tokio::time::timeout(PATIENCE, ask(&self.server, &self.security)).await {
             Ok(Ok(status)) => status,
             Ok(Err(reason)) => return Ok(unreachable(&self.server, &reason)),
             Err(_) => return Ok(unreachable(&self.server, "no answer within 5 s")),
@@ -67,19 +71,14 @@ impl Arguments {
 fn unreachable(server: &str, reason: &str) -> Exit {
     eprintln!(
         "error: no answer from {server}: {reason}\n\
-         is `sidestep serve` running there? Choose another with --server ADDR"
+         is `sidestep serve` running there? Choose another with --server ADDR; a server with TLS \
+         needs --ca, one with --client-ca also --cert and --key"
     );
     Exit::Unreachable
 }
 
-async fn ask(server: &str) -> Result<StatusResponse, String> {
-    let uri = if server.contains("://") || server.starts_with("unix:") {
-        server.to_owned()
-    } else {
-        format!("http://{server}")
-    };
-    let endpoint = Endpoint::from_shared(uri).map_err(|error| chain(&error))?;
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+async fn ask(server: &str, security: &Security) -> Result<StatusResponse, String> {
+    let channel = dial(server, security).await?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| chain(&error))?;
     let codec = tonic_prost::ProstCodec::<StatusRequest, StatusResponse>::default();
@@ -87,19 +86,8 @@ async fn ask(server: &str) -> Result<StatusResponse, String> {
     let request = tonic::Request::new(StatusRequest {});
     match grpc.unary(request, path, codec).await {
         Ok(response) => Ok(response.into_inner()),
-        Err(status) => Err(format!("{}: {}", status.code(), status.message())),
+        Err(status) => Err(chain(&status)),
     }
-}
-
-/// An error and its causes in one line; tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn verdict(status: &StatusResponse) -> Exit {

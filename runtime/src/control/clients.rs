@@ -41,6 +41,8 @@ struct Watch {
 struct Next {
     routes: ClientRoutes,
     since: Instant,
+    /// The control plane's version of it, for people.
+    revision: Arc<str>,
 }
 
 impl Clients {
@@ -69,6 +71,7 @@ impl Clients {
         now: Instant,
         cache: &ResourceCache,
         origin: &Origin,
+        revision: &Arc<str>,
         unreachable: Option<&str>,
     ) {
         for (key, watch) in &mut self.watches {
@@ -79,7 +82,7 @@ impl Clients {
             } = key;
             let routes =
                 dependency::client_routes(cache, origin, listener, authority, &mut watch.needs);
-            watch.follow(now, routes);
+            watch.follow(now, routes, revision);
             if let Some(reason) = unreachable {
                 watch.give_up(|| {
                     let what = format!("Listener {listener:?}");
@@ -110,14 +113,16 @@ impl Clients {
         for (key, watch) in &mut self.watches {
             let due = watch.publish_at(wait, clusters);
             if due.is_some_and(|at| at <= now) {
+                let revision = watch.next.as_ref().map(|next| next.revision.clone());
                 watch.publish_next(clusters);
                 any = true;
                 tracing::info!(
                     target: "sidestep::config",
                     listener = &*key.listener,
                     authority = &*key.authority,
+                    revision = revision.as_deref(),
                     clusters = watch.current.as_ref().map_or(0, |c| c.clusters.len()),
-                    "configuration published"
+                    "configuration applied"
                 );
             }
         }
@@ -171,13 +176,17 @@ impl Watch {
         }
     }
 
-    fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>) {
+    fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>, revision: &Arc<str>) {
         match routes {
             // What is in use stays in use; what was about to be is overtaken.
             Resolution::Waiting => self.next = None,
             Resolution::Ready(routes) => {
                 let changed = self.current.as_ref() != Some(&routes);
-                self.next = changed.then_some(Next { routes, since: now });
+                self.next = changed.then(|| Next {
+                    routes,
+                    since: now,
+                    revision: revision.clone(),
+                });
             }
             Resolution::Failed(failure) => self.fail(failure),
         }

@@ -21,6 +21,7 @@ use super::resource_cache::Key;
 use super::servers::Servers;
 use super::{Config, Input, Timers, WeakInbox, dependency};
 use crate::security::CertificateProviders;
+use crate::telemetry::Telemetry;
 
 /// The control task, not yet running.
 pub(super) struct Task {
@@ -33,6 +34,7 @@ pub(super) struct Task {
     servers: Servers,
     directs: Directs,
     clusters: Clusters,
+    telemetry: Arc<Telemetry>,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
@@ -72,8 +74,13 @@ impl Task {
             providers: config.providers,
             clients: Clients::default(),
             servers: Servers::default(),
-            directs: Directs::new(inbox.clone(), config.timers.clone()),
-            clusters: Clusters::new(inbox, 0),
+            directs: Directs::new(
+                inbox.clone(),
+                config.timers.clone(),
+                config.telemetry.clone(),
+            ),
+            clusters: Clusters::new(inbox, config.telemetry.clone(), 0),
+            telemetry: config.telemetry,
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
@@ -110,6 +117,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         match input {
             Input::Watch {
@@ -194,6 +202,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         self.clusters.handle_timeout(&mut cx);
         self.directs.handle_timeout(&mut cx);
@@ -232,10 +241,19 @@ impl Task {
             return self.servers.fail_all(&failure);
         };
         let unreachable = source.unreachable();
-        self.clients
-            .resolve(now, source.cache(), source.origin(), unreachable);
-        self.servers
-            .resolve(source.cache(), source.origin(), unreachable);
+        self.clients.resolve(
+            now,
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
+        self.servers.resolve(
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
         for name in self.clients.clusters() {
             if self.clusters.ensure(&name) {
                 self.work.clusters.insert(name);
@@ -252,6 +270,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         for name in std::mem::take(&mut self.work.clusters) {
             let mut needs = Needs::new();

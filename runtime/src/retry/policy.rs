@@ -33,6 +33,11 @@ enum Pushback {
 }
 
 impl Outcome {
+    /// Its gRPC status code.
+    pub(crate) fn code(&self) -> u32 {
+        self.code
+    }
+
     /// Failed in this process or on the way.
     pub(crate) fn failed(code: u32) -> Self {
         Self {

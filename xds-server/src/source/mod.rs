@@ -17,6 +17,7 @@ use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, Serv
 
 pub use file::{FileSource, Parser, SourceText};
 pub use memory::RawResources;
+pub(crate) use watch::DirectoryWatch;
 
 /// Where the configuration comes from.
 pub trait Source: Send + 'static {

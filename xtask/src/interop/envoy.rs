@@ -16,7 +16,7 @@ use super::scenario::{Stage, all_ok, answered, python};
 
 /// The variant of ADS.
 #[derive(Clone, Copy)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     StateOfTheWorld,
     Delta,
 }
@@ -36,7 +36,12 @@ pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> 
     let one = json!("one");
 
     let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both, "none"))?;
-    let envoy = Envoy::start(stage, &plane.address, protocol)?;
+    let envoy = Envoy::start(
+        &stage.installed.envoy,
+        stage.folder,
+        &plane.address,
+        protocol,
+    )?;
     let address = eventually(|| envoy.listener())?;
     eventually(|| answers(stage, &address, &["a", "b"]))?;
 
@@ -117,17 +122,24 @@ fn mesh(one: &str, two: &str, to: &Value, timeout: &str) -> String {
     )
 }
 
-struct Envoy {
-    _process: Process,
+/// A running Envoy.
+pub(crate) struct Envoy {
+    process: Process,
     admin: String,
 }
 
 impl Envoy {
-    fn start(stage: &Stage<'_>, control_plane: &str, protocol: Protocol) -> Result<Self> {
-        let file = stage.folder.join("envoy.json");
+    /// Starts it with one worker; its files and its log go to `folder`.
+    pub(crate) fn start(
+        program: &Path,
+        folder: &Path,
+        control_plane: &str,
+        protocol: Protocol,
+    ) -> Result<Self> {
+        let file = folder.join("envoy.json");
         fs::write(&file, bootstrap(control_plane, protocol)?.to_string())?;
-        let admin = stage.folder.join("envoy-admin.address");
-        let mut command = Command::new(&stage.installed.envoy);
+        let admin = folder.join("envoy-admin.address");
+        let mut command = Command::new(program);
         command
             .args([
                 "--disable-hot-restart",
@@ -140,16 +152,18 @@ impl Envoy {
             .arg(file)
             .arg("--admin-address-path")
             .arg(&admin);
-        let process = Process::start("envoy", stage.folder, &mut command)?;
+        let process = Process::start("envoy", folder, &mut command)?;
         let admin = eventually(|| written(&admin))?;
-        Ok(Self {
-            _process: process,
-            admin,
-        })
+        Ok(Self { process, admin })
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Where the listener that came by LDS listens.
-    fn listener(&self) -> Result<String> {
+    pub(crate) fn listener(&self) -> Result<String> {
         let listeners = self.admin("/listeners?format=json")?;
         let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
         let port = address["port_value"].as_u64();
@@ -172,7 +186,7 @@ impl Envoy {
     }
 
     /// One request to the admin port; HTTP/1.1, whose answer may come in chunks.
-    fn admin(&self, path: &str) -> Result<Value> {
+    pub(crate) fn admin(&self, path: &str) -> Result<Value> {
         let mut stream = TcpStream::connect(&self.admin)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         write!(

@@ -101,6 +101,13 @@ fn python(home: &Path) -> Result<PathBuf> {
     Ok(venv)
 }
 
+/// Envoy alone.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    let home = root().join("target/interop");
+    std::fs::create_dir_all(&home)?;
+    Ok(python(&home)?.join("bin/envoy"))
+}
+
 /// Fails unless every package is there in the version that is wanted.
 fn python_versions(python: &Path) -> Result<Vec<(&'static str, String)>> {
     let versions = PYTHON_PACKAGES.iter().map(|package| {
