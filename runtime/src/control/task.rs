@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
@@ -29,15 +29,17 @@ pub(super) struct Task {
     timers: Timers,
     providers: CertificateProviders,
     dialer: Dialer,
-    source: Option<ConfigSource>,
-    clients: Clients,
-    servers: Servers,
-    directs: Directs,
-    clusters: Clusters,
+    pub(super) source: Option<ConfigSource>,
+    pub(super) clients: Clients,
+    pub(super) servers: Servers,
+    pub(super) directs: Directs,
+    pub(super) clusters: Clusters,
     telemetry: Arc<Telemetry>,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
+    /// Who wants to know when this ends: dropped with it.
+    pub(super) ends: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -70,6 +72,7 @@ impl Task {
                 plaintext: config.plaintext,
                 backoff: config.timers.connect_backoff,
                 attempts: 0,
+                telemetry: config.telemetry.clone(),
             },
             providers: config.providers,
             clients: Clients::default(),
@@ -84,6 +87,7 @@ impl Task {
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
+            ends: Vec::new(),
         }
     }
 
@@ -108,6 +112,9 @@ impl Task {
                 self.handle(input);
             }
             self.turn(now());
+            if let Some(source) = &mut self.source {
+                source.settle();
+            }
         }
     }
 
@@ -165,6 +172,7 @@ impl Task {
                     source.heard(now, link, said);
                 }
             }
+            Input::Ask(question) => self.answer(now, question),
             Input::Replaced(resources) => {
                 if let Some(source) = &mut self.source {
                     source.replace(now, resources);
@@ -254,8 +262,8 @@ impl Task {
             source.revision(),
             unreachable,
         );
-        for name in self.clients.clusters() {
-            if self.clusters.ensure(&name) {
+        for (name, target) in self.clients.named() {
+            if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
             }
         }

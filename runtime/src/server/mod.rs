@@ -49,7 +49,7 @@ mod stats;
 mod tests;
 mod timeout;
 
-use accept::Bound;
+pub(crate) use accept::{Acceptor, Bound, Io, Sockets};
 use admission::Limits;
 use connection::Shared;
 use serving::{Gate, OnMode};
@@ -391,7 +391,7 @@ where
     }
 }
 
-fn parse_address(text: &str) -> Result<Address, ServerError> {
+pub(crate) fn parse_address(text: &str) -> Result<Address, ServerError> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         // `unix:///path` is how gRPC names an absolute path.
         return Ok(Address::Unix(

@@ -2,7 +2,7 @@
 //! that spans and access logs hang on.
 //!
 //! ```text
-//!   channel ── client::ClientCall ──┐  per call, one box          ┌─ read()
+//!   channel ── client::ClientCall ──┐  per call, one box          ┌─ prometheus_text()
 //!   server  ── server::ServerCall ──┼─> cells (relaxed atomics) ──┤
 //!   control ── add / set ───────────┘          │                  └─ Exporter (OpenTelemetry)
 //!                   └─> CallSink (spans, access log), if any is installed
@@ -16,7 +16,8 @@
 //!
 //! # fn main() -> Result<(), sidestep::BuildError> {
 //! let mesh = Mesh::builder().telemetry(TelemetryOptions::default()).build()?;
-//! assert!(mesh.telemetry().on());
+//! let text = mesh.telemetry().prometheus_text(); // what a /metrics page answers
+//! # assert!(text.ends_with("# EOF\n"));
 //! # Ok(())
 //! # }
 //! ```
@@ -37,11 +38,16 @@ pub mod instruments;
 mod known;
 pub(crate) mod messages;
 mod options;
+#[cfg(feature = "opentelemetry")]
+pub mod otel;
+mod prometheus;
 
 mod registry;
 pub(crate) mod server;
 mod server_cells;
 pub mod trace_context;
+#[cfg(feature = "opentelemetry")]
+mod trace_spans;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,9 +58,10 @@ use sidestep_proto::resource::Locality;
 pub use backend::Backend;
 pub use cells::{Exporter, Histogram, STATUS_NAMES, Series};
 pub use events::{
-    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, ServerEnd,
-    ServerEvents, ServerStart,
+    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, Refusal,
+    ServerEnd, ServerEvents, ServerStart,
 };
+pub use messages::Passed;
 pub use options::TelemetryOptions;
 
 use backend::Backends;
@@ -184,6 +191,18 @@ impl Telemetry {
         self.servers.read(instrument, &mut show);
     }
 
+    /// The media type of [`Telemetry::prometheus_text`].
+    pub const PROMETHEUS_CONTENT_TYPE: &'static str =
+        "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// The metrics as a Prometheus server scrapes them: OpenMetrics text, ending in `# EOF`.
+    /// Families without a series are left out. An application with a `prometheus_client` registry
+    /// of its own registers the telemetry there instead: it is a `Collector`.
+    #[must_use]
+    pub fn prometheus_text(self: &Arc<Self>) -> String {
+        prometheus::text(self)
+    }
+
     /// The cells of the calls to a target, by the canonical form of it.
     pub(crate) fn client(&self, target: &str) -> Arc<ClientCells> {
         let label = self.shared.options.target_label(target);
@@ -194,6 +213,11 @@ impl Telemetry {
         let cells = Arc::new(ClientCells::new(Arc::clone(&self.shared), label));
         clients.insert(label.into(), Arc::clone(&cells));
         cells
+    }
+
+    /// `grpc.target` of a target, by the canonical form of it.
+    pub(crate) fn target_label(&self, target: &str) -> Arc<str> {
+        self.shared.options.target_label(target).into()
     }
 
     pub(crate) fn server(&self) -> &Arc<ServerCells> {
