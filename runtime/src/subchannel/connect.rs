@@ -173,7 +173,10 @@ async fn attempt<'a>(
     connector: &Connector,
     target: &ConnectTarget,
     address: &'a Address,
-) -> (&'a Address, Result<(Connection, Pin<Box<Driver>>), AttemptError>) {
+) -> (
+    &'a Address,
+    Result<(Connection, Pin<Box<Driver>>), AttemptError>,
+) {
     let limit = target.options.connect_timeout;
     let result = timeout(limit, establish(connector, target, address))
         .await
