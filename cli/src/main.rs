@@ -4,6 +4,7 @@
 
 mod command;
 mod demo;
+mod dial;
 mod output;
 
 use std::process::ExitCode;
@@ -45,8 +46,13 @@ const AFTER_HELP: &str = "\
 Begin here:
   sidestep demo                        see a whole mesh at work
   sidestep check mesh.yaml             is the mesh file right?
+  sidestep cert dev --out certs --mesh mesh.yaml
+                                       certificates for its services and the control plane
   sidestep serve mesh.yaml             serve it to every process that asks
+  sidestep bootstrap runtime --service web --server 127.0.0.1:18000 --certs certs --out web.json
+                                       tell a process who it is: GRPC_XDS_BOOTSTRAP=web.json
   sidestep status                      who runs what, and what was refused
+  sidestep doctor --call greeter       what is wrong here? (with the process's GRPC_XDS_BOOTSTRAP)
   sidestep explain greeter --mesh mesh.yaml
                                        where would a call go, and why?
 
@@ -61,8 +67,11 @@ Environment:
   RUST_LOG             which log lines to show, for example RUST_LOG=sidestep_server=debug
   NO_COLOR             no colours
   SIDESTEP_LISTEN      where `serve` listens
-  SIDESTEP_SERVER      which server `status` asks
-  SIDESTEP_MESH        which mesh file `explain` reads
+  SIDESTEP_SERVER      which server `status` asks and `bootstrap` names
+  SIDESTEP_CA, SIDESTEP_CERT, SIDESTEP_KEY
+                       how `status` connects to a server with TLS
+  SIDESTEP_MESH        which mesh file `explain`, `cert`, `bootstrap` and `doctor` read
+  GRPC_XDS_BOOTSTRAP   whose bootstrap `doctor` examines
   SIDESTEP_LOG_FORMAT  text or json
 A flag wins over its environment variable.";
 

@@ -140,6 +140,18 @@ fn wrong_usage_ends_with_2() {
         &["explain", "greeter", "--mesh", "m", "-H", "no value"],
         &["serve", "m", "--listen", "nowhere"],
         &["serve", "m", "--listen", "0.0.0.0:0"],
+        &["serve", "m", "--tls-cert", "c.pem"],
+        &["serve", "m", "--client-ca", "ca.pem"],
+        &[
+            "serve",
+            "m",
+            "--insecure",
+            "--tls-cert",
+            "c",
+            "--tls-key",
+            "k",
+        ],
+        &["status", "--cert", "c.pem", "--key", "c.key"],
         &["frobnicate"],
     ] {
         assert_eq!(exit(&run(arguments)), 2, "{arguments:?}");
@@ -211,8 +223,13 @@ struct Server {
 
 impl Server {
     fn start(mesh: &Path) -> Self {
+        Self::start_with(mesh, &[])
+    }
+
+    fn start_with(mesh: &Path, arguments: &[&str]) -> Self {
         let mut child = sidestep()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(arguments)
             .arg(mesh)
             .stdout(Stdio::piped())
             .spawn()
@@ -279,6 +296,58 @@ fn serve_follows_edits_and_status_tells() {
     assert_eq!(exit(&server.status(&[])), 0);
 }
 
+/// A self-signed certificate for 127.0.0.1 that is its own root: `NAME.pem` and `NAME.key`.
+fn certificate(directory: &Directory, name: &str) -> [String; 2] {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("made");
+    let texts = [made.cert.pem(), made.signing_key.serialize_pem()];
+    ["pem", "key"]
+        .map(|kind| directory.0.path().join(format!("{name}.{kind}")))
+        .into_iter()
+        .zip(texts)
+        .map(|(file, text)| {
+            fs::write(&file, text).expect("writes");
+            path(&file).to_owned()
+        })
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("two files")
+}
+
+#[test]
+fn status_asks_a_server_with_tls() {
+    let directory = Directory::with(MESH);
+    let [server_cert, server_key] = certificate(&directory, "server");
+    let [web_cert, web_key] = certificate(&directory, "web");
+    let tls = ["--tls-cert", &server_cert, "--tls-key", &server_key];
+    let demand = [&tls[..], &["--client-ca", &web_cert]].concat();
+    let server = Server::start_with(&directory.mesh(), &demand);
+
+    let mutual = ["--ca", &server_cert, "--cert", &web_cert, "--key", &web_key];
+    let output = server.status(&mutual);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    for (arguments, reason) in [
+        (&[][..], "needs --ca"),
+        (&["--ca", &server_cert], "CertificateRequired"),
+        (&["--ca", &web_cert], "certificate"),
+    ] {
+        let output = server.status(arguments);
+        assert_eq!(exit(&output), 3, "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn serve_names_the_tls_file_that_it_cannot_use() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let [_, key] = certificate(&directory, "server");
+    let tls = ["--tls-cert", path(&mesh), "--tls-key", &key];
+    let output = run(&[&["serve", path(&mesh)], &tls[..]].concat());
+    assert_eq!(exit(&output), 1);
+    let expected = format!("{}: holds no certificate", path(&mesh));
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
+
 #[test]
 fn serve_ends_in_good_order_when_asked_to() {
     let directory = Directory::with(MESH);
@@ -304,6 +373,60 @@ fn schema_describes_the_keys_of_the_mesh_file() {
     for key in ["mesh", "trust_domain", "defaults", "services", "resources"] {
         assert!(schema["properties"][key].is_object(), "{key}");
     }
+}
+
+#[test]
+fn sources_of_endpoints_are_followed_and_shown() {
+    let mesh = "mesh: v1\nservices:\n  greeter:\n    endpoints: {targets: greeter.json}\n";
+    let directory = Directory::with(mesh);
+    let list = directory.0.path().join("greeter.json");
+    let check = || run(&["check", path(&directory.mesh())]);
+    assert_eq!(exit(&check()), 0);
+    assert!(
+        stderr(&check()).contains("No such file"),
+        "{}",
+        stderr(&check())
+    );
+
+    fs::write(&list, r#"[{"targets": ["127.0.0.1:1"]}]"#).expect("writes");
+    assert_eq!(stdout(&check()), "ok: 1 service, 1 endpoint\n");
+    let mut server = Server::start(&directory.mesh());
+    assert_eq!(exit(&server.status(&[])), 0);
+
+    let two = r#"[{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]"#;
+    fs::write(&list, two).expect("writes");
+    let change = server.next();
+    assert_eq!(change["summary"], "1 service, 2 endpoints", "{change}");
+
+    fs::write(&list, "nonsense").expect("writes");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while exit(&server.status(&[])) != 4 {
+        assert!(std::time::Instant::now() < deadline, "it never fails");
+    }
+    let status = json(&server.status(&["--json"]));
+    let source = &status["sources"][0];
+    assert_eq!(source["kind"], "targets");
+    assert_eq!(source["endpoints"], 2, "the last good list stays");
+    assert!(source["age_s"].is_number(), "{source}");
+    let error = source["error"].as_str().expect("a text");
+    assert!(error.contains("not a list of targets"), "{error}");
+    let text = stdout(&server.status(&[]));
+    assert!(text.contains("FAILS targets "), "{text}");
+}
+
+#[test]
+fn check_says_what_it_did_not_ask() {
+    let mesh = "mesh: v1\nservices:\n  a: {endpoints: {dns: \"a.b:1\"}}\n";
+    let directory = Directory::with(mesh);
+    let output = run(&["check", path(&directory.mesh())]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(
+        text.contains("mesh.yaml:3:24: dns a.b:1 was not asked"),
+        "{text}"
+    );
+    let output = run(&["check", "--json", path(&directory.mesh())]);
+    assert!(json(&output)["not_asked"][0].is_string());
 }
 
 #[test]

@@ -16,5 +16,6 @@ pub mod ads;
 pub mod bootstrap;
 pub mod code;
 pub mod codec;
+pub mod nearest;
 pub mod resource;
 pub mod wire;

@@ -25,6 +25,7 @@ pub mod server;
 pub mod snapshot;
 pub mod source;
 pub mod subchannel;
+pub mod telemetry;
 
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
@@ -32,3 +33,6 @@ pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
 pub use source::static_::StaticResources;
+pub use telemetry::access_log::AccessLog;
+pub use telemetry::trace_context::TraceContext;
+pub use telemetry::{Telemetry, TelemetryOptions};

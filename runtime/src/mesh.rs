@@ -21,6 +21,8 @@ use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
+use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
 ///
@@ -43,12 +45,14 @@ pub struct Mesh {
 #[derive(Debug)]
 struct Inner {
     control: control::Handle,
+    telemetry: Arc<Telemetry>,
     bootstrap: Option<Bootstrap>,
     providers: Arc<CertificateProviders>,
     plaintext: PlaintextPolicy,
     mode: Mode,
     is_static: bool,
     targets: Mutex<Vec<Weak<Target>>>,
+    access_log: Option<Arc<access_log::Log>>,
 }
 
 impl Mesh {
@@ -107,19 +111,23 @@ impl Mesh {
             target: target.to_owned(),
             reason,
         };
-        let (watched, authority) = match target.strip_prefix("xds:") {
+        let (watched, authority, canonical) = match target.strip_prefix("xds:") {
             Some(_) if self.inner.mode == Mode::Direct => return self.nowhere(target),
-            Some(rest) => self.xds(target, rest)?,
+            Some(rest) => {
+                let (watched, authority) = self.xds(target, rest)?;
+                (watched, authority, canonical(target))
+            }
             None => {
                 let direct = DirectTarget::parse(target).map_err(|e| bad(e.reason.to_owned()))?;
-                let authority = direct.authority();
-                (self.inner.control.direct(direct), authority)
+                let (authority, canonical) = (direct.authority(), direct.to_string());
+                (self.inner.control.direct(direct), authority, canonical)
             }
         };
         self.remember(&watched);
         let authority = Authority::try_from(authority.as_str())
             .map_err(|e| bad(format!("{authority:?} cannot be an authority: {e}")))?;
-        Ok(Channel::new(watched, authority))
+        let telemetry = self.inner.telemetry.client(&canonical);
+        Ok(Channel::new(watched, authority, telemetry))
     }
 
     /// In [`Mode::Direct`]: leads nowhere until `or_direct` says where. The other channels of the
@@ -131,7 +139,8 @@ impl Mesh {
         );
         let nowhere = self.inner.control.nowhere(target, &reason);
         let authority = Authority::from_static("sidestep-mode-direct");
-        Ok(Channel::new(nowhere, authority).with_detour(self.clone()))
+        let telemetry = self.inner.telemetry.client(&canonical(target));
+        Ok(Channel::new(nowhere, authority, telemetry).with_detour(self.clone()))
     }
 
     /// The channel that takes the place of one to `target`.
@@ -155,7 +164,9 @@ impl Mesh {
         );
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
-        Ok(Channel::new(watched, authority))
+        // Under the name that the calls are known by, whichever way they go.
+        let telemetry = self.inner.telemetry.client(&canonical(target));
+        Ok(Channel::new(watched, authority, telemetry))
     }
 
     fn xds(&self, target: &str, rest: &str) -> Result<(Arc<Target>, String), BuildError> {
@@ -212,6 +223,7 @@ impl Mesh {
                 mode: self.inner.mode,
             },
         )
+        .telemetry(Arc::clone(&self.inner.telemetry))
     }
 
     /// The connections of a meshed server, accepted and authenticated by the control plane's
@@ -221,6 +233,18 @@ impl Mesh {
     /// The address cannot be bound, or the bootstrap has no listener template.
     pub fn incoming(&self, address: impl Into<String>) -> Result<Incoming, ServerError> {
         self.server(address).bind()?.incoming()
+    }
+
+    /// What this process counts of its calls and of itself. See [`crate::telemetry`].
+    #[must_use]
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.inner.telemetry
+    }
+
+    /// The access log, if one is written.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&access_log::Log> {
+        self.inner.access_log.as_deref()
     }
 
     fn remember(&self, target: &Arc<Target>) {
@@ -269,6 +293,8 @@ pub struct MeshBuilder {
     connector: Connector,
     max_response_bytes: usize,
     timers: Timers,
+    telemetry: Option<TelemetryOptions>,
+    access_log: Option<AccessLog>,
 }
 
 impl MeshBuilder {
@@ -284,6 +310,8 @@ impl MeshBuilder {
             connector: crate::subchannel::default_connector(),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
+            access_log: None,
+            telemetry: None,
         }
     }
 
@@ -305,6 +333,9 @@ impl MeshBuilder {
     ) -> Result<Self, BuildError> {
         let mode = Mode::from_lookup(&lookup)?;
         self.mode = Some(mode);
+        if self.access_log.is_none() {
+            self.access_log = AccessLog::from_lookup(&lookup)?;
+        }
         if mode == Mode::Direct {
             // The way out must not depend on what may be the trouble.
             return Ok(self);
@@ -423,6 +454,30 @@ impl MeshBuilder {
         self
     }
 
+    /// Observes calls: metrics from now on, and whatever else the options install. Default: off,
+    /// which costs a call one load and a branch; [`Telemetry::turn_on`] switches metrics on later.
+    #[must_use]
+    pub fn telemetry(mut self, options: TelemetryOptions) -> Self {
+        self.telemetry = Some(options);
+        self
+    }
+
+    /// Writes a line for each call of the mesh's channels and servers. Without it, the
+    /// environment variable `SIDESTEP_ACCESS_LOG` decides; it turns telemetry on.
+    ///
+    /// ```
+    /// use sidestep::{AccessLog, Mesh};
+    ///
+    /// let log = AccessLog::default_json().to_stderr();
+    /// let mesh = Mesh::builder().access_log(log).build()?;
+    /// # Ok::<(), sidestep::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// Shortened timers, for tests.
     #[doc(hidden)]
     #[must_use]
@@ -461,6 +516,20 @@ impl MeshBuilder {
             resources.check(&known(&providers))?;
         }
         let is_static = self.static_resources.is_some();
+        let access_log = match self.access_log {
+            Some(log) => Some(log),
+            None => AccessLog::from_lookup(|name| std::env::var_os(name))?,
+        };
+        let access_log = access_log.map(AccessLog::start).transpose()?;
+        let options = match &access_log {
+            None => self.telemetry,
+            // Last, so that it sees what the others wrote into requests.
+            Some(log) => {
+                let sink = Arc::new(AccessLogSink(Arc::clone(log)));
+                Some(self.telemetry.unwrap_or_default().sink(sink))
+            }
+        };
+        let telemetry = Telemetry::new(options);
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
             static_resources: self.static_resources,
@@ -469,11 +538,14 @@ impl MeshBuilder {
             providers: providers.clone(),
             connector: self.connector,
             http2: Arc::new(self.http2),
+            telemetry: Arc::clone(&telemetry),
             max_response_bytes: self.max_response_bytes,
             timers: self.timers,
         });
         let inner = Inner {
+            access_log,
             control,
+            telemetry,
             bootstrap: self.bootstrap,
             providers: Arc::new(providers),
             plaintext: self.plaintext,
@@ -507,6 +579,16 @@ fn nobody() -> Bootstrap {
     }
 }
 
+/// An `xds:` target as metrics name it: `xds:name` is another way to write `xds:///name`.
+fn canonical(target: &str) -> String {
+    match target.strip_prefix("xds:") {
+        Some(rest) if !rest.starts_with("//") => {
+            format!("xds:///{}", rest.trim_start_matches('/'))
+        }
+        _ => target.to_owned(),
+    }
+}
+
 impl fmt::Debug for MeshBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MeshBuilder")
@@ -525,6 +607,9 @@ const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_addre
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The access log cannot be written as asked.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// The environment names no bootstrap.
     #[error(
         "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to its text, \

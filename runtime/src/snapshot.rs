@@ -25,6 +25,7 @@ use crate::circuit_breaker::CircuitBreaker;
 use crate::control::{Handle, Input, WeakInbox};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::subchannel::Connection;
+use crate::telemetry::Backend;
 
 /// What a channel is connected to: one listener name (or direct address) and its current state.
 ///
@@ -181,6 +182,7 @@ pub struct ClusterId(pub(crate) u64);
 pub struct Cluster {
     id: ClusterId,
     name: Arc<str>,
+    backend: Arc<Backend>,
     published: ArcSwap<Published>,
     version: watch::Sender<u64>,
     breaker: Arc<CircuitBreaker>,
@@ -209,10 +211,17 @@ impl Published {
 }
 
 impl Cluster {
-    pub(crate) fn new(id: ClusterId, name: &str, published: Published, control: WeakInbox) -> Self {
+    /// `backend` is the cluster without a locality.
+    pub(crate) fn new(
+        id: ClusterId,
+        backend: Arc<Backend>,
+        published: Published,
+        control: WeakInbox,
+    ) -> Self {
         Self {
             id,
-            name: name.into(),
+            name: backend.service().into(),
+            backend,
             published: ArcSwap::from_pointee(published),
             version: watch::Sender::new(0),
             breaker: Arc::new(CircuitBreaker::new(CircuitBreaker::DEFAULT_MAX)),
@@ -229,6 +238,11 @@ impl Cluster {
     #[must_use]
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// What an attempt is labelled with before it has an endpoint.
+    pub(crate) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
     }
 
     /// The current picker and its table.
@@ -330,15 +344,18 @@ pub struct Slot {
     pub load: Arc<Load>,
     /// Its first address, for people.
     pub address: Arc<str>,
+    /// What attempts that go there are labelled with. An endpoint may move to another locality.
+    pub(crate) backend: ArcSwap<Backend>,
     pub(crate) connect_requested: AtomicBool,
 }
 
 impl Slot {
-    pub(crate) fn new(address: &str, load: Arc<Load>) -> Self {
+    pub(crate) fn new(address: &str, backend: Arc<Backend>, load: Arc<Load>) -> Self {
         Self {
             connection: ArcSwapOption::empty(),
             load,
             address: address.into(),
+            backend: ArcSwap::new(backend),
             connect_requested: AtomicBool::new(false),
         }
     }

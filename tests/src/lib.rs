@@ -14,6 +14,7 @@ pub mod testing {
 }
 
 pub mod client;
+pub mod events;
 pub mod fixture;
 pub mod flags;
 pub mod load;

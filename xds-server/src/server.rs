@@ -12,8 +12,11 @@ use tonic::transport::Server;
 use crate::api::{AggregatedDiscovery, Operations};
 use crate::observer::StreamObserver;
 use crate::socket::{Connection, ListenAddress, Listener};
-use crate::source::{Source, SourceError};
+use crate::source::endpoints::LookOptions;
+use crate::source::endpoints::state::Board;
+use crate::source::{Living, Source, SourceError};
 use crate::store::Store;
+use crate::tls::{Reloading, ServerTls, TlsError};
 use crate::tracker::Tracker;
 
 /// A client that does not answer pings is gone, even if its machine never said so.
@@ -50,6 +53,8 @@ impl ManagementServer {
         Builder {
             source: None,
             listen: ListenAddress::Tcp(([127, 0, 0, 1], 0).into()),
+            tls: None,
+            look: LookOptions::default(),
             observers: Vec::new(),
         }
     }
@@ -59,6 +64,8 @@ impl ManagementServer {
 pub struct Builder {
     source: Option<Box<dyn Source>>,
     listen: ListenAddress,
+    tls: Option<ServerTls>,
+    look: LookOptions,
     observers: Vec<Arc<dyn StreamObserver>>,
 }
 
@@ -78,6 +85,22 @@ impl Builder {
         self
     }
 
+    /// Secures every connection by these files, which are followed as they change. Default:
+    /// plaintext, which is for loopback addresses and Unix sockets.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// How living endpoint sources look: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn look_options(mut self, options: LookOptions) -> Self {
+        self.look = options;
+        self
+    }
+
     /// Adds somebody who hears what happens on the streams.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn StreamObserver>) -> Self {
@@ -88,11 +111,17 @@ impl Builder {
     /// Loads the configuration, binds and serves, on tasks of the current tokio runtime.
     ///
     /// # Errors
-    /// If the source has no valid state to begin with or the address cannot be bound.
+    /// If the source has no valid state to begin with, the TLS files cannot be used or the address
+    /// cannot be bound.
     pub async fn start(self) -> Result<Running, StartError> {
+        let tls = self.tls.map(Reloading::start).transpose()?;
         let store = Store::new();
+        let board = Board::default();
         let source = match self.source {
-            Some(source) => Some(load(source, &store).await?),
+            Some(source) => {
+                let living = Living::new(source, self.look, board.clone());
+                Some(load(Box::new(living), &store).await?)
+            }
             None => None,
         };
         let bind_error = |error| StartError::Bind {
@@ -110,14 +139,16 @@ impl Builder {
         let cut = watch::Sender::new(false);
         let (connections, accepted) = mpsc::channel(16);
         let ads = AggregatedDiscovery::new(store.clone(), observers.into(), stop.subscribe());
-        let operations = Operations::new(store.clone(), Arc::clone(&tracker));
+        let operations = Operations::new(store.clone(), Arc::clone(&tracker), board.clone());
         let tasks = Tasks {
             following: source.map(|source| tokio::spawn(follow(source, store.clone()))),
             accepting: tokio::spawn(listener.accept(
+                tls.as_ref().map(Reloading::config),
                 connections,
                 stop.subscribe(),
                 cut.subscribe(),
             )),
+            reloading: tls.map(|tls| tokio::spawn(tls.follow())),
             serving: tokio::spawn(serve(ads, operations, accepted, stop.subscribe())),
             stop,
             cut,
@@ -126,6 +157,7 @@ impl Builder {
             address,
             store,
             tracker,
+            board,
             tasks,
         })
     }
@@ -137,6 +169,7 @@ pub struct Running {
     address: ListenAddress,
     store: Store,
     tracker: Arc<Tracker>,
+    board: Board,
     tasks: Tasks,
 }
 
@@ -159,6 +192,12 @@ impl Running {
         &self.tracker
     }
 
+    /// The living endpoint sources, and what is known of each.
+    #[must_use]
+    pub fn endpoint_sources(&self) -> &Board {
+        &self.board
+    }
+
     /// Ends every stream with `UNAVAILABLE`, then the connections; what has not ended after a
     /// second is cut. The address is free for a new server afterwards.
     pub async fn shutdown(mut self) {
@@ -178,6 +217,7 @@ impl Running {
 /// What runs, and how to end it.
 struct Tasks {
     following: Option<JoinHandle<()>>,
+    reloading: Option<JoinHandle<()>>,
     accepting: JoinHandle<()>,
     serving: JoinHandle<()>,
     stop: watch::Sender<bool>,
@@ -188,8 +228,8 @@ impl Drop for Tasks {
     fn drop(&mut self) {
         self.cut.send_replace(true);
         self.stop.send_replace(true);
-        if let Some(following) = &self.following {
-            following.abort();
+        for task in self.following.iter().chain(&self.reloading) {
+            task.abort();
         }
         self.accepting.abort();
         self.serving.abort();
@@ -202,6 +242,9 @@ pub enum StartError {
     /// There is no valid configuration to begin with.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The files for TLS cannot be used.
+    #[error("TLS of the ADS port: {0}")]
+    Tls(#[from] TlsError),
     /// The address cannot be listened on.
     #[error("cannot listen on {address}: {error}")]
     Bind {

@@ -1,4 +1,4 @@
-//! Listening sockets: TCP and Unix, able to be cut.
+//! Listening sockets: TCP and Unix, with or without TLS, able to be cut.
 
 use std::fmt;
 use std::io;
@@ -6,14 +6,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 /// Connections that may wait to be accepted.
@@ -21,6 +25,15 @@ const BACKLOG: u32 = 1024;
 
 /// Out of file descriptors, or the like: accepting goes on after a pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A TLS handshake takes a few round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// TLS handshakes at the same time; further connections wait in the backlog.
+const HANDSHAKES: usize = 256;
+
+/// What new connections use for TLS; `None`: plaintext.
+pub(crate) type CurrentTls = Option<watch::Receiver<Arc<ServerConfig>>>;
 
 /// Where a server listens: `127.0.0.1:18000`, `[::1]:0` or `unix:/run/sidestep.sock`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,43 +145,66 @@ impl Listener {
         })
     }
 
-    /// Hands connections over until `stop` turns true; each breaks as soon as `cut` does.
+    /// Hands connections over until `stop` turns true; each breaks as soon as `cut` does. With
+    /// `tls`, only those whose handshake succeeded.
     pub(crate) async fn accept(
         self,
+        tls: CurrentTls,
         connections: mpsc::Sender<io::Result<Connection>>,
         mut stop: watch::Receiver<bool>,
         cut: watch::Receiver<bool>,
     ) {
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
         loop {
             let accepted = tokio::select! {
                 accepted = self.next() => accepted,
                 _ = stop.wait_for(|stop| *stop) => return,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let connection = Connection::new(stream, peer, cut.clone());
-                    if connections.send(Ok(connection)).await.is_err() {
-                        return;
-                    }
-                }
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(target: "sidestep_server::socket", %error, "cannot accept");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
                 }
-            }
+            };
+            let Some(tls) = &tls else {
+                let connection = Connection::new(stream.into(), peer, cut.clone());
+                if connections.send(Ok(connection)).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
+                return;
+            };
+            let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+            let (connections, mut cut) = (connections.clone(), cut.clone());
+            tokio::spawn(async move {
+                let _permit = permit;
+                let secured = tokio::select! {
+                    secured = handshake(acceptor, stream, &peer) => secured,
+                    _ = cut.wait_for(|cut| *cut) => return,
+                };
+                if let Some(stream) = secured {
+                    let connection = Connection::new(stream.into(), peer, cut);
+                    // Nobody serves any more: the connection just ends.
+                    let _ = connections.send(Ok(connection)).await;
+                }
+            });
         }
     }
 
-    async fn next(&self) -> io::Result<(Stream, Peer)> {
+    async fn next(&self) -> io::Result<(Socket, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(peer)))
+                Ok((Socket::Tcp(stream), Peer::Tcp(peer)))
             }
             Self::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                Ok((Socket::Unix(stream), Peer::Unix))
             }
         }
     }
@@ -194,10 +230,49 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The two kinds of stream.
-enum Stream {
+/// Secures a connection. Who does not manage to is told nothing beyond the TLS alert, the operator
+/// is.
+async fn handshake(
+    acceptor: TlsAcceptor,
+    socket: Socket,
+    peer: &Peer,
+) -> Option<Box<TlsStream<Socket>>> {
+    let error = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+        Ok(Ok(stream)) => return Some(Box::new(stream)),
+        // Probes of load balancers connect and leave.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("not done within {HANDSHAKE_TIMEOUT:?}"),
+    };
+    tracing::warn!(
+        target: "sidestep_server::socket", %peer, %error,
+        "a client was turned away: the TLS handshake failed"
+    );
+    None
+}
+
+/// The two kinds of socket.
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+/// A socket, secured or not.
+enum Stream {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl From<Socket> for Stream {
+    fn from(socket: Socket) -> Self {
+        Self::Plain(socket)
+    }
+}
+
+impl From<Box<TlsStream<Socket>>> for Stream {
+    fn from(stream: Box<TlsStream<Socket>>) -> Self {
+        Self::Tls(stream)
+    }
 }
 
 /// A connection that breaks when the server is cut.
@@ -241,8 +316,8 @@ impl AsyncRead for Connection {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -254,8 +329,8 @@ impl AsyncWrite for Connection {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -265,8 +340,8 @@ impl AsyncWrite for Connection {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -276,15 +351,70 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

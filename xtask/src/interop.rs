@@ -16,10 +16,14 @@ mod envoy;
 mod install;
 mod matrix;
 mod mesh;
+mod namespaces;
 mod process;
 mod scenario;
 
+pub(crate) use envoy::{Envoy, Protocol};
+pub(crate) use install::envoy as install_envoy;
 pub(crate) use mesh::Certificates;
+pub(crate) use process::{Process, eventually};
 
 use install::Installed;
 use scenario::{SCENARIOS, Scenario, Stage};
@@ -80,7 +84,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
     if !options.json {
         println!("installing peers and building our programs");
     }
-    let installed = Installed::new()?;
+    let needed = SCENARIOS.iter().filter(wanted).flat_map(|s| s.peers);
+    let installed = Installed::new(&needed.copied().collect())?;
     if !options.json {
         println!("ready after {:.1?}", started.elapsed());
     }

@@ -6,7 +6,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use sidestep_server::model::Diagnostic;
 use sidestep_server::store::Report;
-use sidestep_server::{FileSource, ListenAddress, ManagementServer, Running, StartError};
+use sidestep_server::{
+    FileSource, ListenAddress, ManagementServer, Running, ServerTls, StartError,
+};
 use tokio::sync::watch;
 
 use crate::output::{Exit, Style};
@@ -19,8 +21,14 @@ Examples:
   sidestep serve /etc/mesh --listen unix:/run/sidestep.sock
       serve all .yaml files of a directory, to processes of this machine
 
+  sidestep serve mesh.yaml --listen 0.0.0.0:18000 \\
+      --tls-cert control-plane.pem --tls-key control-plane.key --client-ca ca.pem
+      serve other machines; only processes with a certificate from ca.pem get an answer
+
   sidestep serve mesh.yaml --listen 0.0.0.0:18000 --insecure
       serve other machines, without encryption
+
+The TLS files are followed: replace them, and new connections use the new ones.
 
 A process finds the server through its bootstrap file (GRPC_XDS_BOOTSTRAP):
   {\"xds_servers\": [{\"server_uri\": \"127.0.0.1:18000\", \"channel_creds\": [{\"type\": \"insecure\"}]}],
@@ -46,8 +54,20 @@ pub(crate) struct Arguments {
     )]
     listen: ListenAddress,
 
+    /// Secure the connections: this server's certificate chain, leaf first
+    #[arg(long, value_name = "PEM", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Turn away clients without a certificate for which one of these roots vouches
+    #[arg(long, value_name = "PEM", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+
     /// Allow plaintext on an address that other machines can reach
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tls_cert")]
     insecure: bool,
 }
 
@@ -57,21 +77,25 @@ impl Arguments {
             json: json_lines,
             style: Style::of(&std::io::stdout()),
         };
-        if !self.listen.is_local() && !self.insecure {
+        let tls = self.tls();
+        if !self.listen.is_local() && !self.insecure && tls.is_none() {
             eprintln!(
                 "error: other machines can reach {}, and the stream is not encrypted\n\
-                 listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted",
+                 give --tls-cert and --tls-key, listen on 127.0.0.1 or a Unix socket, or say \
+                 --insecure if the network is trusted",
                 self.listen
             );
             return Ok(Exit::Usage);
         }
         let source = FileSource::new(self.paths.clone());
-        let started = ManagementServer::builder()
+        let mut builder = ManagementServer::builder()
             .source(source)
-            .listen(self.listen.clone())
-            .start()
-            .await;
-        let running = match started {
+            .listen(self.listen.clone());
+        let security = security(tls.as_ref());
+        if let Some(tls) = tls {
+            builder = builder.tls(tls);
+        }
+        let running = match builder.start().await {
             Ok(running) => running,
             Err(StartError::Source(error)) => {
                 voice.broken(&error.diagnostics());
@@ -81,7 +105,7 @@ impl Arguments {
         };
         // Heard from before the banner on: who reads it may ask for the end at once.
         let stopped = stopped()?;
-        voice.banner(&running, &self.paths);
+        voice.banner(&running, &self.paths, security);
         let reports = running.store().watch_reports();
         tokio::select! {
             () = narrate(voice, reports) => {}
@@ -92,12 +116,44 @@ impl Arguments {
     }
 }
 
+impl Arguments {
+    fn tls(&self) -> Option<ServerTls> {
+        let (certificate, key) = self.tls_cert.as_ref().zip(self.tls_key.as_ref())?;
+        let tls = ServerTls::from_files(certificate, key);
+        Some(match &self.client_ca {
+            Some(roots) => tls.client_ca(roots),
+            None => tls,
+        })
+    }
+}
+
+/// How connections are secured, in a few words.
+fn security(tls: Option<&ServerTls>) -> &'static str {
+    match tls {
+        None => "plaintext",
+        Some(tls) if tls.demands_client_certificate() => "mutual TLS",
+        Some(_) => "TLS, any client may connect",
+    }
+}
+
 /// Says what becomes of each edit.
 async fn narrate(voice: Voice, mut reports: watch::Receiver<Report>) {
+    let mut refused_at = None;
     reports.mark_unchanged();
     while reports.changed().await.is_ok() {
         let report = reports.borrow_and_update().clone();
-        voice.change(&report);
+        let refusal = report.refusal.as_ref().map(|refusal| refusal.at);
+        // Endpoints may change while the newest edit is a refused one.
+        let again = refusal.is_some() && refusal == refused_at;
+        refused_at = refusal;
+        voice.change(&if again {
+            Report {
+                refusal: None,
+                ..report
+            }
+        } else {
+            report
+        });
     }
 }
 
@@ -122,7 +178,7 @@ struct Voice {
 }
 
 impl Voice {
-    fn banner(self, running: &Running, paths: &[PathBuf]) {
+    fn banner(self, running: &Running, paths: &[PathBuf], security: &str) {
         let report = running.store().report();
         let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
         if self.json {
@@ -132,6 +188,7 @@ impl Voice {
                     "event": "serving",
                     "address": running.address().to_string(),
                     "paths": paths,
+                    "security": security,
                     "revision": report.revision,
                     "summary": report.summary,
                     "warnings": report.warnings,
@@ -142,7 +199,7 @@ impl Voice {
         let address = running.address().to_string();
         println!("{} {address}", self.style.strong("serving on"));
         println!("  mesh      {} ({})", report.summary, paths.join(", "));
-        println!("  protocol  ADS, state of the world and delta, plaintext");
+        println!("  protocol  ADS, state of the world and delta, {security}");
         println!("  edits     followed; Ctrl-C ends");
         self.warnings(&report);
     }

@@ -1,5 +1,7 @@
 //! `sidestep status`: who runs what.
 
+mod sources;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -7,8 +9,8 @@ use sidestep_proto::wire::operations::{
     ClientStatus, StatusRequest, StatusResponse, TypeStatus, type_status::State,
 };
 use sidestep_server::OPERATIONS_STATUS;
-use tonic::transport::Endpoint;
 
+use crate::dial::{Security, chain, dial};
 use crate::output::{Cell, Exit, Style, table};
 
 /// A server that answers at all answers at once.
@@ -18,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   sidestep status
   sidestep status --server unix:/run/sidestep.sock
+  sidestep status --server mesh.example:18000 --ca ca.pem --cert web.pem --key web.key
   sidestep status --json | jq '.clients[] | select(.types[].state == \"NACKED\")'
 
 Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
@@ -27,8 +30,11 @@ Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
   NEVER-SENT  the client asked, nothing has been sent yet
   -           the client has not asked
 
+SOURCE lists the living sources of endpoints (`dns`, `targets`): AGE is the time since the source
+last told its list; one that fails keeps the last, and what is wrong follows.
+
 Ends with 0 if all is well, 3 if the server cannot be reached, 4 if a client refused its
-configuration or the newest edit was refused.";
+configuration, the newest edit was refused or a source of endpoints fails.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]
@@ -43,6 +49,9 @@ pub(crate) struct Arguments {
     )]
     server: String,
 
+    #[command(flatten)]
+    security: Security,
+
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -50,7 +59,7 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
-        let status = match tokio::time::timeout(PATIENCE, ask(&self.server)).await {
+        let status = match tokio::time::timeout(PATIENCE, ask(&self.server, &self.security)).await {
             Ok(Ok(status)) => status,
             Ok(Err(reason)) => return Ok(unreachable(&self.server, &reason)),
             Err(_) => return Ok(unreachable(&self.server, "no answer within 5 s")),
@@ -67,19 +76,14 @@ impl Arguments {
 fn unreachable(server: &str, reason: &str) -> Exit {
     eprintln!(
         "error: no answer from {server}: {reason}\n\
-         is `sidestep serve` running there? Choose another with --server ADDR"
+         is `sidestep serve` running there? Choose another with --server ADDR; a server with TLS \
+         needs --ca, one with --client-ca also --cert and --key"
     );
     Exit::Unreachable
 }
 
-async fn ask(server: &str) -> Result<StatusResponse, String> {
-    let uri = if server.contains("://") || server.starts_with("unix:") {
-        server.to_owned()
-    } else {
-        format!("http://{server}")
-    };
-    let endpoint = Endpoint::from_shared(uri).map_err(|error| chain(&error))?;
-    let channel = endpoint.connect().await.map_err(|error| chain(&error))?;
+async fn ask(server: &str, security: &Security) -> Result<StatusResponse, String> {
+    let channel = dial(server, security).await?;
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.map_err(|error| chain(&error))?;
     let codec = tonic_prost::ProstCodec::<StatusRequest, StatusResponse>::default();
@@ -87,23 +91,13 @@ async fn ask(server: &str) -> Result<StatusResponse, String> {
     let request = tonic::Request::new(StatusRequest {});
     match grpc.unary(request, path, codec).await {
         Ok(response) => Ok(response.into_inner()),
-        Err(status) => Err(format!("{}: {}", status.code(), status.message())),
+        Err(status) => Err(chain(&status)),
     }
-}
-
-/// An error and its causes in one line; tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn verdict(status: &StatusResponse) -> Exit {
     let refused = status.refusal.is_some()
+        || status.sources.iter().any(|source| !source.error.is_empty())
         || status
             .clients
             .iter()
@@ -146,6 +140,7 @@ fn to_text(status: &StatusResponse, style: Style) -> String {
         }
     }
     out.push('\n');
+    out.push_str(&sources::to_text(&status.sources, SystemTime::now(), style));
     if status.clients.is_empty() {
         out.push_str("no client is connected\n");
         return out;
@@ -231,6 +226,7 @@ fn to_json(status: &StatusResponse) -> Value {
             "at": seconds(refusal.at.as_ref()),
             "errors": refusal.errors,
         })),
+        "sources": sources::to_json(&status.sources, SystemTime::now()),
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
     })
 }
@@ -287,6 +283,7 @@ mod tests {
             revision: "3".to_owned(),
             summary: "1 service, 1 endpoint".to_owned(),
             refusal: None,
+            sources: Vec::new(),
             clients: vec![ClientStatus {
                 node_id: "web-1".to_owned(),
                 node_cluster: "web".to_owned(),

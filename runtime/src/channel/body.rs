@@ -12,11 +12,13 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
+use super::call::Observed;
 use super::deadline::{self, Deadline};
 use super::status::CallError;
 use crate::circuit_breaker::Permit;
 use crate::snapshot::Slot;
 use crate::subchannel::Incoming;
+use crate::telemetry::Backend;
 
 /// Counts a call as in flight, at its endpoint and its cluster, until it is dropped.
 #[derive(Debug)]
@@ -36,6 +38,10 @@ impl InFlight {
 
     pub(crate) fn endpoint(&self) -> &Arc<str> {
         &self.slot.address
+    }
+
+    pub(crate) fn backend(&self) -> Arc<Backend> {
+        self.slot.backend.load_full()
     }
 }
 
@@ -67,9 +73,23 @@ struct Open {
     grpc: bool,
     /// A message has been handed on.
     streaming: bool,
+    observed: Observed,
 }
 
 impl Open {
+    /// The answer is complete.
+    fn complete(&mut self, trailers: Option<&HeaderMap>) {
+        if let Some(call) = &mut self.observed {
+            call.ended(trailers, self.grpc);
+        }
+    }
+
+    fn take_in(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(call), Some(data)) = (&mut self.observed, frame.data_ref()) {
+            call.received(data);
+        }
+    }
+
     /// A stream whose messages are always there never waits, and so never meets its timer: from
     /// the second message on each looks at the clock. A unary answer never does.
     fn late(&mut self) -> Option<CallError> {
@@ -92,6 +112,7 @@ impl ResponseBody {
         in_flight: InFlight,
         deadline: Option<Deadline>,
         grpc: bool,
+        observed: Observed,
     ) -> Self {
         Self {
             open: Some(Open {
@@ -100,6 +121,7 @@ impl ResponseBody {
                 deadline,
                 grpc,
                 streaming: false,
+                observed,
             }),
             timer: None,
         }
@@ -121,15 +143,20 @@ impl Body for ResponseBody {
         let broken = match Pin::new(&mut open.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
+                    open.complete(frame.trailers_ref());
                     *this.open = None;
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 match open.late() {
                     Some(late) => late,
-                    None => return Poll::Ready(Some(Ok(frame))),
+                    None => {
+                        open.take_in(&frame);
+                        return Poll::Ready(Some(Ok(frame)));
+                    }
                 }
             }
             Poll::Ready(None) => {
+                open.complete(None);
                 *this.open = None;
                 return Poll::Ready(None);
             }
@@ -154,6 +181,9 @@ impl Body for ResponseBody {
             }
         };
         let grpc = open.grpc;
+        if let Some(call) = &mut open.observed {
+            call.failed(&broken);
+        }
         *this.open = None;
         Poll::Ready(Some(end_with(broken, grpc)))
     }

@@ -20,6 +20,8 @@ use crate::balancer::Pick;
 use crate::routing::{Action, Call};
 use crate::snapshot::{Cluster, Published, TargetState};
 use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
+use crate::telemetry::client::ClientCall;
+use crate::telemetry::trace_context;
 
 type Outcome = Result<http::Response<ResponseBody>, CallError>;
 
@@ -67,9 +69,14 @@ struct Rest {
     terms: Terms,
     deadline: Option<Deadline>,
     in_flight: InFlight,
+    observed: Observed,
 }
 
-/// Begins a call: everything in here is synchronous, without a lock of ours or an allocation.
+/// What telemetry follows of a call; `None` while it is off.
+pub(super) type Observed = Option<Box<ClientCall>>;
+
+/// Begins a call: everything in here is synchronous, without a lock of ours or, unless it is
+/// observed, an allocation.
 pub(super) fn start<B>(inner: &Arc<Inner>, mut request: http::Request<B>) -> CallFuture<B>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -77,7 +84,10 @@ where
 {
     let mut terms = Terms::read(inner, &request);
     let grpc = terms.grpc;
-    let state = match go(inner, &mut terms, &mut request) {
+    let mut observed = (inner.telemetry.on())
+        .then(|| ClientCall::started(&inner.telemetry, inner.shown_authority().as_str(), &request));
+    trace_context::carry(&mut request);
+    let state = match go(inner, &mut terms, &mut request, &mut observed) {
         Go::Send {
             connection,
             deadline,
@@ -91,6 +101,7 @@ where
                     terms,
                     deadline,
                     in_flight,
+                    observed,
                 }),
             },
         },
@@ -100,9 +111,15 @@ where
                 terms,
                 request.map(RequestBody::Stream),
                 0,
+                observed,
             )),
         },
-        Go::Fail(error) => State::Failed { error: Some(error) },
+        Go::Fail(error) => {
+            if let Some(call) = &mut observed {
+                call.failed(&error);
+            }
+            State::Failed { error: Some(error) }
+        }
     };
     CallFuture { state, grpc }
 }
@@ -117,7 +134,12 @@ enum Go {
     Fail(CallError),
 }
 
-fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go {
+fn go<B>(
+    inner: &Inner,
+    terms: &mut Terms,
+    request: &mut http::Request<B>,
+    observed: &mut Observed,
+) -> Go {
     let state = inner.target.load();
     let TargetState::Ready(snapshot) = &**state else {
         return Go::Slowly;
@@ -135,6 +157,10 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
         return Go::Slowly;
     }
     let cluster = snapshot.cluster(forward.pick(terms.random));
+    if let Some(call) = observed {
+        call.routed(&route.name, false);
+        call.attempt_started(0, cluster.backend());
+    }
     match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
         Picked::Fail(error) => Go::Fail(error),
@@ -144,6 +170,10 @@ fn go<B>(inner: &Inner, terms: &mut Terms, request: &mut http::Request<B>) -> Go
         } => {
             let deadline = terms.deadline(forward.timeout);
             head::address(inner, connection.scheme(), request);
+            if let Some(call) = observed {
+                let headers = request.headers_mut();
+                call.picked(&in_flight.backend(), in_flight.endpoint(), false, headers);
+            }
             head::bound(
                 request.headers_mut(),
                 terms.timeout,
@@ -242,13 +272,15 @@ pub(super) fn answer(
     deadline: Option<Deadline>,
     grpc: bool,
     attempts: u32,
+    observed: Observed,
 ) -> http::Response<ResponseBody> {
     let info = CallInfo {
         endpoint: Arc::clone(in_flight.endpoint()),
         attempts,
     };
+    let observed = observed.and_then(|call| call.goes_on(response.headers()));
     let mut response =
-        response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc));
+        response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc, observed));
     response.extensions_mut().insert(info);
     response
 }
@@ -294,7 +326,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Outcome, Pin<Box<dyn Future<Output = Outcome> + Send>>>> {
         let mut this = self.project();
-        let sent = match this.exchange.poll(cx) {
+        let observed = this.rest.as_mut().and_then(|rest| rest.observed.as_mut());
+        let count = observed.and_then(|call| call.outgoing());
+        let sent = match this.exchange.poll_counted(cx, count) {
             Poll::Ready(sent) => sent,
             Poll::Pending => {
                 let Some(deadline) = this.rest.as_ref().and_then(|rest| rest.deadline) else {
@@ -307,29 +341,53 @@ where
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
                 }
-                return Poll::Ready(Ok(Err(CallError::DeadlineExceeded {
+                let error = CallError::DeadlineExceeded {
                     after: deadline.after,
                     waiting_for: "an answer",
-                })));
+                };
+                let rest = this.rest.as_mut();
+                if let Some(call) = rest.and_then(|rest| rest.observed.as_mut()) {
+                    call.failed(&error);
+                }
+                return Poll::Ready(Ok(Err(error)));
             }
         };
         let rest = this.rest.take().expect("polled after the end");
+        let mut observed = rest.observed;
         Poll::Ready(match sent {
             Ok(response) => {
-                let grpc = rest.terms.grpc;
-                Ok(Ok(answer(response, rest.in_flight, rest.deadline, grpc, 1)))
+                let (grpc, in_flight) = (rest.terms.grpc, rest.in_flight);
+                if let Some(call) = &mut observed {
+                    call.answered(&response);
+                }
+                Ok(Ok(answer(
+                    response,
+                    in_flight,
+                    rest.deadline,
+                    grpc,
+                    1,
+                    observed,
+                )))
             }
             Err(SendError {
                 unprocessed: Some(request),
+                cause,
                 ..
             }) => {
                 drop(rest.in_flight);
-                Err(Box::pin(slow::run(rest.inner, rest.terms, request, 1)))
+                if let Some(call) = &mut observed {
+                    call.not_begun(&cause);
+                }
+                let slow = slow::run(rest.inner, rest.terms, request, 1, observed);
+                Err(Box::pin(slow))
             }
-            Err(error) => Ok(Err(slow::transport_error(
-                &error.cause,
-                rest.in_flight.endpoint(),
-            ))),
+            Err(error) => {
+                let error = slow::transport_error(&error.cause, rest.in_flight.endpoint());
+                if let Some(call) = &mut observed {
+                    call.failed(&error);
+                }
+                Ok(Err(error))
+            }
         })
     }
 }

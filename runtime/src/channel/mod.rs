@@ -37,6 +37,7 @@ use crate::mesh::{BuildError, Mesh};
 use crate::resolver::DirectTarget;
 use crate::snapshot::Target;
 use crate::subchannel::BoxError;
+use crate::telemetry::client::ClientCells;
 
 /// A meshed client connection: routes and balances every call by the live configuration.
 ///
@@ -54,6 +55,7 @@ pub struct Channel {
 #[derive(Debug, Clone)]
 struct Inner {
     target: Arc<Target>,
+    telemetry: Arc<ClientCells>,
     /// What was dialled: selects the virtual host, and is the `:authority` unless the caller says
     /// another one.
     authority: http::uri::Authority,
@@ -63,10 +65,22 @@ struct Inner {
     detour: Option<Mesh>,
 }
 
+impl Inner {
+    /// The `:authority` of calls that do not say otherwise.
+    fn shown_authority(&self) -> &http::uri::Authority {
+        self.authority_override.as_ref().unwrap_or(&self.authority)
+    }
+}
+
 impl Channel {
-    pub(crate) fn new(target: Arc<Target>, authority: http::uri::Authority) -> Self {
+    pub(crate) fn new(
+        target: Arc<Target>,
+        authority: http::uri::Authority,
+        telemetry: Arc<ClientCells>,
+    ) -> Self {
         let inner = Inner {
             target,
+            telemetry,
             authority,
             wait_for_ready: false,
             authority_override: None,

@@ -9,10 +9,10 @@ use http::header::HeaderValue;
 use http_body::Body;
 
 use super::body::{InFlight, ResponseBody};
-use super::call::{self, Picked};
+use super::call::{self, Observed, Picked};
 use super::deadline::{self, Deadline};
 use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
-use super::status::{CallError, INTERNAL, UNAVAILABLE, code_of_reset};
+use super::status::{CallError, INTERNAL, UNAVAILABLE, code_of_headers, code_of_reset};
 use super::{Inner, config_error};
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
@@ -25,31 +25,56 @@ type Request<B> = http::Request<RequestBody<B>>;
 /// Runs a call to its end. `unbegun` counts the sends so far that no server began.
 pub(super) async fn run<B>(
     inner: Arc<Inner>,
+    terms: Terms,
+    request: Request<B>,
+    unbegun: u32,
+    mut observed: Observed,
+) -> Result<http::Response<ResponseBody>, CallError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let outcome = routed(&inner, terms, request, unbegun, &mut observed).await;
+    if let (Err(error), Some(call)) = (&outcome, &mut observed) {
+        call.failed(error);
+    }
+    outcome
+}
+
+async fn routed<B>(
+    inner: &Inner,
     mut terms: Terms,
     request: Request<B>,
     unbegun: u32,
+    observed: &mut Observed,
 ) -> Result<http::Response<ResponseBody>, CallError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     let own = terms.deadline(RouteTimeout::Application);
+    let before = inner.target.version();
     let state = within(
         own,
         "configuration",
-        configured(&inner, terms.wait_for_ready),
+        configured(inner, terms.wait_for_ready),
     )
     .await??;
     let TargetState::Ready(snapshot) = &*state else {
-        return Err(no_configuration(&inner));
+        return Err(no_configuration(inner));
     };
-    let (forward, cluster) = route(&inner, &terms, request.uri(), request.headers(), snapshot)?;
+    let (name, forward, cluster) =
+        route(inner, &terms, request.uri(), request.headers(), snapshot)?;
+    if let Some(call) = observed {
+        call.routed(name, inner.target.version() != before);
+    }
     let deadline = terms.deadline(forward.timeout);
     let mut run = Run {
-        inner: &inner,
+        inner,
         terms: &terms,
         cluster: Arc::clone(cluster),
         deadline,
+        observed,
     };
     match &forward.retry {
         None => run.once(request, unbegun).await,
@@ -87,7 +112,7 @@ fn route<'a>(
     uri: &http::Uri,
     headers: &HeaderMap,
     snapshot: &'a Snapshot,
-) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
+) -> Result<(&'a str, &'a Forward, &'a Arc<Cluster>), CallError> {
     let call = call::view(inner, terms, uri, headers);
     let route = snapshot
         .routes
@@ -98,7 +123,8 @@ fn route<'a>(
             route: route.name.to_string(),
         });
     };
-    Ok((forward, snapshot.cluster(forward.pick(terms.random))))
+    let cluster = snapshot.cluster(forward.pick(terms.random));
+    Ok((&route.name, forward, cluster))
 }
 
 /// Bounds a wait by the deadline, and says what was waited for.
@@ -125,6 +151,7 @@ struct Run<'a> {
     terms: &'a Terms,
     cluster: Arc<Cluster>,
     deadline: Option<Deadline>,
+    observed: &'a mut Observed,
 }
 
 impl Run<'_> {
@@ -147,9 +174,12 @@ impl Run<'_> {
                     again: Some(next),
                     unbegun: true,
                     full,
-                    ..
+                    error,
                 } if unbegun < MOST_UNBEGUN => {
-                    unbegun += u32::from(!full);
+                    if !full {
+                        unbegun += 1;
+                        self.attempt_ended(error.code());
+                    }
                     request = next;
                 }
                 Attempt::Failed { error, .. } => return Err(error),
@@ -207,7 +237,14 @@ impl Run<'_> {
             let retry = match retries.decide(&outcome, left) {
                 // Only now: from here on the attempt that ended takes nothing more of the body.
                 Decision::Retry { after } => again(&body).map(|again| (after, again)),
-                Decision::GiveUp => None,
+                Decision::GiveUp => {
+                    if let Some(call) = self.observed
+                        && retries.exhausted(&outcome)
+                    {
+                        call.exhausted();
+                    }
+                    None
+                }
             };
             let Some((after, again)) = retry else {
                 commit(&mut body);
@@ -216,6 +253,7 @@ impl Run<'_> {
             };
             next = Some(again);
             drop(end);
+            self.attempt_ended(outcome.code());
             if !after.is_zero() {
                 within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
             }
@@ -235,8 +273,11 @@ impl Run<'_> {
     {
         let (head, body) = request.into_parts();
         let deadline = self.deadline;
+        if let Some(call) = self.observed {
+            call.attempt_started(previous, self.cluster.backend());
+        }
         let picked = self.picked(&head, previous);
-        let (connection, in_flight) = within(deadline, "an endpoint", picked).await??;
+        let (connection, in_flight, waited) = within(deadline, "an endpoint", picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
@@ -246,9 +287,23 @@ impl Run<'_> {
             left,
             deadline::format,
         );
-        let sent = within(self.deadline, "an answer", connection.send(request)).await?;
+        if let Some(call) = self.observed {
+            let headers = request.headers_mut();
+            call.picked(&in_flight.backend(), in_flight.endpoint(), waited, headers);
+        }
+        let mut exchange = connection.send(request);
+        let sent = std::future::poll_fn(|cx| {
+            let count = self.observed.as_mut().and_then(|call| call.outgoing());
+            exchange.poll_counted(cx, count)
+        });
+        let sent = within(deadline, "an answer", sent).await?;
         Ok(match sent {
-            Ok(response) => Attempt::Answered(response, in_flight),
+            Ok(response) => {
+                if let Some(call) = self.observed {
+                    call.answered(&response);
+                }
+                Attempt::Answered(response, in_flight)
+            }
             Err(SendError {
                 cause,
                 unprocessed,
@@ -276,7 +331,8 @@ impl Run<'_> {
         &mut self,
         head: &http::request::Parts,
         previous: u32,
-    ) -> Result<(Arc<Connection>, InFlight), CallError> {
+    ) -> Result<(Arc<Connection>, InFlight, bool), CallError> {
+        let mut waited = false;
         let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
         // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
         call.random = call
@@ -294,11 +350,12 @@ impl Run<'_> {
                 Picked::Send {
                     connection,
                     in_flight,
-                } => return Ok((connection, in_flight)),
+                } => return Ok((connection, in_flight, waited)),
                 Picked::Fail(error) => return Err(error),
                 Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
+            waited = true;
         }
     }
 
@@ -310,7 +367,8 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (_, cluster) = route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
+            let (_, _, cluster) =
+                route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
             if !cluster.is_removed() {
                 self.cluster = Arc::clone(cluster);
                 return Ok(());
@@ -320,8 +378,14 @@ impl Run<'_> {
         }
     }
 
+    fn attempt_ended(&mut self, code: u32) {
+        if let Some(call) = self.observed {
+            call.attempt_ended(code);
+        }
+    }
+
     fn answer(
-        &self,
+        &mut self,
         response: http::Response<Incoming>,
         in_flight: InFlight,
         attempts: u32,
@@ -332,6 +396,7 @@ impl Run<'_> {
             self.deadline,
             self.terms.grpc,
             attempts,
+            self.observed.take(),
         )
     }
 }
@@ -389,7 +454,7 @@ fn copy(head: &http::request::Parts) -> http::request::Parts {
 
 /// The status code of an answer that is nothing but a status.
 fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
-    status_code(response.headers()).or_else(|| {
+    code_of_headers(response.headers()).or_else(|| {
         // Not a gRPC answer at all: what stands between us failed (gRPC's HTTP mapping).
         let status = response.status().as_u16();
         match status {
@@ -398,10 +463,6 @@ fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
             _ => None,
         }
     })
-}
-
-fn status_code(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// What a broken exchange means to the caller.

@@ -196,11 +196,14 @@ impl fmt::Display for CallError {
 impl std::error::Error for CallError {}
 
 pub(crate) const CANCELLED: u32 = 1;
+pub(crate) const UNKNOWN: u32 = 2;
 pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
 pub(crate) const RESOURCE_EXHAUSTED: u32 = 8;
 pub(crate) const PERMISSION_DENIED: u32 = 7;
+pub(crate) const UNIMPLEMENTED: u32 = 12;
 pub(crate) const INTERNAL: u32 = 13;
 pub(crate) const UNAVAILABLE: u32 = 14;
+pub(crate) const UNAUTHENTICATED: u32 = 16;
 
 const KINDS: [&str; 9] = [
     "config",
@@ -232,6 +235,26 @@ pub(crate) fn code_of_reset(reason: h2::Reason) -> u32 {
         h2::Reason::INADEQUATE_SECURITY => PERMISSION_DENIED,
         _ => INTERNAL,
     }
+}
+
+/// The status code that headers or trailers carry.
+pub(crate) fn code_of_headers(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// The status code that the head of a response says already: that of a response which is nothing
+/// but a status, or what an HTTP error stands for (gRPC's HTTP mapping). `None`: the trailers will
+/// tell.
+pub(crate) fn code_of_head(status: http::StatusCode, headers: &HeaderMap) -> Option<u32> {
+    code_of_headers(headers).or(match status.as_u16() {
+        200..=299 => None,
+        400 => Some(INTERNAL),
+        401 => Some(UNAUTHENTICATED),
+        403 => Some(PERMISSION_DENIED),
+        404 => Some(UNIMPLEMENTED),
+        429 | 502..=504 => Some(UNAVAILABLE),
+        _ => Some(UNKNOWN),
+    })
 }
 
 /// `grpc-message`: everything but printable ASCII, and `%` itself, is percent-encoded.

@@ -5,7 +5,7 @@ use tokio::sync::oneshot;
 use super::{Input, WeakInbox};
 use crate::balancer::SubchannelId;
 use crate::snapshot::ClusterId;
-use crate::subchannel::{self, ConnectTarget, Connection, Connector};
+use crate::subchannel::{self, Closed, ConnectTarget, Connection, Connector, Disconnect};
 
 /// Names one try to connect: what an overtaken one still says is not heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
     /// It could not be made, and why.
     Failed(String),
     /// It takes no new calls, and why. Those in flight go on.
-    Lost(String),
+    Lost(Closed),
 }
 
 /// A claim on the connection. Dropped, it stops a try that is under way, and lets go of a
@@ -91,12 +91,20 @@ async fn run(
     tokio::select! {
         biased;
         _ = &mut released => {}
-        closed = &mut driver => return report.send(Outcome::Lost(closed.reason)),
+        closed = &mut driver => return report.send(Outcome::Lost(closed)),
         () = connection.closed_or_draining() => {
-            report.send(Outcome::Lost("the server is going away".into()));
+            report.send(Outcome::Lost(closed(&connection)));
         }
     }
     // Kept, this handle would keep the connection open for ever.
     drop(connection);
     driver.await;
+}
+
+fn closed(connection: &Connection) -> Closed {
+    let closed = connection.closed().cloned();
+    closed.unwrap_or_else(|| Closed {
+        reason: "the server is going away".to_owned(),
+        disconnect: Disconnect::Unknown,
+    })
 }

@@ -41,6 +41,8 @@ struct Watch {
 struct Next {
     routes: ClientRoutes,
     since: Instant,
+    /// The control plane's version of it, for people.
+    revision: Arc<str>,
 }
 
 impl Clients {
@@ -69,6 +71,7 @@ impl Clients {
         now: Instant,
         cache: &ResourceCache,
         origin: &Origin,
+        revision: &Arc<str>,
         unreachable: Option<&str>,
     ) {
         for (key, watch) in &mut self.watches {
@@ -79,7 +82,7 @@ impl Clients {
             } = key;
             let routes =
                 dependency::client_routes(cache, origin, listener, authority, &mut watch.needs);
-            watch.follow(now, routes);
+            watch.follow(now, routes, revision);
             if let Some(reason) = unreachable {
                 watch.give_up(|| {
                     let what = format!("Listener {listener:?}");
@@ -110,14 +113,16 @@ impl Clients {
         for (key, watch) in &mut self.watches {
             let due = watch.publish_at(wait, clusters);
             if due.is_some_and(|at| at <= now) {
+                let revision = watch.next.as_ref().map(|next| next.revision.clone());
                 watch.publish_next(clusters);
                 any = true;
                 tracing::info!(
                     target: "sidestep::config",
                     listener = &*key.listener,
                     authority = &*key.authority,
+                    revision = revision.as_deref(),
                     clusters = watch.current.as_ref().map_or(0, |c| c.clusters.len()),
-                    "configuration published"
+                    "configuration applied"
                 );
             }
         }
@@ -140,6 +145,22 @@ impl Clients {
     /// Every name that a target rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &super::resource_cache::Key> {
         self.watches.values().flat_map(|watch| &watch.needs)
+    }
+
+    /// Every cluster as [`Self::clusters`], and the first target that leads to it.
+    pub(super) fn named(&self) -> BTreeMap<Arc<str>, String> {
+        let mut named = BTreeMap::new();
+        for (key, watch) in &self.watches {
+            let next = watch.next.iter().map(|next| &next.routes);
+            for cluster in next
+                .chain(&watch.current)
+                .flat_map(|routes| &routes.clusters)
+            {
+                let target = || format!("xds:///{}", key.authority);
+                named.entry(cluster.clone()).or_insert_with(target);
+            }
+        }
+        named
     }
 
     /// Every cluster named by what is published or about to be.
@@ -176,13 +197,17 @@ impl Watch {
         }
     }
 
-    fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>) {
+    fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>, revision: &Arc<str>) {
         match routes {
             // What is in use stays in use; what was about to be is overtaken.
             Resolution::Waiting => self.next = None,
             Resolution::Ready(routes) => {
                 let changed = self.current.as_ref() != Some(&routes);
-                self.next = changed.then_some(Next { routes, since: now });
+                self.next = changed.then(|| Next {
+                    routes,
+                    since: now,
+                    revision: revision.clone(),
+                });
             }
             Resolution::Failed(failure) => self.fail(failure),
         }

@@ -19,6 +19,7 @@ use crate::balancer::{
 use crate::resolver::Transport;
 use crate::security::{CertificateProviders, ClientTls};
 use crate::snapshot::{self, ClusterId, Published, Slot};
+use crate::telemetry::{Backend, Telemetry};
 
 /// While connections change quickly, a cluster publishes at most one picker in this time.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
@@ -28,11 +29,14 @@ pub(super) struct Context<'a> {
     pub(super) now: Instant,
     pub(super) dialer: &'a mut Dialer,
     pub(super) providers: &'a CertificateProviders,
+    pub(super) telemetry: &'a Telemetry,
 }
 
 /// One cluster, from the first route that names it to the last.
 pub(super) struct Cluster {
     pub(super) shared: Arc<snapshot::Cluster>,
+    /// The target that led here first, as metrics have it.
+    target: Arc<str>,
     config: Resolution<ClusterConfig>,
     /// When the control plane's first definite answer was taken over.
     resolved: Option<Instant>,
@@ -68,14 +72,21 @@ impl Publication {
 }
 
 impl Cluster {
-    pub(super) fn new(id: ClusterId, name: &str, inbox: WeakInbox) -> Self {
+    /// `backend` is its name as metrics have it.
+    pub(super) fn new(
+        id: ClusterId,
+        backend: Arc<Backend>,
+        target: Arc<str>,
+        inbox: WeakInbox,
+    ) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
             slots: Arc::new([]),
         };
         Self {
-            shared: Arc::new(snapshot::Cluster::new(id, name, published, inbox)),
+            shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
+            target,
             config: Resolution::Waiting,
             resolved: None,
             given_up: None,
@@ -108,7 +119,7 @@ impl Cluster {
         }
         match &config {
             Resolution::Ready(ready) => match self.apply(cx, ready) {
-                Ok(()) => {}
+                Ok(()) => self.tell(ready),
                 Err(failure) => self.fail(cx.now, failure),
             },
             Resolution::Failed(failure) => self.fail(cx.now, failure.clone()),
@@ -271,16 +282,25 @@ impl Cluster {
     fn admit(&mut self, cx: &Context<'_>, update: &RosterUpdate) {
         for added in &update.added {
             let index = added.id.0 as usize;
-            let slot = Arc::new(Slot::new(&added.key.address(), added.load.clone()));
+            let backend = self.shared.backend().clone();
+            let slot = Slot::new(&added.key.address(), backend, added.load.clone());
+            let slot = Arc::new(slot);
             if index < self.slots.len() {
                 self.slots[index] = slot.clone();
             } else {
                 // Ids are dense: a new one is the next.
                 self.slots.push(slot.clone());
             }
-            let (cluster, key) = (self.shared.id(), added.key.clone());
-            let endpoint = Endpoint::new(cluster, added.id, key, slot, cx.dialer.backoff);
+            let key = added.key.clone();
+            let endpoint =
+                Endpoint::new(&self.shared, added.id, key, slot, &self.target, cx.dialer);
             self.endpoints.insert(added.id, endpoint);
+        }
+        for endpoint in &update.endpoints {
+            let backend = cx
+                .telemetry
+                .backend(self.shared.name(), Some(&endpoint.locality));
+            self.slots[endpoint.id.0 as usize].backend.store(backend);
         }
     }
 
@@ -341,8 +361,25 @@ impl Cluster {
         Ok(())
     }
 
+    fn tell(&self, config: &ClusterConfig) {
+        tracing::debug!(
+            target: "sidestep::config",
+            cluster = &**self.shared.name(),
+            endpoints = self.endpoints.len(),
+            policy = ?config.cluster.lb_policy,
+            tls = config.cluster.tls.is_some(),
+            "cluster applied"
+        );
+    }
+
     /// All calls fail, and nothing stays connected.
     fn fail(&mut self, now: Instant, failure: Failure) {
+        tracing::warn!(
+            target: "sidestep::config",
+            cluster = &**self.shared.name(),
+            reason = &*failure.0,
+            "cluster cannot be used"
+        );
         self.policy = None;
         let removed = self.roster.clear().removed;
         for id in removed {

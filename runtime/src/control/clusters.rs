@@ -11,10 +11,12 @@ use super::cluster::{Cluster, Context};
 use super::dependency::Needs;
 use super::resource_cache::Key;
 use crate::snapshot::ClusterId;
+use crate::telemetry::Telemetry;
 
 /// Clusters by name. Each is shared by all targets that name it.
 pub(super) struct Clusters {
     inbox: WeakInbox,
+    telemetry: Arc<Telemetry>,
     ids: HashMap<Arc<str>, ClusterId>,
     members: BTreeMap<ClusterId, Member>,
     /// Which clusters have their endpoints from this assignment.
@@ -33,9 +35,10 @@ struct Member {
 
 impl Clusters {
     /// `first` is the first id given out, which keeps two sets apart.
-    pub(super) fn new(inbox: WeakInbox, first: u64) -> Self {
+    pub(super) fn new(inbox: WeakInbox, telemetry: Arc<Telemetry>, first: u64) -> Self {
         Self {
             inbox,
+            telemetry,
             ids: HashMap::new(),
             members: BTreeMap::new(),
             assigned: HashMap::new(),
@@ -51,17 +54,19 @@ impl Clusters {
         self.members.get(id).map(|member| &member.cluster)
     }
 
-    /// Makes room for a cluster. Answers whether it is new.
-    pub(super) fn ensure(&mut self, name: &Arc<str>) -> bool {
+    /// Makes room for a cluster that `target` leads to. Answers whether it is new.
+    pub(super) fn ensure(&mut self, name: &Arc<str>, target: &str) -> bool {
         if self.ids.contains_key(name) {
             return false;
         }
         let id = ClusterId(self.next);
         self.next += 1;
         self.ids.insert(name.clone(), id);
+        let target = self.telemetry.target_label(target);
+        let backend = self.telemetry.backend(name, None);
         let member = Member {
             name: name.clone(),
-            cluster: Cluster::new(id, name, self.inbox.clone()),
+            cluster: Cluster::new(id, backend, target, self.inbox.clone()),
             needs: Needs::new(),
             timer: None,
         };

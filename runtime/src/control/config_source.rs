@@ -4,22 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Output, ResourceError, ServerFeatures, ServerInfo,
-};
+use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
 use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 
 use super::dependency::Origin;
 use super::resource_cache::{Key, ResourceCache};
-use super::{Config, WeakInbox};
+use super::{Config, WeakInbox, events};
 use crate::source::Link;
 use crate::source::ads::{self, Dial, LinkId, Said};
 use crate::source::static_::{self, StaticResources};
-
-/// gRPC's code in a control plane's `resource_errors`.
-const NOT_FOUND: i32 = 5;
 
 /// One process's view of its control plane.
 pub(super) struct ConfigSource {
@@ -34,6 +29,8 @@ pub(super) struct ConfigSource {
     cache: ResourceCache,
     origin: Origin,
     unreachable: Option<String>,
+    /// The version of the last good response that routes rest on.
+    revision: Arc<str>,
     changes: Changes,
 }
 
@@ -91,6 +88,7 @@ impl ConfigSource {
             },
             servers,
             unreachable: None,
+            revision: "".into(),
             changes: Changes::default(),
         })
     }
@@ -103,6 +101,11 @@ impl ConfigSource {
     /// Ends every failure's text.
     pub(super) fn origin(&self) -> &Origin {
         &self.origin
+    }
+
+    /// The control plane's version of what routes rest on, for people.
+    pub(super) fn revision(&self) -> &Arc<str> {
+        &self.revision
     }
 
     /// Why no control plane can be asked, if so.
@@ -215,7 +218,7 @@ impl ConfigSource {
     }
 
     fn take(&mut self, event: Event) {
-        self.trace(&event);
+        events::tell(&event, &self.servers, &self.origin);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
@@ -225,6 +228,10 @@ impl ConfigSource {
                 self.unreachable = Some(reason.clone());
                 self.changes.routes = true;
             }
+            Event::Accepted {
+                resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
+                version,
+            } => self.revision = version.as_str().into(),
             _ => {}
         }
         let Some((resource_type, name)) = self.cache.apply(event) else {
@@ -238,83 +245,6 @@ impl ConfigSource {
             ResourceType::EndpointAssignment => {
                 self.changes.assignments.insert(name);
             }
-        }
-    }
-
-    fn trace(&self, event: &Event) {
-        match event {
-            Event::StreamUp { server } => {
-                let server = &*self.servers[*server].uri;
-                tracing::info!(target: "sidestep::ads", server, "stream up");
-            }
-            Event::StreamDown {
-                server,
-                reason,
-                had_response,
-            } => {
-                let server = &*self.servers[*server].uri;
-                if *had_response {
-                    tracing::info!(target: "sidestep::ads", server, reason, "stream down");
-                } else {
-                    tracing::warn!(target: "sidestep::ads", server, reason, "no stream");
-                }
-            }
-            Event::Unreachable { reason } => {
-                tracing::warn!(target: "sidestep::ads", reason, "no control plane can be reached");
-            }
-            Event::Accepted {
-                resource_type,
-                version,
-            } => tracing::debug!(target: "sidestep::ads", %resource_type, version, "ACK"),
-            Event::Rejected {
-                resource_type,
-                version,
-                detail,
-            } => tracing::warn!(target: "sidestep::ads", %resource_type, version, detail, "NACK"),
-            // What leaves the mesh is told so by the control plane before we have let go of it.
-            Event::Error {
-                resource_type,
-                name,
-                error:
-                    error @ (ResourceError::Deleted
-                    | ResourceError::Refused {
-                        code: NOT_FOUND, ..
-                    }),
-                cached: true,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, %error, "resource is gone; its last good version stays in use"
-            ),
-            Event::Error {
-                resource_type,
-                name,
-                error,
-                cached,
-            } => tracing::warn!(
-                target: "sidestep::config",
-                %resource_type, name, %error, last_good_stays = cached, "bad resource"
-            ),
-            Event::Cleared {
-                resource_type,
-                name,
-            } => tracing::info!(
-                target: "sidestep::config",
-                %resource_type, name, "resource is good again"
-            ),
-            Event::Ignored {
-                resource_type,
-                name,
-                fields,
-            } => {
-                for field in fields {
-                    let (path, note) = (&*field.path, field.note);
-                    tracing::warn!(
-                        target: "sidestep::config",
-                        %resource_type, name, path, note, "field ignored"
-                    );
-                }
-            }
-            Event::Resource(_) => {}
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::balancer::Failure;
 use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
+use crate::telemetry::Telemetry;
 
 /// All direct targets that channels watch.
 pub(super) struct Directs {
@@ -47,10 +48,10 @@ enum Lookup {
 }
 
 impl Directs {
-    pub(super) fn new(inbox: WeakInbox, timers: Timers) -> Self {
+    pub(super) fn new(inbox: WeakInbox, timers: Timers, telemetry: Arc<Telemetry>) -> Self {
         Self {
             // The upper half of the ids: the lower one is the control plane's clusters'.
-            clusters: Clusters::new(inbox.clone(), 1 << 63),
+            clusters: Clusters::new(inbox.clone(), telemetry, 1 << 63),
             inbox,
             timers,
             watches: HashMap::new(),
@@ -177,7 +178,7 @@ impl Directs {
             Transport::Unsaid => format!("{direct} by {policy:?}").into(),
             _ => format!("{direct} by {policy:?} over {transport:?}").into(),
         };
-        self.clusters.ensure(&name);
+        self.clusters.ensure(&name, &direct.to_string());
         let lookup = match &direct.place {
             Place::Addresses(addresses) => {
                 let config = config(direct, &name, Ok(addresses));

@@ -7,14 +7,16 @@ use std::time::Instant;
 use sidestep_proto::resource::Address;
 
 use super::attempt::{self, AttemptId, Claim, Outcome, Owner};
+use super::connection_log::ConnectionLog;
 use super::reconcile::EndpointKey;
 use super::{PlaintextPolicy, WeakInbox};
 use crate::balancer::{Connectivity, Failure, SubchannelId};
 use crate::security::ClientTls;
-use crate::snapshot::{ClusterId, Slot};
+use crate::snapshot::{self, ClusterId, Slot};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::state::{Machine, Output, Outputs};
-use crate::subchannel::{ConnectTarget, Connection, Connector, Http2Options};
+use crate::subchannel::{Closed, ConnectTarget, Connection, Connector, Http2Options};
+use crate::telemetry::Telemetry;
 
 /// What every connection of the process is made with.
 pub(super) struct Dialer {
@@ -24,6 +26,7 @@ pub(super) struct Dialer {
     pub(super) plaintext: PlaintextPolicy,
     pub(super) backoff: Backoff,
     pub(super) attempts: u64,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 /// How the endpoints of a cluster are secured.
@@ -65,22 +68,27 @@ pub(super) struct Endpoint {
     claim: Option<Claim>,
     /// The try for a connection by changed security, beside the one in use.
     replacement: Option<Claim>,
+    log: ConnectionLog,
 }
 
 impl Endpoint {
     pub(super) fn new(
-        cluster: ClusterId,
+        cluster: &snapshot::Cluster,
         id: SubchannelId,
         key: EndpointKey,
         slot: Arc<Slot>,
-        backoff: Backoff,
+        target: &Arc<str>,
+        dialer: &Dialer,
     ) -> Self {
+        let name = cluster.name().clone();
+        let log = ConnectionLog::new(dialer.telemetry.clone(), target.clone(), name, slot.clone());
         Self {
-            cluster,
+            cluster: cluster.id(),
             id,
             key,
             slot,
-            machine: Machine::with_backoff(backoff, fastrand::u64(..)),
+            log,
+            machine: Machine::with_backoff(dialer.backoff, fastrand::u64(..)),
             claim: None,
             replacement: None,
         }
@@ -95,6 +103,7 @@ impl Endpoint {
 
     /// The policy gives the connection up; calls in flight go on.
     pub(super) fn close(&mut self, _step: &mut Step<'_>) {
+        self.log.given_up("the policy wants it no more");
         self.release();
         self.machine.closed();
     }
@@ -106,7 +115,7 @@ impl Endpoint {
         if self.slot.connection.load().is_some() {
             match self.dial(step) {
                 Ok(claim) => self.replacement = Some(claim),
-                Err(failure) => self.lost(&failure.0, &mut outputs),
+                Err(failure) => self.outlawed(&failure.0, &mut outputs),
             }
         } else if self.claim.is_some() {
             // A try by the old rules must not succeed any more.
@@ -146,15 +155,17 @@ impl Endpoint {
     fn heard_claim(&mut self, now: Instant, outcome: Outcome, out: &mut Outputs) {
         match outcome {
             Outcome::Connected(connection) => {
+                self.log.ready(&connection);
                 self.hold(connection);
                 self.machine.connected(out);
             }
             Outcome::Failed(reason) => {
                 self.claim = None;
+                self.log.failed(&reason);
                 let failure = self.failure(&reason);
                 self.machine.failed(now, failure, out);
             }
-            Outcome::Lost(reason) => self.lost(&reason, out),
+            Outcome::Lost(closed) => self.lost(&closed, out),
         }
     }
 
@@ -162,12 +173,22 @@ impl Endpoint {
         match outcome {
             Outcome::Connected(connection) => {
                 self.claim = self.replacement.take();
+                self.log.ready(&connection);
                 self.hold(connection);
             }
             // What the control plane now demands cannot be had. The connection in use was made
             // by other rules and must not stay; the reconnect will say what is wrong.
-            Outcome::Failed(reason) | Outcome::Lost(reason) => self.lost(&reason, out),
+            Outcome::Failed(reason) => self.outlawed(&reason, out),
+            Outcome::Lost(closed) => self.lost(&closed, out),
         }
+    }
+
+    /// There is no connection by the new rules, so the one by the old rules goes.
+    fn outlawed(&mut self, reason: &str, out: &mut Outputs) {
+        self.log.failed(reason);
+        self.log.given_up("the cluster's security has changed");
+        self.release();
+        self.machine.lost(out);
     }
 
     fn hold(&self, connection: Connection) {
@@ -180,14 +201,9 @@ impl Endpoint {
         self.slot.connection.store(None);
     }
 
-    fn lost(&mut self, reason: &str, out: &mut Outputs) {
+    fn lost(&mut self, closed: &Closed, out: &mut Outputs) {
+        self.log.closed(closed);
         self.release();
-        tracing::debug!(
-            target: "sidestep::endpoint",
-            endpoint = %self.slot.address,
-            reason,
-            "connection lost"
-        );
         self.machine.lost(out);
     }
 
@@ -201,18 +217,19 @@ impl Endpoint {
                     self.start(step, &mut more);
                     outputs.extend(more);
                 }
-                Output::Report(state) => {
-                    trace(&self.slot.address, &state);
-                    step.states.push(state);
-                }
+                Output::Report(state) => step.states.push(state),
             }
         }
     }
 
     fn start(&mut self, step: &mut Step<'_>, out: &mut Outputs) {
         match self.dial(step) {
-            Ok(claim) => self.claim = Some(claim),
+            Ok(claim) => {
+                self.log.connecting();
+                self.claim = Some(claim);
+            }
             Err(failure) => {
+                self.log.failed(&failure.0);
                 self.claim = None;
                 self.machine.failed(step.now, failure, out);
             }
@@ -281,14 +298,4 @@ fn is_local(address: &Address) -> bool {
         Address::Tcp(address) => address.ip().to_canonical().is_loopback(),
         Address::Unix(_) => true,
     }
-}
-
-fn trace(address: &str, state: &Connectivity) {
-    let (state, reason) = match state {
-        Connectivity::Idle => ("idle", None),
-        Connectivity::Connecting => ("connecting", None),
-        Connectivity::Ready => ("ready", None),
-        Connectivity::TransientFailure(failure) => ("transient failure", Some(&*failure.0)),
-    };
-    tracing::debug!(target: "sidestep::endpoint", endpoint = address, state, reason);
 }

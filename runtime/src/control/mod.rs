@@ -12,9 +12,11 @@ mod clients;
 mod cluster;
 mod clusters;
 mod config_source;
+mod connection_log;
 mod dependency;
 mod directs;
 mod endpoint;
+mod events;
 mod handle;
 mod reconcile;
 mod resource_cache;
@@ -42,6 +44,7 @@ use crate::source::ads::{LinkId, Said};
 use crate::source::static_::StaticResources;
 use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
+use crate::telemetry::Telemetry;
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
@@ -200,6 +203,8 @@ pub struct Config {
     pub connector: Connector,
     /// Of the connections to endpoints.
     pub http2: Arc<Http2Options>,
+    /// What its clusters and connections are counted in.
+    pub telemetry: Arc<Telemetry>,
     /// Largest ADS response taken, in bytes. Default 256 MiB.
     pub max_response_bytes: usize,
     /// Shortened by tests.
@@ -218,6 +223,7 @@ impl Config {
             providers,
             connector: default_connector(),
             http2: Arc::default(),
+            telemetry: Telemetry::new(None),
             max_response_bytes: 256 * 1024 * 1024,
             timers: Timers::default(),
         }

@@ -46,6 +46,7 @@ impl Servers {
         &mut self,
         cache: &ResourceCache,
         origin: &Origin,
+        revision: &str,
         unreachable: Option<&str>,
     ) {
         for watch in &mut self.watches {
@@ -55,7 +56,7 @@ impl Servers {
                 // What is in use stays in use.
                 Resolution::Waiting => {}
                 Resolution::Failed(failure) => watch.fail(failure),
-                Resolution::Ready(routes) => watch.serve(routes),
+                Resolution::Ready(routes) => watch.serve(routes, revision),
             }
             let Some(reason) = unreachable else { continue };
             if matches!(*watch.state.borrow(), ServerState::Pending) {
@@ -89,7 +90,7 @@ impl Watch {
         });
     }
 
-    fn serve(&mut self, routes: ServerRoutes) {
+    fn serve(&mut self, routes: ServerRoutes, revision: &str) {
         match &mut self.current {
             Some((current, _)) if *current == routes => {}
             // A change behind a name reaches live connections and drains none (gRFC A36).
@@ -100,12 +101,18 @@ impl Watch {
                     }
                 }
                 *current = routes;
+                tracing::info!(
+                    target: "sidestep::config",
+                    listener = &*self.listener,
+                    revision,
+                    "server routes applied"
+                );
             }
-            _ => self.replace(routes),
+            _ => self.replace(routes, revision),
         }
     }
 
-    fn replace(&mut self, routes: ServerRoutes) {
+    fn replace(&mut self, routes: ServerRoutes, revision: &str) {
         // The resolution of a server's listener is one of this kind only.
         let ListenerKind::Server(listener) = &routes.listener.kind else {
             return;
@@ -120,8 +127,9 @@ impl Watch {
         tracing::info!(
             target: "sidestep::config",
             listener = &*self.listener,
+            revision,
             chains = config.chains.len(),
-            "server configuration published"
+            "server configuration applied"
         );
         self.state
             .send_replace(ServerState::Serving(config.clone()));

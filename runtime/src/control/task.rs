@@ -21,6 +21,7 @@ use super::resource_cache::Key;
 use super::servers::Servers;
 use super::{Config, Input, Timers, WeakInbox, dependency};
 use crate::security::CertificateProviders;
+use crate::telemetry::Telemetry;
 
 /// The control task, not yet running.
 pub(super) struct Task {
@@ -33,6 +34,7 @@ pub(super) struct Task {
     servers: Servers,
     directs: Directs,
     clusters: Clusters,
+    telemetry: Arc<Telemetry>,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
@@ -70,12 +72,18 @@ impl Task {
                 plaintext: config.plaintext,
                 backoff: config.timers.connect_backoff,
                 attempts: 0,
+                telemetry: config.telemetry.clone(),
             },
             providers: config.providers,
             clients: Clients::default(),
             servers: Servers::default(),
-            directs: Directs::new(inbox.clone(), config.timers.clone()),
-            clusters: Clusters::new(inbox, 0),
+            directs: Directs::new(
+                inbox.clone(),
+                config.timers.clone(),
+                config.telemetry.clone(),
+            ),
+            clusters: Clusters::new(inbox, config.telemetry.clone(), 0),
+            telemetry: config.telemetry,
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
@@ -119,6 +127,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         match input {
             Input::Watch {
@@ -212,6 +221,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         self.clusters.handle_timeout(&mut cx);
         self.directs.handle_timeout(&mut cx);
@@ -250,12 +260,21 @@ impl Task {
             return self.servers.fail_all(&failure);
         };
         let unreachable = source.unreachable();
-        self.clients
-            .resolve(now, source.cache(), source.origin(), unreachable);
-        self.servers
-            .resolve(source.cache(), source.origin(), unreachable);
-        for name in self.clients.clusters() {
-            if self.clusters.ensure(&name) {
+        self.clients.resolve(
+            now,
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
+        self.servers.resolve(
+            source.cache(),
+            source.origin(),
+            source.revision(),
+            unreachable,
+        );
+        for (name, target) in self.clients.named() {
+            if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
             }
         }
@@ -270,6 +289,7 @@ impl Task {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
+            telemetry: &self.telemetry,
         };
         for name in std::mem::take(&mut self.work.clusters) {
             let mut needs = Needs::new();

@@ -8,7 +8,7 @@ use sidestep_proto::resource::Address;
 ///
 /// # Errors
 /// The name does not exist or the resolver cannot be asked.
-pub(crate) async fn lookup(host: &str, port: u16) -> io::Result<Vec<Address>> {
+pub async fn lookup(host: &str, port: u16) -> io::Result<Vec<Address>> {
     let mut found: Vec<Address> = Vec::new();
     for address in tokio::net::lookup_host((host, port)).await? {
         let address = Address::Tcp(address);

@@ -9,7 +9,7 @@ use sidestep_proto::resource::{Address, LbPolicy};
 
 pub use static_::TargetError;
 
-pub(crate) use dns::lookup;
+pub use dns::lookup;
 
 /// A target that needs no control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -72,7 +72,7 @@ impl DirectTarget {
     }
 
     /// The name that a certificate would have to carry; empty for addresses.
-    pub(crate) fn host(&self) -> &str {
+    pub fn host(&self) -> &str {
         match &self.place {
             Place::Name { host, .. } => host,
             Place::Addresses(_) => "",

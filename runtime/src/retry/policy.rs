@@ -33,6 +33,11 @@ enum Pushback {
 }
 
 impl Outcome {
+    /// Its gRPC status code.
+    pub(crate) fn code(&self) -> u32 {
+        self.code
+    }
+
     /// Failed in this process or on the way.
     pub(crate) fn failed(code: u32) -> Self {
         Self {
@@ -154,6 +159,13 @@ impl<'a> Retries<'a> {
             return Decision::GiveUp;
         }
         Decision::Retry { after }
+    }
+
+    /// Whether an attempt that ended so would be repeated if there were one more to make.
+    pub(crate) fn exhausted(&self, outcome: &Outcome) -> bool {
+        outcome.kind != Kind::Committed
+            && self.policy.on.contains(outcome.code)
+            && self.counted >= self.policy.max_attempts
     }
 
     fn backoff(&mut self) -> Duration {

@@ -18,11 +18,15 @@ use super::drain::Draining;
 use super::service::Calls;
 use super::serving::Generation;
 use super::{BoxError, Refusal, ServerOptions, ServerStats};
+use crate::telemetry::server::{ServerCells, Services};
 
 /// What every connection of a server shares.
+#[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: ServerOptions,
     pub(super) stats: Arc<ServerStats>,
+    pub(super) telemetry: Arc<ServerCells>,
+    pub(super) services: Arc<Services>,
 }
 
 impl Shared {
@@ -78,8 +82,12 @@ pub(super) async fn serve<S, B>(
     }
 }
 
-async fn carry_calls<S, B>(admitted: Admitted, mut draining: Draining, handler: S, shared: &Shared)
-where
+async fn carry_calls<S, B>(
+    admitted: Admitted,
+    mut draining: Draining,
+    handler: S,
+    shared: &Arc<Shared>,
+) where
     S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
@@ -90,7 +98,7 @@ where
     let Admitted {
         io, info, routes, ..
     } = admitted;
-    let calls = Calls::new(handler, routes, info);
+    let calls = Calls::new(handler, routes, info, shared);
     let in_flight = calls.in_flight();
     let connection = http2(&shared.options).serve_connection(TokioIo::new(io), calls);
     let mut connection = pin!(connection);

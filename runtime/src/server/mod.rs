@@ -30,6 +30,9 @@ use tonic::service::Routes;
 use tower_layer::{Identity, Layer, Stack};
 use tower_service::Service;
 
+use crate::telemetry::Telemetry;
+use crate::telemetry::server::Services;
+
 mod accept;
 mod admission;
 mod connect_info;
@@ -151,6 +154,8 @@ pub struct Server<L = Identity> {
     direct_plaintext: bool,
     on_mode: Option<OnMode>,
     stats: Arc<ServerStats>,
+    telemetry: Arc<Telemetry>,
+    services: Services,
 }
 
 impl Server {
@@ -165,6 +170,8 @@ impl Server {
             direct_plaintext: false,
             on_mode: None,
             stats: Arc::default(),
+            telemetry: Telemetry::new(None),
+            services: Services::Named(Vec::new()),
         }
     }
 }
@@ -184,12 +191,16 @@ impl<L> Server<L> {
         B::Error: Into<BoxError>,
     {
         self.routes = self.routes.add_service(service);
+        if let Services::Named(names) = &mut self.services {
+            names.push(S::NAME);
+        }
         self
     }
 
     /// Serves these routes. Services added before are replaced; add further ones after.
     pub fn add_routes(mut self, routes: Routes) -> Self {
         self.routes = routes;
+        self.services = Services::Any;
         self
     }
 
@@ -204,6 +215,8 @@ impl<L> Server<L> {
             direct_plaintext: self.direct_plaintext,
             on_mode: self.on_mode,
             stats: self.stats,
+            telemetry: self.telemetry,
+            services: self.services,
         }
     }
 
@@ -237,6 +250,12 @@ impl<L> Server<L> {
         tell: impl Fn(&Address, &ServerMode) + Send + Sync + 'static,
     ) -> Self {
         self.on_mode = Some(Arc::new(tell));
+        self
+    }
+
+    /// Where its calls are counted.
+    pub(crate) fn telemetry(mut self, telemetry: Arc<Telemetry>) -> Self {
+        self.telemetry = telemetry;
         self
     }
 
@@ -356,6 +375,8 @@ impl<L> BoundServer<L> {
         let shared = Shared {
             options: server.options,
             stats: server.stats,
+            telemetry: Arc::clone(server.telemetry.server()),
+            services: Arc::new(server.services),
         };
         Ok((
             (gate, bound, Arc::new(shared)),

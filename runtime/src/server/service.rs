@@ -17,12 +17,19 @@ use tonic::transport::server::TcpConnectInfo;
 use tower::util::Oneshot;
 use tower_service::Service;
 
+use super::connection::Shared;
 use super::drain::{InFlight, InFlightView, OpenCall};
 use super::reply_body::ReplyBody;
 use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};
 use crate::control::{ChainRoutes, RoutesState};
 use crate::routing::{Action, Call};
+use crate::telemetry::Refusal;
+use crate::telemetry::server::ServerCall;
+use crate::telemetry::trace_context::{Carried, TraceContext};
+
+/// What telemetry follows of a call; `None` while it is off.
+pub(super) type Observed = Option<Box<ServerCall>>;
 
 /// The calls of one connection.
 #[derive(Debug)]
@@ -31,15 +38,22 @@ pub(super) struct Calls<S> {
     routes: ChainRoutes,
     info: Arc<ConnectInfo>,
     in_flight: InFlight,
+    shared: Arc<Shared>,
 }
 
 impl<S> Calls<S> {
-    pub(super) fn new(handler: S, routes: ChainRoutes, info: ConnectInfo) -> Self {
+    pub(super) fn new(
+        handler: S,
+        routes: ChainRoutes,
+        info: ConnectInfo,
+        shared: &Arc<Shared>,
+    ) -> Self {
         Self {
             handler,
             routes,
             info: Arc::new(info),
             in_flight: InFlight::default(),
+            shared: Arc::clone(shared),
         }
     }
 
@@ -72,6 +86,16 @@ impl<S> Calls<S> {
         }
     }
 
+    /// Follows the call if telemetry is on.
+    fn observe<B>(&self, request: &mut Request<B>) -> Observed {
+        let Shared {
+            telemetry,
+            services,
+            ..
+        } = &*self.shared;
+        (telemetry.on()).then(|| ServerCall::started(telemetry, services, &self.info, request))
+    }
+
     fn introduce<B>(&self, request: &mut Request<B>) {
         let extensions = request.extensions_mut();
         if self.info.remote_addr().is_some() {
@@ -98,21 +122,36 @@ where
     type Future = Reply<Oneshot<S, Request<Body>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(context) = TraceContext::from_headers(request.headers()) {
+            request.extensions_mut().insert(context);
+        }
+        let mut observed = self.observe(&mut request);
         if let Err(status) = self.check_route(&request) {
+            refused(&mut observed, Refusal::NoRoute);
             tracing::debug!(target: "sidestep::server", path = request.uri().path(), %status, "refused");
-            return Reply::status(status);
+            return Reply::status(status, observed);
         }
         let deadline = match grpc_timeout(request.headers()) {
             Ok(timeout) => timeout.map(|timeout| Box::pin(sleep(timeout))),
-            Err(malformed) => return Reply::status(Status::internal(malformed.to_string())),
+            Err(malformed) => {
+                refused(&mut observed, Refusal::Malformed);
+                return Reply::status(Status::internal(malformed.to_string()), observed);
+            }
         };
         self.introduce(&mut request);
-        let call = Oneshot::new(self.handler.clone(), request.map(Body::new));
+        let carried = Carried::of(request.extensions());
+        let request = match &observed {
+            Some(call) => request.map(|body| Body::new(call.incoming(body))),
+            None => request.map(Body::new),
+        };
+        let call = Oneshot::new(self.handler.clone(), request);
         Reply {
             handler: Some(call),
             deadline,
             status: None,
             open: Some(self.in_flight.begin()),
+            observed,
+            carried,
         }
     }
 }
@@ -125,16 +164,20 @@ pin_project! {
         deadline: Option<Pin<Box<Sleep>>>,
         status: Option<Status>,
         open: Option<OpenCall>,
+        observed: Observed,
+        carried: Carried,
     }
 }
 
 impl<F> Reply<F> {
-    fn status(status: Status) -> Self {
+    fn status(status: Status, observed: Observed) -> Self {
         Self {
             handler: None,
             deadline: None,
             status: Some(status),
             open: None,
+            observed,
+            carried: Carried::default(),
         }
     }
 }
@@ -148,20 +191,43 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let status = match this.handler.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
+        let carried = &*this.carried;
+        let handled = this.handler.as_mut().as_pin_mut();
+        let status = match handled.map(|call| carried.enter(|| call.poll(cx))) {
             Some(Poll::Ready(Ok(response))) => {
                 let (deadline, open) = (this.deadline.take(), this.open.take());
-                return Poll::Ready(Ok(response.map(|body| ReplyBody::new(body, deadline, open))));
+                let mut observed = this.observed.take();
+                if let Some(call) = &mut observed {
+                    call.answered(&response);
+                }
+                let carried = std::mem::take(this.carried);
+                return Poll::Ready(Ok(
+                    response.map(|body| ReplyBody::new(body, deadline, open, observed, carried))
+                ));
             }
             Some(Poll::Ready(Err(error))) => Status::from_error(error.into()),
             Some(Poll::Pending) => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => deadline_exceeded(),
+                Some(Poll::Ready(())) => {
+                    refused(this.observed, Refusal::Deadline);
+                    deadline_exceeded()
+                }
                 _ => return Poll::Pending,
             },
             None => this.status.take().unwrap_or_else(deadline_exceeded),
         };
         this.handler.set(None);
-        Poll::Ready(Ok(trailers_only(status)))
+        let reply = trailers_only(status);
+        if let Some(mut call) = this.observed.take() {
+            call.answered(&reply);
+        }
+        Poll::Ready(Ok(reply))
+    }
+}
+
+/// This process answers in the handler's place.
+pub(super) fn refused(observed: &mut Observed, refusal: Refusal) {
+    if let Some(call) = observed {
+        call.refused(refusal);
     }
 }
 

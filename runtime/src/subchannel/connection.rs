@@ -12,6 +12,7 @@ use http::uri::Scheme;
 use sidestep_proto::resource::Address;
 use tokio::sync::Notify;
 
+use super::driver::Closed;
 use super::exchange::Exchange;
 use super::request_body::RequestBody;
 
@@ -55,6 +56,12 @@ impl Connection {
     #[must_use]
     pub fn draining(&self) -> bool {
         self.status().draining()
+    }
+
+    /// Why new streams are impossible; `None` while they are not.
+    #[must_use]
+    pub fn closed(&self) -> Option<&Closed> {
+        self.status().closed()
     }
 
     /// Resolves once [`Self::draining`] holds; cancel safe.
@@ -146,7 +153,7 @@ pub(super) struct Status {
     /// Wakes the driver when they are.
     driver: AtomicWaker,
     /// Set once, before `draining`.
-    reason: OnceLock<String>,
+    closed: OnceLock<Closed>,
     /// The highest stream whose HEADERS went to the socket.
     pub(super) written: Arc<AtomicU32>,
 }
@@ -164,7 +171,7 @@ impl Status {
             waiting: AtomicUsize::new(0),
             abandoned: AtomicBool::new(false),
             driver: AtomicWaker::new(),
-            reason: OnceLock::new(),
+            closed: OnceLock::new(),
             written,
         }
     }
@@ -175,7 +182,13 @@ impl Status {
 
     /// Why no new stream can start; only meaningful while draining.
     pub(super) fn reason(&self) -> &str {
-        self.reason.get().map_or("connection is closing", |r| r)
+        let closed = self.closed.get();
+        closed.map_or("connection is closing", |closed| &closed.reason)
+    }
+
+    /// Set before `draining` is.
+    pub(super) fn closed(&self) -> Option<&Closed> {
+        self.closed.get()
     }
 
     pub(super) fn abandoned(&self) -> bool {
@@ -193,11 +206,11 @@ impl Status {
     }
 
     /// The first reason stays: it is the cause, later ones are consequences.
-    pub(super) fn drain(&self, reason: impl FnOnce() -> String) {
+    pub(super) fn drain(&self, closed: impl FnOnce() -> Closed) {
         if self.draining() {
             return;
         }
-        self.reason.get_or_init(reason);
+        self.closed.get_or_init(closed);
         self.draining.store(true, Ordering::Release);
         self.drained.notify_waiters();
         self.freed.notify_waiters();

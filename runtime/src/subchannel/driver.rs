@@ -14,6 +14,7 @@ use h2::{Ping, PingPong};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::connection::Status;
+use super::disconnect::Disconnect;
 use super::watched::Watched;
 
 /// Pings more often than this are taken as an attack by servers (gRFC A8).
@@ -39,6 +40,8 @@ pub struct Driver {
 pub struct Closed {
     /// In words, for logs and for the status of calls.
     pub reason: String,
+    /// The first cause, in gRFC A94's words: what follows a GOAWAY is its consequence.
+    pub disconnect: Disconnect,
 }
 
 impl Driver {
@@ -57,23 +60,30 @@ impl Driver {
         }
     }
 
-    fn close(&mut self, reason: String) -> Closed {
-        self.status.drain(|| reason.clone());
+    fn close(&mut self, closed: Closed) -> Closed {
+        self.status.drain(|| closed.clone());
         self.h2 = None;
         self.probe = None;
-        Closed { reason }
+        let first = self.status.closed().map(|first| first.disconnect);
+        Closed {
+            disconnect: first.unwrap_or(closed.disconnect),
+            ..closed
+        }
     }
 
     /// After h2 has taken in what was there: is the connection still good for new streams?
-    fn look(&mut self, cx: &mut Context<'_>) {
+    fn look(&mut self, cx: &mut Context<'_>, counts: fn(&h2::Error) -> bool) {
         if let Some(h2) = &self.h2 {
             self.status.set_limit(h2.max_concurrent_send_streams());
         }
         if let Some(probe) = &mut self.probe
             && let Poll::Ready(Err(error)) = probe.poll_ready(cx)
+            && counts(&error)
         {
-            self.status
-                .drain(|| format!("server is going away: {error}"));
+            self.status.drain(|| Closed {
+                reason: format!("server is going away: {error}"),
+                disconnect: Disconnect::of(&error),
+            });
         }
     }
 
@@ -97,16 +107,19 @@ impl Future for Driver {
             panic!("polled after it resolved");
         };
         if let Poll::Ready(ended) = Pin::new(h2).poll(cx) {
-            let reason = match ended {
-                Ok(()) => "connection closed".to_owned(),
-                Err(error) => error.to_string(),
+            // A GOAWAY on an idle connection and its end are seen in one poll.
+            this.look(cx, h2::Error::is_go_away);
+            let (reason, disconnect) = match ended {
+                Ok(()) => ("connection closed".to_owned(), Disconnect::Unknown),
+                Err(error) => (error.to_string(), Disconnect::of(&error)),
             };
-            return Poll::Ready(this.close(reason));
+            return Poll::Ready(this.close(Closed { reason, disconnect }));
         }
-        this.look(cx);
+        this.look(cx, |_| true);
         if let Some(keepalive) = &mut this.keepalive {
             let reason = ready!(keepalive.poll(cx, &this.status));
-            return Poll::Ready(this.close(reason));
+            let disconnect = Disconnect::TimedOut;
+            return Poll::Ready(this.close(Closed { reason, disconnect }));
         }
         Poll::Pending
     }
@@ -114,7 +127,10 @@ impl Future for Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.status.drain(|| "connection was given up".to_owned());
+        self.status.drain(|| Closed {
+            reason: "connection was given up".to_owned(),
+            disconnect: Disconnect::Shutdown,
+        });
     }
 }
 

@@ -18,6 +18,7 @@ use super::connection::{Connection, Permit};
 use super::incoming::Incoming;
 use super::pump::{self, PumpLink};
 use super::request_body::{BoxError, RequestBody};
+use crate::telemetry::messages::Outgoing;
 
 /// A request under way; resolves with the head of the response.
 ///
@@ -122,12 +123,27 @@ where
     type Output = Result<Response<Incoming>, SendError<B>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_counted(cx, None)
+    }
+}
+
+impl<B> Exchange<B>
+where
+    B: Body<Data = Bytes> + Unpin + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Polls as a future, and counts what is sent.
+    pub(crate) fn poll_counted(
+        &mut self,
+        cx: &mut Context<'_>,
+        count: Option<&mut Outgoing>,
+    ) -> Poll<Result<Response<Incoming>, SendError<B>>> {
         if let Step::Start(..) = self.step {
             let Step::Start(connection, request) = std::mem::replace(&mut self.step, Step::Over)
             else {
                 unreachable!("looked at above")
             };
-            self.step = Step::Sent(begin(&connection, request, cx)?);
+            self.step = Step::Sent(begin(&connection, request, cx, count)?);
         }
         let Step::Sent(sent) = &mut self.step else {
             panic!("polled after it resolved");
@@ -158,6 +174,7 @@ fn begin<B>(
     connection: &Connection,
     request: Request<RequestBody<B>>,
     cx: &mut Context<'_>,
+    count: Option<&mut Outgoing>,
 ) -> Result<Sent, SendError<B>>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -195,12 +212,18 @@ where
     match start {
         BodyStart::Whole(data) => {
             if let Some(data) = &data {
+                if let Some(count) = count {
+                    count.whole(data);
+                }
                 // Fails only on a stream that is closed already; the response says why.
                 let _ = stream.send_data(data.clone(), true);
             }
             sent.whole = Some(data);
         }
-        BodyStart::Goes(frames) => sent.pump = Some(pump::spawn(stream, frames, body)),
+        BodyStart::Goes(frames) => {
+            let count = count.map(Outgoing::goes_on);
+            sent.pump = Some(pump::spawn(stream, frames, body, count));
+        }
     }
     Ok(sent)
 }

@@ -17,6 +17,7 @@
 
 mod connect;
 mod connection;
+mod disconnect;
 mod driver;
 mod exchange;
 mod incoming;
@@ -34,6 +35,7 @@ pub use connect::{
     default_connector,
 };
 pub use connection::Connection;
+pub use disconnect::Disconnect;
 pub use driver::{Closed, Driver};
 pub use exchange::{Exchange, SendError, SendFailure};
 pub use incoming::{Incoming, IncomingError};

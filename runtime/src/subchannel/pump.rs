@@ -12,6 +12,7 @@ use http_body::{Body, Frame};
 use tokio::sync::oneshot;
 
 use super::request_body::{BoxError, RequestBody};
+use crate::telemetry::messages::Shared;
 
 /// The response's end of a pump. Dropping it cancels the request.
 #[derive(Debug)]
@@ -40,6 +41,7 @@ pub(super) fn spawn<B>(
     stream: SendStream<Bytes>,
     taken: [Option<Frame<Bytes>>; 2],
     body: RequestBody<B>,
+    count: Option<Shared>,
 ) -> PumpLink
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
@@ -47,7 +49,7 @@ where
 {
     let (stop, stopped) = oneshot::channel();
     let (fail, failure) = oneshot::channel();
-    tokio::spawn(run(stream, taken, body, stopped, fail));
+    tokio::spawn(run(stream, taken, body, count, (stopped, fail)));
     PumpLink {
         stop: Some(stop),
         failure,
@@ -58,8 +60,8 @@ async fn run<B>(
     mut stream: SendStream<Bytes>,
     taken: [Option<Frame<Bytes>>; 2],
     mut body: RequestBody<B>,
-    stopped: oneshot::Receiver<()>,
-    fail: oneshot::Sender<BoxError>,
+    mut count: Option<Shared>,
+    (stopped, fail): (oneshot::Receiver<()>, oneshot::Sender<BoxError>),
 ) where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
@@ -68,7 +70,7 @@ async fn run<B>(
         biased;
         // RFC 9113 section 8.1: no error if the answer did not need the rest.
         ended = stopped => End::Reset(if ended.is_ok() { Reason::NO_ERROR } else { Reason::CANCEL }),
-        end = transfer(&mut stream, taken, &mut body) => end,
+        end = transfer(&mut stream, taken, &mut body, &mut count) => end,
     };
     match end {
         End::Sent | End::Gone => {}
@@ -95,13 +97,20 @@ async fn transfer<B>(
     stream: &mut SendStream<Bytes>,
     taken: [Option<Frame<Bytes>>; 2],
     body: &mut RequestBody<B>,
+    count: &mut Option<Shared>,
 ) -> End
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
+    let mut counted = |frame: Frame<Bytes>| {
+        if let (Some(count), Some(data)) = (count.as_mut(), frame.data_ref()) {
+            count.take(data);
+        }
+        frame
+    };
     for frame in taken.into_iter().flatten() {
-        if let Some(end) = send(stream, frame, body.is_end()) {
+        if let Some(end) = send(stream, counted(frame), body.is_end()) {
             return end;
         }
     }
@@ -120,7 +129,7 @@ where
             Err(StreamClosed) => return End::Gone,
             Ok(None) => return end_of_stream(stream),
             Ok(Some(Err(error))) => return End::Failed(error),
-            Ok(Some(Ok(frame))) => send(stream, frame, body.is_end()),
+            Ok(Some(Ok(frame))) => send(stream, counted(frame), body.is_end()),
         };
         if let Some(end) = end {
             return end;

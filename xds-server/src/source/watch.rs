@@ -21,7 +21,7 @@ const SLOW_POLL: Duration = Duration::from_secs(2);
 const FAST_POLL: Duration = Duration::from_millis(50);
 
 /// A set of watched directories.
-pub(super) struct DirectoryWatch {
+pub(crate) struct DirectoryWatch {
     watcher: Option<RecommendedWatcher>,
     directories: BTreeSet<PathBuf>,
     /// Whether all of `directories` are really watched.
@@ -31,7 +31,7 @@ pub(super) struct DirectoryWatch {
 
 impl DirectoryWatch {
     /// Watches nothing yet.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let signal = Arc::new(Notify::new());
         let raised = Arc::clone(&signal);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
@@ -54,7 +54,7 @@ impl DirectoryWatch {
 
     /// Never uses the system's reports, as if there were none.
     #[cfg(test)]
-    pub(super) fn polling() -> Self {
+    pub(crate) fn polling() -> Self {
         Self {
             watcher: None,
             directories: BTreeSet::new(),
@@ -64,7 +64,7 @@ impl DirectoryWatch {
     }
 
     /// Watches exactly these directories from now on.
-    pub(super) fn set(&mut self, directories: BTreeSet<PathBuf>) {
+    pub(crate) fn set(&mut self, directories: BTreeSet<PathBuf>) {
         let Some(watcher) = &mut self.watcher else {
             return;
         };
@@ -90,7 +90,7 @@ impl DirectoryWatch {
 
     /// Waits until something may have changed; whether the system said so, or it is merely time
     /// to look.
-    pub(super) async fn changed(&self) -> bool {
+    pub(crate) async fn changed(&self) -> bool {
         let poll = if self.complete { SLOW_POLL } else { FAST_POLL };
         tokio::time::timeout(poll, self.signal.notified())
             .await

@@ -1,11 +1,8 @@
 //! A real Envoy, with nothing in its own file but where the control plane is.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -16,7 +13,7 @@ use super::scenario::{Stage, all_ok, answered, python};
 
 /// The variant of ADS.
 #[derive(Clone, Copy)]
-pub(super) enum Protocol {
+pub(crate) enum Protocol {
     StateOfTheWorld,
     Delta,
 }
@@ -36,7 +33,12 @@ pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> 
     let one = json!("one");
 
     let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both, "none"))?;
-    let envoy = Envoy::start(stage, &plane.address, protocol)?;
+    let envoy = Envoy::start(
+        &stage.installed.envoy,
+        stage.folder,
+        &plane.address,
+        protocol,
+    )?;
     let address = eventually(|| envoy.listener())?;
     eventually(|| answers(stage, &address, &["a", "b"]))?;
 
@@ -117,17 +119,28 @@ fn mesh(one: &str, two: &str, to: &Value, timeout: &str) -> String {
     )
 }
 
-struct Envoy {
-    _process: Process,
+/// A running Envoy.
+pub(crate) struct Envoy {
+    process: Process,
     admin: String,
 }
 
 impl Envoy {
-    fn start(stage: &Stage<'_>, control_plane: &str, protocol: Protocol) -> Result<Self> {
-        let file = stage.folder.join("envoy.json");
+    /// Starts it with one worker; its files and its log go to `folder`.
+    pub(crate) fn start(
+        program: &Path,
+        folder: &Path,
+        control_plane: &str,
+        protocol: Protocol,
+    ) -> Result<Self> {
+        let file = folder.join("envoy.json");
         fs::write(&file, bootstrap(control_plane, protocol)?.to_string())?;
-        let admin = stage.folder.join("envoy-admin.address");
-        let mut command = Command::new(&stage.installed.envoy);
+        let admin = folder.join("envoy-admin.address");
+        if admin.exists() {
+            // An earlier one's.
+            fs::remove_file(&admin)?;
+        }
+        let mut command = Command::new(program);
         command
             .args([
                 "--disable-hot-restart",
@@ -140,16 +153,18 @@ impl Envoy {
             .arg(file)
             .arg("--admin-address-path")
             .arg(&admin);
-        let process = Process::start("envoy", stage.folder, &mut command)?;
+        let process = Process::start("envoy", folder, &mut command)?;
         let admin = eventually(|| written(&admin))?;
-        Ok(Self {
-            _process: process,
-            admin,
-        })
+        Ok(Self { process, admin })
+    }
+
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Where the listener that came by LDS listens.
-    fn listener(&self) -> Result<String> {
+    pub(crate) fn listener(&self) -> Result<String> {
         let listeners = self.admin("/listeners?format=json")?;
         let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
         let port = address["port_value"].as_u64();
@@ -171,41 +186,9 @@ impl Envoy {
         Ok(())
     }
 
-    /// One request to the admin port; HTTP/1.1, whose answer may come in chunks.
-    fn admin(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect(&self.admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        let chunked = head
-            .to_ascii_lowercase()
-            .contains("transfer-encoding: chunked");
-        let body = if chunked {
-            joined(body)
-        } else {
-            Some(body.to_owned())
-        };
-        let body = body.with_context(|| format!("half an answer: {answer}"))?;
-        serde_json::from_str(&body).with_context(|| answer)
-    }
-}
-
-/// The chunks of a body, put together.
-fn joined(mut body: &str) -> Option<String> {
-    let mut whole = String::new();
-    loop {
-        let (size, rest) = body.split_once("\r\n")?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(whole);
-        }
-        whole.push_str(rest.get(..size)?);
-        body = rest.get(size..)?.strip_prefix("\r\n")?;
+    /// One request to the admin port.
+    pub(crate) fn admin(&self, path: &str) -> Result<Value> {
+        crate::http::json(&self.admin, path)
     }
 }
 
@@ -251,15 +234,4 @@ fn bootstrap(control_plane: &str, protocol: Protocol) -> Result<Value> {
             }]}]},
         }]},
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_put_together() {
-        assert_eq!(joined("3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n").unwrap(), "abcd");
-        assert_eq!(joined("5\r\nabc\r\n"), None);
-    }
 }

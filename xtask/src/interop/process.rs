@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running peer and its events. Dropping it ends it.
-pub(super) struct Process {
+pub(crate) struct Process {
     name: String,
     child: Child,
     lines: Receiver<String>,
@@ -22,7 +22,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `command`; its standard error goes to `NAME.log` in `logs`.
-    pub(super) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+    pub(crate) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut child = command
@@ -49,8 +49,13 @@ impl Process {
         })
     }
 
+    /// The process's id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The next event of this kind; others are passed over.
-    pub(super) fn event(&self, kind: &str) -> Result<Value> {
+    pub(crate) fn event(&self, kind: &str) -> Result<Value> {
         self.find(&format!("the event {kind:?}"), |event| {
             event["event"] == kind
         })
@@ -128,7 +133,7 @@ pub(super) fn last_lines(log: &Path) -> String {
 
 /// Runs `step` again until it succeeds, for as long as a peer may take: for what no peer announces.
 /// The pause keeps it from taking the processor from the peer that it waits for.
-pub(super) fn eventually<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn eventually<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match step() {

@@ -2,7 +2,7 @@
 //!
 //! `footprint-meshed serve ADDRESS` serves. `footprint-meshed call COUNT ROUNDS` holds channels to
 //! the services `s000`, `s001`, … and calls each ROUNDS times, prints how many calls were answered,
-//! and ends with its standard input. The bootstrap says where the control plane is.
+//! and stays until it is ended. The bootstrap says where the control plane is.
 
 #[path = "../../greeter.rs"]
 mod greeter;
@@ -14,7 +14,6 @@ use greeter::hello::HelloRequest;
 use greeter::hello::greeter_client::GreeterClient;
 use greeter::hello::greeter_server::GreeterServer;
 use sidestep::{Channel, Mesh};
-use tokio::io::AsyncReadExt as _;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -34,8 +33,7 @@ async fn main() -> Outcome<()> {
         ["call", count, rounds] => call(&mesh, count.parse()?, rounds.parse()?).await?,
         _ => return Err("usage: footprint-meshed serve ADDRESS | call COUNT ROUNDS".into()),
     };
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
-    Ok(())
+    std::future::pending().await
 }
 
 async fn call(mesh: &Mesh, count: u32, rounds: u32) -> Outcome<Vec<GreeterClient<Channel>>> {
@@ -51,6 +49,6 @@ async fn call(mesh: &Mesh, count: u32, rounds: u32) -> Outcome<Vec<GreeterClient
             answered += u32::from(greeter.say_hello(HelloRequest { name }).await.is_ok());
         }
     }
-    println!("{answered}");
+    println!(r#"{{"event":"done","answered":{answered}}}"#);
     Ok(held)
 }

@@ -1,9 +1,12 @@
-//! The service over tonic and rustls alone.
+//! The service over tonic and rustls alone. What is done is printed as one line of JSON, then the
+//! program stays until it is ended.
 //!
-//! `footprint-plain serve COUNT` serves COUNT loopback addresses in plaintext, the same port on
-//! each, prints the port, and ends with its standard input. `footprint-plain call PORT COUNT` holds
-//! that many channels and calls each once. With `TLS_CA`, `TLS_CERT` and `TLS_KEY` it does so over
-//! mutual TLS.
+//! - `footprint-plain serve COUNT` serves COUNT loopback addresses, the same port on each.
+//! - `footprint-plain call PORT COUNT` holds a channel to each of them, and calls each once.
+//! - `footprint-plain via PORT COUNT ROUNDS` calls the services `s000`, `s001`, … through the proxy
+//!   on that port, each ROUNDS times.
+//!
+//! With `TLS_CA`, `TLS_CERT` and `TLS_KEY` the first two do so over mutual TLS.
 
 #[path = "../../greeter.rs"]
 mod greeter;
@@ -15,28 +18,25 @@ use greeter::Greeting;
 use greeter::hello::HelloRequest;
 use greeter::hello::greeter_client::GreeterClient;
 use greeter::hello::greeter_server::GreeterServer;
-use tokio::io::AsyncReadExt as _;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{
     Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig,
 };
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
+type Greeter = GreeterClient<Channel>;
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let _held = match arguments.as_slice() {
-        ["serve", count] => {
-            serve(count.parse()?).await?;
-            Vec::new()
-        }
+        ["serve", count] => serve(count.parse()?).await?,
         ["call", port, count] => call(port.parse()?, count.parse()?).await?,
-        _ => return Err("usage: footprint-plain serve COUNT | call PORT COUNT".into()),
+        ["via", port, count, rounds] => via(port.parse()?, count.parse()?, rounds.parse()?).await?,
+        _ => return Err("usage: footprint-plain serve|call|via …, see the source".into()),
     };
-    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
-    Ok(())
+    std::future::pending().await
 }
 
 /// The `number`th of the loopback addresses.
@@ -44,7 +44,7 @@ fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 1).to_bits() + number)
 }
 
-async fn serve(count: u32) -> Outcome<()> {
+async fn serve(count: u32) -> Outcome<Vec<Greeter>> {
     let first = TcpIncoming::bind((address(0), 0).into())?;
     let port = first.local_addr()?.port();
     let mut all = vec![first];
@@ -60,11 +60,11 @@ async fn serve(count: u32) -> Outcome<()> {
         let server = server.add_service(GreeterServer::new(Greeting));
         tokio::spawn(server.serve_with_incoming(incoming));
     }
-    println!("{port}");
-    Ok(())
+    println!(r#"{{"event":"ready","port":{port}}}"#);
+    Ok(Vec::new())
 }
 
-async fn call(port: u16, count: u32) -> Outcome<Vec<GreeterClient<Channel>>> {
+async fn call(port: u16, count: u32) -> Outcome<Vec<Greeter>> {
     let mut held = Vec::new();
     let mut answered = 0;
     for number in 0..count {
@@ -79,8 +79,24 @@ async fn call(port: u16, count: u32) -> Outcome<Vec<GreeterClient<Channel>>> {
         answered += u32::from(greeter.say_hello(HelloRequest { name }).await.is_ok());
         held.push(greeter);
     }
-    println!("{answered}");
+    println!(r#"{{"event":"done","answered":{answered}}}"#);
     Ok(held)
+}
+
+async fn via(port: u16, count: u32, rounds: u32) -> Outcome<Vec<Greeter>> {
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
+    let mut answered = 0;
+    for number in 0..count {
+        let service = format!("http://s{number:03}").parse()?;
+        let channel = endpoint.clone().origin(service).connect_lazy();
+        let mut greeter = GreeterClient::new(channel);
+        for _ in 0..rounds {
+            let name = "proxy".to_owned();
+            answered += u32::from(greeter.say_hello(HelloRequest { name }).await.is_ok());
+        }
+    }
+    println!(r#"{{"event":"done","answered":{answered}}}"#);
+    Ok(Vec::new())
 }
 
 fn certificates() -> Outcome<Option<(Certificate, Identity)>> {

@@ -454,7 +454,8 @@ async fn until_failing(cluster: &Cluster) -> String {
 
 fn channel(target: &Arc<Target>) -> crate::Channel {
     let authority = http::uri::Authority::from_static("greeter");
-    crate::Channel::new(target.clone(), authority)
+    let telemetry = crate::Telemetry::new(None).client("xds:///greeter");
+    crate::Channel::new(target.clone(), authority, telemetry)
 }
 
 fn call(

@@ -181,14 +181,18 @@ async fn a_stream_that_never_pauses_meets_its_deadline() {
     let (_, mut last) = soon(calls.recv()).await.unwrap();
     answer(&mut last, "done");
     soon(other).await.unwrap().unwrap();
-    let slot = Arc::new(crate::snapshot::Slot::new("here", Arc::default()));
+    let slot = Arc::new(crate::snapshot::Slot::new(
+        "here",
+        Arc::default(),
+        Arc::default(),
+    ));
     let breaker = Arc::new(crate::circuit_breaker::CircuitBreaker::new(1));
     let in_flight = InFlight::new(slot, breaker.try_acquire().unwrap());
     let passed = Deadline {
         at: std::time::Instant::now(),
         after: Duration::ZERO,
     };
-    let body = ResponseBody::new(incoming, in_flight, Some(passed), true);
+    let body = ResponseBody::new(incoming, in_flight, Some(passed), true, None);
     let mut body = Box::pin(body);
     let mut ends = Vec::new();
     while let Some(frame) = soon(body.frame()).await {

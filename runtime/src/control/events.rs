@@ -1,0 +1,118 @@
+//! What the control plane's machine reports, as `tracing` events: `sidestep::xds` for the stream
+//! and its answers, `sidestep::config` for resources. Listed in docs/events.md.
+
+use sidestep_proto::ads::{Event, ResourceError};
+use sidestep_proto::bootstrap::Server;
+use sidestep_proto::resource::ResourceType;
+
+use super::dependency::Origin;
+
+/// gRPC's code in a control plane's `resource_errors`.
+const NOT_FOUND: i32 = 5;
+
+/// Tells of one event. `origin` is the server of the stream and our node.
+pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
+    let node = &*origin.node;
+    match event {
+        Event::StreamUp { server } => {
+            let server = &*servers[*server].uri;
+            tracing::info!(target: "sidestep::xds", server, node, "stream up");
+        }
+        Event::StreamDown {
+            server,
+            reason,
+            had_response,
+        } => {
+            let server = &*servers[*server].uri;
+            if *had_response {
+                tracing::info!(target: "sidestep::xds", server, node, reason, "stream down");
+            } else {
+                tracing::warn!(target: "sidestep::xds", server, node, reason, "no stream");
+            }
+        }
+        Event::Unreachable { reason } => {
+            tracing::warn!(target: "sidestep::xds", node, reason, "no control plane can be reached");
+        }
+        Event::Accepted {
+            resource_type,
+            version,
+        } => {
+            let server = &*origin.server;
+            tracing::debug!(target: "sidestep::xds", server, node, %resource_type, version, "ACK");
+        }
+        Event::Rejected {
+            resource_type,
+            version,
+            detail,
+        } => {
+            let server = &*origin.server;
+            tracing::warn!(
+                target: "sidestep::xds", server, node, %resource_type, version, detail, "NACK"
+            );
+        }
+        Event::Error {
+            resource_type,
+            name,
+            error,
+            cached,
+        } => problem(*resource_type, name, error, *cached, origin),
+        Event::Cleared {
+            resource_type,
+            name,
+        } => tracing::info!(
+            target: "sidestep::config", %resource_type, name, "resource is good again"
+        ),
+        Event::Ignored {
+            resource_type,
+            name,
+            fields,
+        } => {
+            for field in fields {
+                let (path, note) = (&*field.path, field.note);
+                tracing::warn!(
+                    target: "sidestep::config", %resource_type, name, path, note, "field ignored"
+                );
+            }
+        }
+        Event::Resource(resource) => tracing::debug!(
+            target: "sidestep::config",
+            resource_type = %resource.resource_type(),
+            name = resource.name(),
+            "resource taken over"
+        ),
+    }
+}
+
+fn problem(
+    resource_type: ResourceType,
+    name: &str,
+    error: &ResourceError,
+    cached: bool,
+    origin: &Origin,
+) {
+    let (server, node) = (&*origin.server, &*origin.node);
+    match error {
+        // What leaves the mesh is told so by the control plane before we have let go of it.
+        ResourceError::Deleted
+        | ResourceError::Refused {
+            code: NOT_FOUND, ..
+        } if cached => {
+            tracing::info!(
+                target: "sidestep::config",
+                %resource_type, name, %error, server, node,
+                "resource is gone; its last good version stays in use"
+            );
+        }
+        ResourceError::Invalid(invalid) => tracing::warn!(
+            target: "sidestep::config",
+            %resource_type, name, path = &*invalid.path, reason = %invalid.reason, server, node,
+            last_good_stays = cached,
+            "bad resource"
+        ),
+        _ => tracing::warn!(
+            target: "sidestep::config",
+            %resource_type, name, reason = %error, server, node, last_good_stays = cached,
+            "bad resource"
+        ),
+    }
+}
