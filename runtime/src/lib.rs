@@ -11,10 +11,13 @@
 //! [`subchannel`], then [`control`], where everything that changes is owned; [`server`] is the
 //! other end.
 
+pub mod admin;
 pub mod balancer;
 pub mod channel;
 pub mod circuit_breaker;
 pub mod control;
+pub mod explain;
+pub mod inspect;
 pub mod mesh;
 pub mod mode;
 pub mod resolver;
@@ -27,6 +30,7 @@ pub mod source;
 pub mod subchannel;
 pub mod telemetry;
 
+pub use admin::AdminError;
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
 pub use mode::Mode;

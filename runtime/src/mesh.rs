@@ -12,8 +12,10 @@ use sidestep_proto::bootstrap::{Bootstrap, BootstrapError, Node};
 use sidestep_proto::codec::Context;
 use sidestep_proto::resource::Address;
 
+use crate::admin::{self, AdminError, Reach};
 use crate::channel::Channel;
-use crate::control::{self, Config, PlaintextPolicy, Timers};
+use crate::control::{self, Config, PlaintextPolicy, Question, Timers};
+use crate::inspect;
 use crate::mode::Mode;
 use crate::resolver::DirectTarget;
 use crate::security::{CertificateProvider, CertificateProviders, SecurityError};
@@ -22,6 +24,7 @@ use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
 use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::instruments::CHANNEL_DIRECT;
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -165,7 +168,9 @@ impl Mesh {
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
         // Under the name that the calls are known by, whichever way they go.
-        let telemetry = self.inner.telemetry.client(&canonical(target));
+        let canonical = canonical(target);
+        self.inner.telemetry.set(&CHANNEL_DIRECT, &[&canonical], 1);
+        let telemetry = self.inner.telemetry.client(&canonical);
         Ok(Channel::new(watched, authority, telemetry))
     }
 
@@ -233,6 +238,64 @@ impl Mesh {
     /// The address cannot be bound, or the bootstrap has no listener template.
     pub fn incoming(&self, address: impl Into<String>) -> Result<Incoming, ServerError> {
         self.server(address).bind()?.incoming()
+    }
+
+    /// Opens the admin endpoint on a loopback address (port 0 picks one) or a Unix socket, and
+    /// returns the real address: `curl` it for an index. Read-only; whoever can reach it sees the
+    /// whole configuration, but no keys. It is closed when the last handle, channel and server of
+    /// this mesh is gone, and holds up nothing. Turns [telemetry](Mesh::telemetry) on, for
+    /// `/metrics`.
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let mesh = sidestep::Mesh::from_env()?;
+    /// let address = mesh.admin("127.0.0.1:9901")?; // curl http://127.0.0.1:9901/clusters
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The address is none, can be reached from elsewhere, or cannot be bound; or no tokio runtime
+    /// is current.
+    pub fn admin(&self, address: &str) -> Result<Address, AdminError> {
+        self.open_admin(address, Reach::Loopback)
+    }
+
+    /// [`Mesh::admin`] on any address, such as `0.0.0.0:9901` for a Prometheus elsewhere. There is
+    /// no authentication: the network must keep strangers out.
+    ///
+    /// # Errors
+    /// As for [`Mesh::admin`].
+    pub fn admin_beyond_loopback(&self, address: &str) -> Result<Address, AdminError> {
+        self.open_admin(address, Reach::Anyone)
+    }
+
+    fn open_admin(&self, address: &str, reach: Reach) -> Result<Address, AdminError> {
+        let telemetry = &self.inner.telemetry;
+        let real = admin::open(address, reach, self.inner.control.asker(), telemetry)?;
+        telemetry.turn_on();
+        Ok(real)
+    }
+
+    /// Each cluster in use and the state of each of its endpoints: what the admin endpoint's
+    /// `/clusters` shows. `None` once the mesh has ended.
+    pub async fn clusters(&self) -> Option<Vec<inspect::Cluster>> {
+        let asker = self.inner.control.asker();
+        asker.ask(Question::Clusters).await
+    }
+
+    /// Each subscribed resource and how far it has come: what `/config_dump` shows. `None` once
+    /// the mesh has ended.
+    pub async fn resources(&self) -> Option<Vec<inspect::Resource>> {
+        let asker = self.inner.control.asker();
+        asker.ask(Question::Resources).await
+    }
+
+    /// The process as a whole: control plane, targets, servers, and what keeps it from being
+    /// ready. `None` once the mesh has ended.
+    pub async fn inspect(&self) -> Option<inspect::Process> {
+        let asker = self.inner.control.asker();
+        asker.ask(Question::Process).await
     }
 
     /// What this process counts of its calls and of itself. See [`crate::telemetry`].

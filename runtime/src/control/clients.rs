@@ -8,6 +8,7 @@ use super::clusters::Clusters;
 use super::dependency::{self, ClientRoutes, Needs, Origin, Resolution};
 use super::resource_cache::ResourceCache;
 use crate::balancer::Failure;
+use crate::inspect;
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
 
@@ -163,6 +164,19 @@ impl Clients {
         named
     }
 
+    /// Every target that a channel still uses.
+    pub(super) fn inspect(&self) -> Vec<inspect::Target> {
+        let used = self.watches.iter().filter(|(_, watch)| watch.is_used());
+        let targets = used.map(|(key, watch)| inspect::Target {
+            name: key.listener.clone(),
+            authority: key.authority.clone(),
+            routes: watch.routes_name(),
+            state: watch.state.clone(),
+            unresolved: None,
+        });
+        targets.collect()
+    }
+
     /// Every cluster named by what is published or about to be.
     pub(super) fn clusters(&self) -> BTreeSet<Arc<str>> {
         let next = |watch: &'_ Watch| watch.next.as_ref().map(|next| next.routes.clusters.clone());
@@ -195,6 +209,15 @@ impl Watch {
             next: None,
             needs: Needs::new(),
         }
+    }
+
+    fn routes_name(&self) -> Arc<str> {
+        let current = self.current.as_ref();
+        current.map_or_else(|| "".into(), |c| c.configuration.name.as_str().into())
+    }
+
+    fn is_used(&self) -> bool {
+        self.targets.iter().any(|target| target.strong_count() > 0)
     }
 
     fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>, revision: &Arc<str>) {

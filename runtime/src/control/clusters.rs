@@ -9,7 +9,9 @@ use sidestep_proto::resource::ResourceType;
 use super::WeakInbox;
 use super::cluster::{Cluster, Context};
 use super::dependency::Needs;
+use super::inspect::Calendar;
 use super::resource_cache::Key;
+use crate::inspect;
 use crate::snapshot::ClusterId;
 use crate::telemetry::Telemetry;
 
@@ -105,6 +107,20 @@ impl Clusters {
     /// Every name that a cluster rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
         self.members.values().flat_map(|member| &member.needs)
+    }
+
+    /// All of them, in the order of their names.
+    pub(super) fn inspect(
+        &self,
+        from_control_plane: bool,
+        calendar: Calendar,
+    ) -> Vec<inspect::Cluster> {
+        let clusters = self.members.values().map(|member| &member.cluster);
+        let mut all: Vec<_> = clusters
+            .map(|cluster| cluster.inspect(from_control_plane, calendar))
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
     }
 
     /// Changes the cluster of this name.

@@ -15,6 +15,7 @@ use super::clusters::Clusters;
 use super::dependency::{ClusterConfig, Resolution};
 use super::{Input, Timers, WeakInbox};
 use crate::balancer::Failure;
+use crate::inspect;
 use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
@@ -123,6 +124,34 @@ impl Directs {
                         .change(&watch.name, |cluster| cluster.configure(cx, failed));
                 }
             }
+        }
+    }
+
+    /// Every target that a channel still uses, in the order of their names.
+    pub(super) fn inspect(&self) -> Vec<inspect::Target> {
+        let used = self.watches.iter().filter(|(_, watch)| {
+            let mut targets = watch.targets.iter();
+            targets.any(|target| target.strong_count() > 0)
+        });
+        let mut targets: Vec<_> = used
+            .map(|(direct, watch)| inspect::Target {
+                name: direct.to_string().into(),
+                authority: "".into(),
+                routes: "".into(),
+                state: watch.state.clone(),
+                unresolved: self.unresolved(&watch.name),
+            })
+            .collect();
+        targets.sort_by(|a, b| a.name.cmp(&b.name));
+        targets
+    }
+
+    /// Why a target has no address to call.
+    fn unresolved(&self, cluster: &str) -> Option<String> {
+        let cluster = self.clusters.find(cluster)?;
+        match cluster.is_resolved() {
+            true => cluster.error(),
+            false => Some("its name is being looked up".to_owned()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Config, Inbox, Input, ServerState, Task};
+use super::{Asker, Config, Inbox, Input, ServerState, Task};
 use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
 use crate::snapshot::{Target, TargetState};
@@ -111,6 +111,12 @@ impl Handle {
         if let Some(task) = task {
             runtime.spawn(task.run());
         }
+    }
+
+    /// For questions about the state.
+    pub(crate) fn asker(&self) -> Asker {
+        self.start();
+        Asker(self.inbox.downgrade())
     }
 
     pub(crate) fn send(&self, input: Input) {

@@ -18,15 +18,17 @@ mod directs;
 mod endpoint;
 mod events;
 mod handle;
+mod inspect;
 mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
 #[cfg(test)]
 mod tests;
+mod xds_metrics;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -48,6 +50,8 @@ use crate::telemetry::Telemetry;
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
+
+pub(crate) use inspect::{Asker, Question};
 
 use attempt::{Outcome, Owner};
 use task::Task;
@@ -112,6 +116,8 @@ pub(crate) enum Input {
     },
     /// Somebody waits until nothing is on its way into use.
     Settled(oneshot::Sender<()>),
+    /// Somebody asks about the state.
+    Ask(Question),
     /// The resources in the process were replaced.
     Replaced(StaticResources),
     /// A direct target's name was looked up.
@@ -164,6 +170,8 @@ pub struct ServerConfig {
     pub listener: Arc<ServerListener>,
     /// Index-aligned with `listener.filter_chains`; the default chain's comes last, if there is one.
     pub chains: Vec<ChainRoutes>,
+    /// Said by the server once it has taken this over: whether it serves by it, or why it must not.
+    pub verdict: OnceLock<Result<(), String>>,
 }
 
 /// The routes of one filter chain. A change of a referenced RouteConfiguration is swapped in here

@@ -29,17 +29,19 @@ pub(super) struct Task {
     timers: Timers,
     providers: CertificateProviders,
     dialer: Dialer,
-    source: Option<ConfigSource>,
-    clients: Clients,
-    servers: Servers,
-    directs: Directs,
-    clusters: Clusters,
+    pub(super) source: Option<ConfigSource>,
+    pub(super) clients: Clients,
+    pub(super) servers: Servers,
+    pub(super) directs: Directs,
+    pub(super) clusters: Clusters,
     telemetry: Arc<Telemetry>,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
     /// Who waits until nothing is on its way into use.
     settling: Vec<oneshot::Sender<()>>,
+    /// Who wants to know when this ends: dropped with it.
+    pub(super) ends: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -88,6 +90,7 @@ impl Task {
             subscribed: BTreeSet::new(),
             work: Work::default(),
             settling: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -117,6 +120,9 @@ impl Task {
                     // Whoever waited may have given up.
                     let _ = waiting.send(());
                 }
+            }
+            if let Some(source) = &mut self.source {
+                source.settle();
             }
         }
     }
@@ -176,6 +182,7 @@ impl Task {
                 }
             }
             Input::Settled(waiting) => self.settling.push(waiting),
+            Input::Ask(question) => self.answer(now, question),
             Input::Replaced(resources) => {
                 if let Some(source) = &mut self.source {
                     source.replace(now, resources);

@@ -51,7 +51,8 @@ mod stats;
 mod tests;
 mod timeout;
 
-use accept::{Bound, Raw};
+use accept::Raw;
+pub(crate) use accept::{Acceptor, Bound, Io, Sockets};
 use admission::Limits;
 use connection::Shared;
 use serving::{Gate, OnMode};
@@ -62,7 +63,6 @@ pub use serving::{ServerMode, ServerSource, Subscribe};
 pub use stats::{Refusal, ServerStats};
 
 use crate::Mode;
-use crate::subchannel::Io;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -274,7 +274,7 @@ impl<L> Server<L> {
     /// The address is none.
     pub fn bind_pipes(
         self,
-        pipes: impl Stream<Item = Box<dyn Io>> + Send + 'static,
+        pipes: impl Stream<Item = Box<dyn crate::subchannel::Io>> + Send + 'static,
     ) -> Result<BoundServer<L>, ServerError> {
         let sockets = pipes.map(|io| {
             Ok(Raw {
@@ -417,7 +417,7 @@ where
     }
 }
 
-fn parse_address(text: &str) -> Result<Address, ServerError> {
+pub(crate) fn parse_address(text: &str) -> Result<Address, ServerError> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         // `unix:///path` is how gRPC names an absolute path.
         return Ok(Address::Unix(
