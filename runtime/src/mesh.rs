@@ -24,6 +24,7 @@ use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
 use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::instruments::CHANNEL_DIRECT;
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -169,7 +170,9 @@ impl Mesh {
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
         // Under the name that the calls are known by, whichever way they go.
-        let telemetry = self.inner.telemetry.client(&canonical(target));
+        let canonical = canonical(target);
+        self.inner.telemetry.set(&CHANNEL_DIRECT, &[&canonical], 1);
+        let telemetry = self.inner.telemetry.client(&canonical);
         Ok(Channel::new(watched, authority, telemetry))
     }
 

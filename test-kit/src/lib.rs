@@ -13,7 +13,7 @@
 //!   web: {}
 //!   greeter:
 //!     routes:
-//!       - retry: {attempts: 3, on: [unavailable]}
+//!       - retry: {max_attempts: 3, on: [unavailable]}
 //! ";
 //!
 //! # #[tokio::main(flavor = "current_thread")]

@@ -70,7 +70,7 @@ impl TestMesh {
             authority: Authority::default(),
             state: Mutex::default(),
         });
-        core.change(|state| mesh_file.clone_into(&mut state.text))?;
+        let _nobody_to_tell = core.change(|state| mesh_file.clone_into(&mut state.text))?;
         Ok(Self { core })
     }
 

@@ -15,7 +15,7 @@ use tonic::{Code, Request, Status};
 type Client = GreeterClient<sidestep::Channel>;
 
 const PLAIN: &str = "mesh: v1\nservices:\n  web: {}\n  greeter: {}\n";
-const RETRYING: &str = "mesh: v1\nservices:\n  web: {}\n  greeter:\n    routes:\n      - retry: {attempts: 4, on: [unavailable]}\n";
+const RETRYING: &str = "mesh: v1\nservices:\n  web: {}\n  greeter:\n    routes:\n      - retry: {max_attempts: 4, on: [unavailable]}\n";
 const STRICT: &str = "mesh: v1\ntrust_domain: test.example\ndefaults: {mtls: strict}\nservices:\n  web: {}\n  greeter: {}\n";
 
 async fn backend(mesh: &TestMesh, name: &str) -> Backend {
@@ -129,7 +129,7 @@ async fn changes(mesh: TestMesh) {
     call(&mut client).await.unwrap();
     let only = |method: &str| {
         format!(
-            "mesh: v1\nservices:\n  web: {{}}\n  greeter:\n    routes:\n      - {{method: \"hello.Greeter/{method}\"}}\n"
+            "mesh: v1\nservices:\n  web: {{}}\n  greeter:\n    routes:\n      - {{match: {{method: \"hello.Greeter/{method}\"}}}}\n"
         )
     };
     for _ in 0..5 {

@@ -62,7 +62,6 @@ pub use serving::{ServerMode, ServerSource, Subscribe};
 pub use stats::{Refusal, ServerStats};
 
 use crate::Mode;
-use crate::subchannel::Io;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -274,7 +273,7 @@ impl<L> Server<L> {
     /// The address is none.
     pub fn bind_pipes(
         self,
-        pipes: impl Stream<Item = Box<dyn Io>> + Send + 'static,
+        pipes: impl Stream<Item = Box<dyn crate::subchannel::Io>> + Send + 'static,
     ) -> Result<BoundServer<L>, ServerError> {
         let sockets = pipes.map(|io| {
             Ok(Raw {
