@@ -107,6 +107,12 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         (_, None) => Outcome::Fails("no rule takes the call".to_owned()),
         (_, Some(route)) => known.outcome(&route.action, &clusters),
     };
+    let mut outcome = outcome;
+    if let Outcome::Sent { shares, .. } = &mut outcome {
+        shares
+            .iter_mut()
+            .for_each(|share| name_source(checked, share));
+    }
     let host = explanation.virtual_host.unwrap_or("none");
     Ok(Answer {
         listener: match place {
@@ -118,6 +124,20 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         rules: explanation.tried.iter().map(rule).collect(),
         outcome,
     })
+}
+
+/// Where endpoints come from that only a server asks for.
+fn name_source(checked: &Checked, share: &mut Share) {
+    // The part before the slash is the service, after it a version's name.
+    let service = share.cluster.split('/').next().unwrap_or_default();
+    let service = checked.mesh.services.get(service);
+    if let Some(source) = service.and_then(|service| service.source())
+        && share.endpoints.is_empty()
+    {
+        let (kind, written) = (source.id.kind, &source.written.value);
+        let text = format!("whatever `{kind}: {written}` tells the server");
+        share.endpoints.push(text);
+    }
 }
 
 fn identify(checked: &Checked, caller: &str) -> Result<String, String> {
