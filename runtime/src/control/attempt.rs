@@ -84,11 +84,10 @@ async fn run(
         _ = &mut released => return,
         made = subchannel::connect(&connector, &target) => made,
     };
-    let (connection, driver) = match made {
+    let (connection, mut driver) = match made {
         Ok(made) => made,
         Err(error) => return report.send(Outcome::Failed(error)),
     };
-    let mut driver = std::pin::pin!(driver);
     report.send(Outcome::Connected(connection.clone()));
     tokio::select! {
         biased;
