@@ -175,6 +175,7 @@ impl<F, B, E> Future for Reply<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
+    B: http_body::Body<Data = Bytes>,
 {
     type Output = Result<Response<ReplyBody<B>>, Infallible>;
 
@@ -185,7 +186,7 @@ where
                 let (deadline, open) = (this.deadline.take(), this.open.take());
                 let mut observed = this.observed.take();
                 if let Some(call) = &mut observed {
-                    call.answered(&response);
+                    call.answered(&response, response.body().is_end_stream());
                 }
                 return Poll::Ready(Ok(
                     response.map(|body| ReplyBody::new(body, deadline, open, observed))
@@ -201,7 +202,7 @@ where
         this.handler.set(None);
         let reply = trailers_only(status);
         if let Some(mut call) = this.observed.take() {
-            call.answered(&reply);
+            call.answered(&reply, true);
         }
         Poll::Ready(Ok(reply))
     }
