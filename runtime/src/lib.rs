@@ -11,10 +11,13 @@
 //! [`subchannel`], then [`control`], where everything that changes is owned; [`server`] is the
 //! other end.
 
+pub mod admin;
 pub mod balancer;
 pub mod channel;
 pub mod circuit_breaker;
 pub mod control;
+pub mod explain;
+pub mod inspect;
 pub mod mesh;
 pub mod mode;
 pub mod resolver;
@@ -27,10 +30,13 @@ pub mod source;
 pub mod subchannel;
 pub mod telemetry;
 
+pub use admin::AdminError;
 pub use channel::{Authority, CallError, CallInfo, Channel, WaitForReady};
 pub use mesh::{BuildError, Mesh, MeshBuilder};
 pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
 pub use source::static_::StaticResources;
+pub use telemetry::access_log::AccessLog;
+pub use telemetry::trace_context::TraceContext;
 pub use telemetry::{Telemetry, TelemetryOptions};

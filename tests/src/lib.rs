@@ -13,6 +13,7 @@ pub mod testing {
     include!("generated/grpc.testing.rs");
 }
 
+pub mod admin;
 pub mod client;
 pub mod events;
 pub mod fixture;

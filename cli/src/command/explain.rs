@@ -5,10 +5,10 @@ mod answer;
 use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use serde_json::{Value, json};
+use sidestep::explain::{Answer, Outcome, Tone};
 
 use crate::output::{Exit, Style};
-use answer::{Answer, Outcome, Question, Share};
+use answer::Question;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,16 +79,26 @@ impl Arguments {
             caller: self.caller,
         };
         let answer = answer::find(&checked, &question).map_err(anyhow::Error::msg)?;
-        if self.json {
-            println!("{:#}", to_json(&question, &answer));
-        } else {
-            print(&question, &answer, Style::of(&std::io::stdout()));
-        }
-        Ok(match answer.outcome {
-            Outcome::Sent { .. } => Exit::Ok,
-            Outcome::Fails(_) => Exit::Failed,
-        })
+        print(&answer, self.json)
     }
+}
+
+fn print(answer: &Answer, json: bool) -> anyhow::Result<Exit> {
+    if json {
+        println!("{:#}", serde_json::to_value(answer)?);
+    } else {
+        let style = Style::of(&std::io::stdout());
+        let text = answer.to_text(|tone, text| match tone {
+            Tone::Strong => style.strong(text),
+            Tone::Good => style.good(text),
+            Tone::Bad => style.bad(text),
+        });
+        print!("{text}");
+    }
+    Ok(match answer.outcome {
+        Outcome::Sent { .. } => Exit::Ok,
+        Outcome::Fails(_) => Exit::Failed,
+    })
 }
 
 fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
@@ -96,101 +106,4 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let name = name.parse().map_err(|e| format!("{name:?}: {e}"))?;
     let value = value.parse().map_err(|e| format!("{value:?}: {e}"))?;
     Ok((name, value))
-}
-
-fn print(question: &Question, answer: &Answer, style: Style) {
-    println!("{}", style.strong(&title(question)));
-    println!("  listener   {}", answer.listener);
-    println!("  routes     {}", answer.routes);
-    if let Some(caller) = &answer.caller {
-        println!("  caller     {caller}; no rule here depends on who calls");
-    }
-    for rule in &answer.rules {
-        let name = rule.name.as_deref().unwrap_or("(unnamed)");
-        match &rule.refused {
-            Some(reason) => println!("  rule       {name}: no, {reason}"),
-            None => println!("  rule       {name}: {}", style.good("takes the call")),
-        }
-    }
-    match &answer.outcome {
-        Outcome::Fails(reason) => println!("  {}", style.bad(&format!("fails: {reason}"))),
-        Outcome::Sent {
-            shares,
-            timeout,
-            retry,
-        } => {
-            println!("  time       {timeout}");
-            println!("  retries    {retry}");
-            for share in shares {
-                print_share(share);
-            }
-        }
-    }
-}
-
-fn title(question: &Question) -> String {
-    let method = match question.path.as_str() {
-        "/" => "any method that no rule names",
-        path => path,
-    };
-    format!("{}: {method}", question.service)
-}
-
-fn print_share(share: &Share) {
-    println!(
-        "  {:>6.2} %   {}: {}, {}",
-        share.percent, share.cluster, share.policy, share.security
-    );
-    for endpoint in &share.endpoints {
-        println!("             {endpoint}");
-    }
-}
-
-fn to_json(question: &Question, answer: &Answer) -> Value {
-    let rules: Vec<Value> = answer
-        .rules
-        .iter()
-        .map(|rule| {
-            json!({
-                "name": rule.name,
-                "takes_the_call": rule.refused.is_none(),
-                "reason": rule.refused,
-            })
-        })
-        .collect();
-    json!({
-        "service": question.service,
-        "path": question.path,
-        "caller": answer.caller,
-        "listener": answer.listener,
-        "routes": answer.routes,
-        "rules": rules,
-        "outcome": outcome_to_json(&answer.outcome),
-    })
-}
-
-fn outcome_to_json(outcome: &Outcome) -> Value {
-    match outcome {
-        Outcome::Fails(reason) => json!({"sent": false, "reason": reason}),
-        Outcome::Sent {
-            shares,
-            timeout,
-            retry,
-        } => json!({
-            "sent": true,
-            "timeout": timeout,
-            "retry": retry,
-            "clusters": shares.iter().map(share_to_json).collect::<Vec<_>>(),
-        }),
-    }
-}
-
-fn share_to_json(share: &Share) -> Value {
-    json!({
-        "name": share.cluster,
-        "percent": share.percent,
-        "policy": share.policy,
-        "security": share.security,
-        "endpoints": share.endpoints,
-    })
 }

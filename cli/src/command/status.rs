@@ -1,5 +1,7 @@
 //! `sidestep status`: who runs what.
 
+mod sources;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -28,8 +30,11 @@ Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
   NEVER-SENT  the client asked, nothing has been sent yet
   -           the client has not asked
 
+SOURCE lists the living sources of endpoints (`dns`, `targets`): AGE is the time since the source
+last told its list; one that fails keeps the last, and what is wrong follows.
+
 Ends with 0 if all is well, 3 if the server cannot be reached, 4 if a client refused its
-configuration or the newest edit was refused.";
+configuration, the newest edit was refused or a source of endpoints fails.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]
@@ -92,6 +97,7 @@ async fn ask(server: &str, security: &Security) -> Result<StatusResponse, String
 
 fn verdict(status: &StatusResponse) -> Exit {
     let refused = status.refusal.is_some()
+        || status.sources.iter().any(|source| !source.error.is_empty())
         || status
             .clients
             .iter()
@@ -134,6 +140,7 @@ fn to_text(status: &StatusResponse, style: Style) -> String {
         }
     }
     out.push('\n');
+    out.push_str(&sources::to_text(&status.sources, SystemTime::now(), style));
     if status.clients.is_empty() {
         out.push_str("no client is connected\n");
         return out;
@@ -219,6 +226,7 @@ fn to_json(status: &StatusResponse) -> Value {
             "at": seconds(refusal.at.as_ref()),
             "errors": refusal.errors,
         })),
+        "sources": sources::to_json(&status.sources, SystemTime::now()),
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
     })
 }
@@ -275,6 +283,7 @@ mod tests {
             revision: "3".to_owned(),
             summary: "1 service, 1 endpoint".to_owned(),
             refusal: None,
+            sources: Vec::new(),
             clients: vec![ClientStatus {
                 node_id: "web-1".to_owned(),
                 node_cluster: "web".to_owned(),

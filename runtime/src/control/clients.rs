@@ -8,6 +8,7 @@ use super::clusters::Clusters;
 use super::dependency::{self, ClientRoutes, Needs, Origin, Resolution};
 use super::resource_cache::ResourceCache;
 use crate::balancer::Failure;
+use crate::inspect;
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
 
@@ -129,6 +130,11 @@ impl Clients {
         any
     }
 
+    /// Whether no snapshot waits to be published.
+    pub(super) fn is_settled(&self) -> bool {
+        self.watches.values().all(|watch| watch.next.is_none())
+    }
+
     /// When [`Clients::publish`] has something to do without anything else happening.
     pub(super) fn poll_timeout(&self, wait: Duration, clusters: &Clusters) -> Option<Instant> {
         let watches = self.watches.values();
@@ -140,6 +146,35 @@ impl Clients {
     /// Every name that a target rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &super::resource_cache::Key> {
         self.watches.values().flat_map(|watch| &watch.needs)
+    }
+
+    /// Every cluster as [`Self::clusters`], and the first target that leads to it.
+    pub(super) fn named(&self) -> BTreeMap<Arc<str>, String> {
+        let mut named = BTreeMap::new();
+        for (key, watch) in &self.watches {
+            let next = watch.next.iter().map(|next| &next.routes);
+            for cluster in next
+                .chain(&watch.current)
+                .flat_map(|routes| &routes.clusters)
+            {
+                let target = || format!("xds:///{}", key.authority);
+                named.entry(cluster.clone()).or_insert_with(target);
+            }
+        }
+        named
+    }
+
+    /// Every target that a channel still uses.
+    pub(super) fn inspect(&self) -> Vec<inspect::Target> {
+        let used = self.watches.iter().filter(|(_, watch)| watch.is_used());
+        let targets = used.map(|(key, watch)| inspect::Target {
+            name: key.listener.clone(),
+            authority: key.authority.clone(),
+            routes: watch.routes_name(),
+            state: watch.state.clone(),
+            unresolved: None,
+        });
+        targets.collect()
     }
 
     /// Every cluster named by what is published or about to be.
@@ -174,6 +209,15 @@ impl Watch {
             next: None,
             needs: Needs::new(),
         }
+    }
+
+    fn routes_name(&self) -> Arc<str> {
+        let current = self.current.as_ref();
+        current.map_or_else(|| "".into(), |c| c.configuration.name.as_str().into())
+    }
+
+    fn is_used(&self) -> bool {
+        self.targets.iter().any(|target| target.strong_count() > 0)
     }
 
     fn follow(&mut self, now: Instant, routes: Resolution<ClientRoutes>, revision: &Arc<str>) {

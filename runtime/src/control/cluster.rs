@@ -1,6 +1,6 @@
 //! One cluster: its load balancer, its endpoints, and what is published of them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,11 +11,14 @@ use super::WeakInbox;
 use super::attempt::{AttemptId, Outcome};
 use super::dependency::{ClusterConfig, Resolution};
 use super::endpoint::{Dialer, Endpoint, Security, Step};
-use super::reconcile::{Roster, RosterUpdate};
+use super::inspect::Calendar;
+use super::reconcile::{EndpointKey, Roster, RosterUpdate};
 use crate::balancer::{
     self, Action, Actions, Connectivity, Failing, Failure, LoadBalancer, Picker, Queueing,
     SubchannelId,
 };
+use crate::explain::words;
+use crate::inspect;
 use crate::resolver::Transport;
 use crate::security::{CertificateProviders, ClientTls};
 use crate::snapshot::{self, ClusterId, Published, Slot};
@@ -35,6 +38,8 @@ pub(super) struct Context<'a> {
 /// One cluster, from the first route that names it to the last.
 pub(super) struct Cluster {
     pub(super) shared: Arc<snapshot::Cluster>,
+    /// The target that led here first, as metrics have it.
+    target: Arc<str>,
     config: Resolution<ClusterConfig>,
     /// When the control plane's first definite answer was taken over.
     resolved: Option<Instant>,
@@ -71,7 +76,12 @@ impl Publication {
 
 impl Cluster {
     /// `backend` is its name as metrics have it.
-    pub(super) fn new(id: ClusterId, backend: Arc<Backend>, inbox: WeakInbox) -> Self {
+    pub(super) fn new(
+        id: ClusterId,
+        backend: Arc<Backend>,
+        target: Arc<str>,
+        inbox: WeakInbox,
+    ) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
@@ -79,6 +89,7 @@ impl Cluster {
         };
         Self {
             shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
+            target,
             config: Resolution::Waiting,
             resolved: None,
             given_up: None,
@@ -139,6 +150,74 @@ impl Cluster {
     /// Whether the control plane has said what it is.
     pub(super) fn is_resolved(&self) -> bool {
         self.resolved.is_some()
+    }
+
+    /// Why it cannot be used as configured.
+    pub(super) fn error(&self) -> Option<String> {
+        match &self.config {
+            Resolution::Waiting => None,
+            Resolution::Failed(failure) => Some(failure.0.to_string()),
+            Resolution::Ready(ready) => {
+                let failure = ready.endpoints.as_ref().err()?;
+                Some(failure.0.to_string())
+            }
+        }
+    }
+
+    /// Everything about it, for people.
+    pub(super) fn inspect(&self, from_control_plane: bool, calendar: Calendar) -> inspect::Cluster {
+        let config = match &self.config {
+            Resolution::Ready(config) => Some(config),
+            Resolution::Waiting | Resolution::Failed(_) => None,
+        };
+        let cluster = config.map(|config| &config.cluster);
+        let drops = self.drops.iter();
+        let breaker = self.shared.breaker();
+        inspect::Cluster {
+            name: self.shared.name().to_string(),
+            from_control_plane,
+            policy: cluster.map(|cluster| cluster.lb_policy),
+            discovery: cluster.map(|cluster| cluster.discovery.clone()),
+            security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
+            connectivity: self.publication.connectivity.clone(),
+            error: self.error(),
+            max_requests: breaker.max(),
+            in_flight: breaker.in_flight(),
+            drops: drops
+                .map(|d| (d.category.clone(), d.share.parts()))
+                .collect(),
+            endpoints: config
+                .map_or_else(Vec::new, |config| self.inspect_endpoints(config, calendar)),
+        }
+    }
+
+    fn inspect_endpoints(
+        &self,
+        config: &ClusterConfig,
+        calendar: Calendar,
+    ) -> Vec<inspect::Endpoint> {
+        let known: HashMap<&EndpointKey, &Endpoint> =
+            self.endpoints.values().map(|e| (e.key(), e)).collect();
+        let groups = config.endpoints.iter().flat_map(|e| &e.localities);
+        let all = groups.flat_map(|group| group.endpoints.iter().map(move |e| (group, e)));
+        all.map(|(group, wire)| {
+            let ours = known
+                .get(&EndpointKey::of(wire))
+                .filter(|_| wire.health.is_usable());
+            inspect::Endpoint {
+                addresses: wire.addresses.clone(),
+                hostname: wire.hostname.clone(),
+                locality: group.locality.clone(),
+                priority: group.priority,
+                weight: wire.weight,
+                locality_weight: group.weight,
+                health: wire.health,
+                connectivity: ours.map(|endpoint| endpoint.connectivity()),
+                in_flight: ours.map_or(0, |endpoint| endpoint.in_flight()),
+                last_error: ours.and_then(|endpoint| endpoint.last_error(calendar)),
+            }
+        })
+        .collect()
     }
 
     /// When a target's first snapshot may name it: once there is any definite answer.
@@ -217,6 +296,11 @@ impl Cluster {
             .min()
     }
 
+    /// Whether the last word of its policy is out.
+    pub(super) fn is_published(&self) -> bool {
+        self.publication.due.is_none()
+    }
+
     /// The moment has come.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
@@ -279,7 +363,8 @@ impl Cluster {
                 self.slots.push(slot.clone());
             }
             let key = added.key.clone();
-            let endpoint = Endpoint::new(&self.shared, added.id, key, slot, cx.dialer.backoff);
+            let endpoint =
+                Endpoint::new(&self.shared, added.id, key, slot, &self.target, cx.dialer);
             self.endpoints.insert(added.id, endpoint);
         }
         for endpoint in &update.endpoints {

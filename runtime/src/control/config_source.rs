@@ -4,14 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sidestep_proto::ads::{ClientConfig, ClientStream, Event, Output, ServerFeatures, ServerInfo};
+use sidestep_proto::ads::{
+    ClientConfig, ClientStream, Event, Known, Output, ServerFeatures, ServerInfo,
+};
 use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
+use sidestep_proto::wire::core::Node;
 
-use super::dependency::Origin;
+use super::dependency::{self, Origin};
+use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
+use super::xds_metrics::XdsMetrics;
 use super::{Config, WeakInbox, events};
+use crate::inspect;
 use crate::source::Link;
 use crate::source::ads::{self, Dial, LinkId, Said};
 use crate::source::static_::{self, StaticResources};
@@ -29,9 +35,22 @@ pub(super) struct ConfigSource {
     cache: ResourceCache,
     origin: Origin,
     unreachable: Option<String>,
+    node: Node,
+    stream: Stream,
+    metrics: XdsMetrics,
     /// The version of the last good response that routes rest on.
     revision: Arc<str>,
     changes: Changes,
+}
+
+/// The stream to the control plane, for people.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Index of the server tried last.
+    server: usize,
+    open: bool,
+    /// Why the last try or stream ended.
+    ended: Option<String>,
 }
 
 /// What differs since it was last asked.
@@ -55,10 +74,11 @@ impl ConfigSource {
             Some(_) => (vec![no_server()], static_::Link::VARIANT),
         };
         let providers = config.providers.names().map(str::to_owned).collect();
+        let node = bootstrap.wire_node(env!("CARGO_PKG_VERSION"));
         let machine = ClientStream::new(
             ClientConfig {
                 variant,
-                node: bootstrap.wire_node(env!("CARGO_PKG_VERSION")),
+                node: node.clone(),
                 context: codec::Context {
                     certificate_providers: Some(providers),
                 },
@@ -88,6 +108,9 @@ impl ConfigSource {
             },
             servers,
             unreachable: None,
+            node,
+            stream: Stream::default(),
+            metrics: XdsMetrics::new(config.telemetry.clone()),
             revision: "".into(),
             changes: Changes::default(),
         })
@@ -111,6 +134,48 @@ impl ConfigSource {
     /// Why no control plane can be asked, if so.
     pub(super) fn unreachable(&self) -> Option<&str> {
         self.unreachable.as_deref()
+    }
+
+    /// This process, as the control plane is told.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The stream to the control plane.
+    pub(super) fn inspect(&self) -> inspect::ControlPlane {
+        let server = self.servers.get(self.stream.server);
+        inspect::ControlPlane {
+            server: server.map_or_else(String::new, |server| server.uri.clone()),
+            connected: self.stream.open,
+            problem: self.stream.ended.clone().filter(|_| !self.stream.open),
+        }
+    }
+
+    /// Every subscribed resource.
+    pub(super) fn resources(&self, calendar: Calendar) -> Vec<inspect::Resource> {
+        let known = self.machine.resources();
+        known.map(|known| self.resource(&known, calendar)).collect()
+    }
+
+    fn resource(&self, known: &Known<'_>, calendar: Calendar) -> inspect::Resource {
+        let failure = known.error.zip(known.failed).map(|(error, failed)| {
+            let text = dependency::failure(&self.origin, known.resource_type, known.name, error).0;
+            inspect::ResourceFailure {
+                details: text.to_string(),
+                version: failed.version.clone(),
+                at: calendar.date(failed.at),
+                content: failed.raw.clone(),
+            }
+        });
+        inspect::Resource {
+            resource_type: known.resource_type,
+            name: known.name.to_owned(),
+            status: known.status(),
+            version: known.version.to_owned(),
+            content: known.content.cloned(),
+            updated: known.updated.map(|at| calendar.date(at)),
+            failure,
+        }
     }
 
     /// What differs since the last time.
@@ -153,6 +218,7 @@ impl ConfigSource {
         for key in names {
             self.machine.subscribe(now, key.0, &key.1);
             self.cache.expect(key);
+            self.metrics.names_changed();
         }
         self.drive(now);
     }
@@ -162,6 +228,7 @@ impl ConfigSource {
         for key in names {
             self.machine.unsubscribe(now, key.0, &key.1);
             self.cache.forget(&key);
+            self.metrics.names_changed();
         }
         self.drive(now);
     }
@@ -177,6 +244,11 @@ impl ConfigSource {
             self.machine.handle_timeout(now);
             self.drive(now);
         }
+    }
+
+    /// Brings the metrics up to date at the end of a turn.
+    pub(super) fn settle(&mut self) {
+        self.metrics.settle(&self.machine);
     }
 
     fn drive(&mut self, now: Instant) {
@@ -219,10 +291,25 @@ impl ConfigSource {
 
     fn take(&mut self, event: Event) {
         events::tell(&event, &self.servers, &self.origin);
+        let current = self.stream.server;
+        self.metrics
+            .heard(&event, current, &self.servers, &self.machine);
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
                 self.unreachable = None;
+                self.stream = Stream {
+                    server: *server,
+                    open: true,
+                    ended: None,
+                };
+            }
+            Event::StreamDown { server, reason, .. } => {
+                self.stream = Stream {
+                    server: *server,
+                    open: false,
+                    ended: Some(reason.clone()),
+                };
             }
             Event::Unreachable { reason } => {
                 self.unreachable = Some(reason.clone());

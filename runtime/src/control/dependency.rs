@@ -279,7 +279,7 @@ fn failed<T>(
     Resolution::Failed(failure(origin, resource_type, name, error))
 }
 
-fn failure(
+pub(super) fn failure(
     origin: &Origin,
     resource_type: ResourceType,
     name: &str,

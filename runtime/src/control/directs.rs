@@ -15,6 +15,7 @@ use super::clusters::Clusters;
 use super::dependency::{ClusterConfig, Resolution};
 use super::{Input, Timers, WeakInbox};
 use crate::balancer::Failure;
+use crate::inspect;
 use crate::resolver::{self, DirectTarget, Place, Transport};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
@@ -126,6 +127,34 @@ impl Directs {
         }
     }
 
+    /// Every target that a channel still uses, in the order of their names.
+    pub(super) fn inspect(&self) -> Vec<inspect::Target> {
+        let used = self.watches.iter().filter(|(_, watch)| {
+            let mut targets = watch.targets.iter();
+            targets.any(|target| target.strong_count() > 0)
+        });
+        let mut targets: Vec<_> = used
+            .map(|(direct, watch)| inspect::Target {
+                name: direct.to_string().into(),
+                authority: "".into(),
+                routes: "".into(),
+                state: watch.state.clone(),
+                unresolved: self.unresolved(&watch.name),
+            })
+            .collect();
+        targets.sort_by(|a, b| a.name.cmp(&b.name));
+        targets
+    }
+
+    /// Why a target has no address to call.
+    fn unresolved(&self, cluster: &str) -> Option<String> {
+        let cluster = self.clusters.find(cluster)?;
+        match cluster.is_resolved() {
+            true => cluster.error(),
+            false => Some("its name is being looked up".to_owned()),
+        }
+    }
+
     /// Forgets targets that no channel uses any more.
     pub(super) fn sweep(&mut self) {
         self.watches.retain(|_, watch| {
@@ -178,7 +207,7 @@ impl Directs {
             Transport::Unsaid => format!("{direct} by {policy:?}").into(),
             _ => format!("{direct} by {policy:?} over {transport:?}").into(),
         };
-        self.clusters.ensure(&name);
+        self.clusters.ensure(&name, &direct.to_string());
         let lookup = match &direct.place {
             Place::Addresses(addresses) => {
                 let config = config(direct, &name, Ok(addresses));

@@ -2,20 +2,24 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use sidestep_proto::resource::Address;
 
 use super::attempt::{self, AttemptId, Claim, Outcome, Owner};
 use super::connection_log::ConnectionLog;
+use super::inspect::Calendar;
 use super::reconcile::EndpointKey;
 use super::{PlaintextPolicy, WeakInbox};
 use crate::balancer::{Connectivity, Failure, SubchannelId};
+use crate::inspect::LastError;
 use crate::security::ClientTls;
 use crate::snapshot::{self, ClusterId, Slot};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::state::{Machine, Output, Outputs};
 use crate::subchannel::{Closed, ConnectTarget, Connection, Connector, Http2Options};
+use crate::telemetry::Telemetry;
 
 /// What every connection of the process is made with.
 pub(super) struct Dialer {
@@ -25,6 +29,7 @@ pub(super) struct Dialer {
     pub(super) plaintext: PlaintextPolicy,
     pub(super) backoff: Backoff,
     pub(super) attempts: u64,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 /// How the endpoints of a cluster are secured.
@@ -66,6 +71,7 @@ pub(super) struct Endpoint {
     claim: Option<Claim>,
     /// The try for a connection by changed security, beside the one in use.
     replacement: Option<Claim>,
+    last_error: Option<(Instant, Failure)>,
     log: ConnectionLog,
 }
 
@@ -75,18 +81,21 @@ impl Endpoint {
         id: SubchannelId,
         key: EndpointKey,
         slot: Arc<Slot>,
-        backoff: Backoff,
+        target: &Arc<str>,
+        dialer: &Dialer,
     ) -> Self {
-        let log = ConnectionLog::new(cluster.name().clone(), slot.address.clone());
+        let name = cluster.name().clone();
+        let log = ConnectionLog::new(dialer.telemetry.clone(), target.clone(), name, slot.clone());
         Self {
             cluster: cluster.id(),
             id,
             key,
             slot,
             log,
-            machine: Machine::with_backoff(backoff, fastrand::u64(..)),
+            machine: Machine::with_backoff(dialer.backoff, fastrand::u64(..)),
             claim: None,
             replacement: None,
+            last_error: None,
         }
     }
 
@@ -111,7 +120,7 @@ impl Endpoint {
         if self.slot.connection.load().is_some() {
             match self.dial(step) {
                 Ok(claim) => self.replacement = Some(claim),
-                Err(failure) => self.outlawed(&failure.0, &mut outputs),
+                Err(failure) => self.outlawed(step.now, &failure.0, &mut outputs),
             }
         } else if self.claim.is_some() {
             // A try by the old rules must not succeed any more.
@@ -124,7 +133,7 @@ impl Endpoint {
     pub(super) fn heard(&mut self, step: &mut Step<'_>, attempt: AttemptId, outcome: Outcome) {
         let mut outputs = Outputs::new();
         if is(&self.replacement, attempt) {
-            self.heard_replacement(outcome, &mut outputs);
+            self.heard_replacement(step.now, outcome, &mut outputs);
         } else if is(&self.claim, attempt) {
             self.heard_claim(step.now, outcome, &mut outputs);
         }
@@ -148,6 +157,25 @@ impl Endpoint {
         self.machine.connectivity()
     }
 
+    /// What makes it this endpoint.
+    pub(super) fn key(&self) -> &EndpointKey {
+        &self.key
+    }
+
+    /// Calls in flight there.
+    pub(super) fn in_flight(&self) -> u32 {
+        self.slot.load.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The last connection that failed or was lost.
+    pub(super) fn last_error(&self, calendar: Calendar) -> Option<LastError> {
+        let (at, failure) = self.last_error.as_ref()?;
+        Some(LastError {
+            reason: failure.0.to_string(),
+            at: calendar.date(*at),
+        })
+    }
+
     fn heard_claim(&mut self, now: Instant, outcome: Outcome, out: &mut Outputs) {
         match outcome {
             Outcome::Connected(connection) => {
@@ -159,13 +187,14 @@ impl Endpoint {
                 self.claim = None;
                 self.log.failed(&reason);
                 let failure = self.failure(&reason);
+                self.last_error = Some((now, failure.clone()));
                 self.machine.failed(now, failure, out);
             }
-            Outcome::Lost(closed) => self.lost(&closed, out),
+            Outcome::Lost(closed) => self.lost(now, &closed, out),
         }
     }
 
-    fn heard_replacement(&mut self, outcome: Outcome, out: &mut Outputs) {
+    fn heard_replacement(&mut self, now: Instant, outcome: Outcome, out: &mut Outputs) {
         match outcome {
             Outcome::Connected(connection) => {
                 self.claim = self.replacement.take();
@@ -174,13 +203,14 @@ impl Endpoint {
             }
             // What the control plane now demands cannot be had. The connection in use was made
             // by other rules and must not stay; the reconnect will say what is wrong.
-            Outcome::Failed(reason) => self.outlawed(&reason, out),
-            Outcome::Lost(closed) => self.lost(&closed, out),
+            Outcome::Failed(reason) => self.outlawed(now, &reason, out),
+            Outcome::Lost(closed) => self.lost(now, &closed, out),
         }
     }
 
     /// There is no connection by the new rules, so the one by the old rules goes.
-    fn outlawed(&mut self, reason: &str, out: &mut Outputs) {
+    fn outlawed(&mut self, now: Instant, reason: &str, out: &mut Outputs) {
+        self.last_error = Some((now, self.failure(reason)));
         self.log.failed(reason);
         self.log.given_up("the cluster's security has changed");
         self.release();
@@ -197,7 +227,8 @@ impl Endpoint {
         self.slot.connection.store(None);
     }
 
-    fn lost(&mut self, closed: &Closed, out: &mut Outputs) {
+    fn lost(&mut self, now: Instant, closed: &Closed, out: &mut Outputs) {
+        self.last_error = Some((now, self.failure(&closed.reason)));
         self.log.closed(closed);
         self.release();
         self.machine.lost(out);
@@ -227,6 +258,7 @@ impl Endpoint {
             Err(failure) => {
                 self.log.failed(&failure.0);
                 self.claim = None;
+                self.last_error = Some((step.now, failure.clone()));
                 self.machine.failed(step.now, failure, out);
             }
         }

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Config, Inbox, Input, ServerState, Task};
+use super::{Asker, Config, Inbox, Input, ServerState, Task};
 use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
 use crate::snapshot::{Target, TargetState};
@@ -88,6 +88,16 @@ impl Handle {
         self.start();
     }
 
+    /// Waits until all that the control plane has said is in use, and all that was asked of it is
+    /// answered. Ends, too, when the task does.
+    pub(crate) async fn settled(&self) {
+        let (waiting, settled) = oneshot::channel();
+        self.send(Input::Settled(waiting));
+        self.start();
+        // A task that ended has dropped it.
+        let _ = settled.await;
+    }
+
     /// Starts the task if a runtime is current and it has not started.
     pub(crate) fn start(&self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -101,6 +111,12 @@ impl Handle {
         if let Some(task) = task {
             runtime.spawn(task.run());
         }
+    }
+
+    /// For questions about the state.
+    pub(crate) fn asker(&self) -> Asker {
+        self.start();
+        Asker(self.inbox.downgrade())
     }
 
     pub(crate) fn send(&self, input: Input) {

@@ -18,22 +18,24 @@ mod directs;
 mod endpoint;
 mod events;
 mod handle;
+mod inspect;
 mod reconcile;
 mod resource_cache;
 mod servers;
 mod task;
 #[cfg(test)]
 mod tests;
+mod xds_metrics;
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{Address, ServerListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
@@ -48,6 +50,8 @@ use crate::telemetry::Telemetry;
 
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
+
+pub(crate) use inspect::{Asker, Question};
 
 use attempt::{Outcome, Owner};
 use task::Task;
@@ -110,6 +114,10 @@ pub(crate) enum Input {
         /// What.
         said: Said,
     },
+    /// Somebody asks about the state.
+    Ask(Question),
+    /// Somebody waits until nothing is on its way into use.
+    Settled(oneshot::Sender<()>),
     /// The resources in the process were replaced.
     Replaced(StaticResources),
     /// A direct target's name was looked up.
@@ -162,6 +170,8 @@ pub struct ServerConfig {
     pub listener: Arc<ServerListener>,
     /// Index-aligned with `listener.filter_chains`; the default chain's comes last, if there is one.
     pub chains: Vec<ChainRoutes>,
+    /// Said by the server once it has taken this over: whether it serves by it, or why it must not.
+    pub verdict: OnceLock<Result<(), String>>,
 }
 
 /// The routes of one filter chain. A change of a referenced RouteConfiguration is swapped in here

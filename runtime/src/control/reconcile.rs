@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use sidestep_proto::resource::{Address, EndpointAssignment};
+use sidestep_proto::resource::{self, Address, EndpointAssignment};
 
 use crate::balancer::{Endpoint, Load, SubchannelId};
 
@@ -37,6 +37,14 @@ pub(super) struct EndpointKey {
 }
 
 impl EndpointKey {
+    /// Of an endpoint as the control plane names it.
+    pub(super) fn of(endpoint: &resource::Endpoint) -> Self {
+        Self {
+            addresses: endpoint.addresses.as_slice().into(),
+            hostname: endpoint.hostname.as_str().into(),
+        }
+    }
+
     /// The first address, for people.
     pub(super) fn address(&self) -> String {
         let first = self.addresses.first();
@@ -88,10 +96,7 @@ impl Roster {
         for group in &assignment.localities {
             let locality = Arc::new(group.locality.clone());
             for endpoint in group.endpoints.iter().filter(|e| e.health.is_usable()) {
-                let key = EndpointKey {
-                    addresses: endpoint.addresses.as_slice().into(),
-                    hostname: endpoint.hostname.as_str().into(),
-                };
+                let key = EndpointKey::of(endpoint);
                 let member = self.member(&key, &mut update);
                 kept.insert(member.id);
                 update.endpoints.push(Endpoint {

@@ -1,6 +1,6 @@
 //! The servers' listeners: from resolved routes to configurations to serve by.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use sidestep_proto::resource::{ListenerKind, RouteConfiguration};
@@ -10,6 +10,7 @@ use super::dependency::{self, Needs, Origin, Resolution, ServerRoutes};
 use super::resource_cache::{Key, ResourceCache};
 use super::{ChainRoutes, RoutesState, ServerConfig, ServerState};
 use crate::balancer::Failure;
+use crate::inspect;
 use crate::routing::{ClusterIndex, RouteTable};
 
 /// All listeners that servers watch.
@@ -74,6 +75,16 @@ impl Servers {
         }
     }
 
+    /// Every server that runs, and whether it serves.
+    pub(super) fn inspect(&self) -> Vec<inspect::Server> {
+        let running = self.watches.iter().filter(|w| !w.state.is_closed());
+        let servers = running.map(|watch| inspect::Server {
+            listener: watch.listener.clone(),
+            problem: problem(&watch.state.borrow()),
+        });
+        servers.collect()
+    }
+
     /// Every name that a server rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
         self.watches.iter().flat_map(|watch| &watch.needs)
@@ -123,6 +134,7 @@ impl Watch {
         let config = Arc::new(ServerConfig {
             listener: Arc::new(listener.clone()),
             chains: chains.collect(),
+            verdict: OnceLock::new(),
         });
         tracing::info!(
             target: "sidestep::config",
@@ -134,6 +146,18 @@ impl Watch {
         self.state
             .send_replace(ServerState::Serving(config.clone()));
         self.current = Some((routes, config));
+    }
+}
+
+fn problem(state: &ServerState) -> Option<String> {
+    match state {
+        ServerState::Pending => Some("waiting for its Listener".to_owned()),
+        ServerState::Failed(failure) => Some(failure.0.to_string()),
+        ServerState::Serving(config) => match config.verdict.get() {
+            Some(Ok(())) => None,
+            Some(Err(reason)) => Some(reason.clone()),
+            None => Some("has not begun to serve by its Listener".to_owned()),
+        },
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
@@ -29,15 +29,19 @@ pub(super) struct Task {
     timers: Timers,
     providers: CertificateProviders,
     dialer: Dialer,
-    source: Option<ConfigSource>,
-    clients: Clients,
-    servers: Servers,
-    directs: Directs,
-    clusters: Clusters,
+    pub(super) source: Option<ConfigSource>,
+    pub(super) clients: Clients,
+    pub(super) servers: Servers,
+    pub(super) directs: Directs,
+    pub(super) clusters: Clusters,
     telemetry: Arc<Telemetry>,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
+    /// Who wants to know when this ends: dropped with it.
+    pub(super) ends: Vec<oneshot::Sender<()>>,
+    /// Who waits until nothing is on its way into use.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -70,6 +74,7 @@ impl Task {
                 plaintext: config.plaintext,
                 backoff: config.timers.connect_backoff,
                 attempts: 0,
+                telemetry: config.telemetry.clone(),
             },
             providers: config.providers,
             clients: Clients::default(),
@@ -84,6 +89,8 @@ impl Task {
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
+            ends: Vec::new(),
+            settling: Vec::new(),
         }
     }
 
@@ -108,6 +115,15 @@ impl Task {
                 self.handle(input);
             }
             self.turn(now());
+            if let Some(source) = &mut self.source {
+                source.settle();
+            }
+            if !self.settling.is_empty() && self.is_settled() {
+                for waiting in self.settling.drain(..) {
+                    // Whoever waited may have given up.
+                    let _ = waiting.send(());
+                }
+            }
         }
     }
 
@@ -165,6 +181,8 @@ impl Task {
                     source.heard(now, link, said);
                 }
             }
+            Input::Ask(question) => self.answer(now, question),
+            Input::Settled(waiting) => self.settling.push(waiting),
             Input::Replaced(resources) => {
                 if let Some(source) = &mut self.source {
                     source.replace(now, resources);
@@ -172,6 +190,14 @@ impl Task {
             }
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
+    }
+
+    /// Whether all that the control plane has said, and all that was asked of it, is in use.
+    fn is_settled(&self) -> bool {
+        let source = self.source.as_ref();
+        source.is_none_or(|source| source.cache().is_complete())
+            && self.clients.is_settled()
+            && self.clusters.is_settled()
     }
 
     /// Follows all consequences of what was taken in.
@@ -254,8 +280,8 @@ impl Task {
             source.revision(),
             unreachable,
         );
-        for name in self.clients.clusters() {
-            if self.clusters.ensure(&name) {
+        for (name, target) in self.clients.named() {
+            if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
             }
         }

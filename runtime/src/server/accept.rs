@@ -13,37 +13,32 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use sidestep_proto::resource::Address;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Sleep, sleep};
 
 use super::ServerStats;
-
-/// A byte stream, whatever carries it.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+use crate::subchannel::Io;
 
 /// A connection as accepted, nothing read yet.
-pub(super) struct Raw {
-    pub(super) io: Box<dyn Io>,
+pub(crate) struct Raw {
+    pub(crate) io: Box<dyn Io>,
     /// Local and peer address; `None` for a Unix socket.
-    pub(super) addresses: Option<(SocketAddr, SocketAddr)>,
+    pub(crate) addresses: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// Accepted connections; errors are those of accepting.
-pub(super) type Sockets = BoxStream<'static, io::Result<Raw>>;
+pub(crate) type Sockets = BoxStream<'static, io::Result<Raw>>;
 
 /// A bound address that does not listen yet: until there is something to serve, connecting is
 /// refused, so a health check by TCP tells the truth (gRFC A36: not serving).
-pub(super) struct Bound {
+pub(crate) struct Bound {
     address: Address,
     listen: Box<dyn FnOnce() -> io::Result<Sockets> + Send>,
 }
 
 impl Bound {
     /// Binds; port 0 becomes a real one here.
-    pub(super) fn bind(address: &Address) -> io::Result<Self> {
+    pub(crate) fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => Self::tcp(*address),
             Address::Unix(path) => Self::unix(Path::new(path)),
@@ -51,7 +46,6 @@ impl Bound {
     }
 
     /// Connections from somewhere else.
-    #[cfg(test)]
     pub(super) fn from_sockets(address: Address, sockets: Sockets) -> Self {
         Self {
             address,
@@ -60,12 +54,12 @@ impl Bound {
     }
 
     /// The real address.
-    pub(super) fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         &self.address
     }
 
     /// Starts listening. Must run inside a tokio runtime.
-    pub(super) fn listen(self) -> io::Result<Sockets> {
+    pub(crate) fn listen(self) -> io::Result<Sockets> {
         (self.listen)()
     }
 
@@ -161,7 +155,7 @@ impl Drop for SocketFile {
 
 /// Accepts for as long as it is asked: errors that pass (no file descriptor left) pause it, with
 /// growing pauses, instead of ending it.
-pub(super) struct Acceptor {
+pub(crate) struct Acceptor {
     sockets: Sockets,
     pause: Option<Pin<Box<Sleep>>>,
     next_pause: Duration,
@@ -172,7 +166,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl Acceptor {
-    pub(super) fn new(sockets: Sockets, stats: Arc<ServerStats>) -> Self {
+    pub(crate) fn new(sockets: Sockets, stats: Arc<ServerStats>) -> Self {
         Self {
             sockets,
             pause: None,
@@ -182,7 +176,7 @@ impl Acceptor {
     }
 
     /// The next connection. May be dropped and called again at any point.
-    pub(super) async fn next(&mut self) -> Raw {
+    pub(crate) async fn next(&mut self) -> Raw {
         loop {
             if let Some(pause) = &mut self.pause {
                 pause.await;

@@ -22,6 +22,7 @@ pub(super) fn plaintext(address: &Address) -> watch::Receiver<ServerState> {
         chains: vec![ChainRoutes {
             routes: Arc::new(ArcSwap::from_pointee(routes)),
         }],
+        verdict: std::sync::OnceLock::new(),
     };
     watch::channel(ServerState::Serving(Arc::new(config))).1
 }

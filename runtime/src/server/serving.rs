@@ -240,9 +240,16 @@ impl Gate {
     fn serve_by(&mut self, config: &ServerConfig) {
         let unchanged = |(generation, _): &(Arc<Generation>, Drain)| generation.is(config);
         if self.current.as_ref().is_some_and(unchanged) {
+            // Said before by an equal one, perhaps.
+            let _ = config.verdict.set(Ok(()));
             return;
         }
-        match Generation::build(config, &self.address, &self.source) {
+        let built = Generation::build(config, &self.address, &self.source);
+        // Each server is given configurations of its own, so nobody else has said anything.
+        let _ = config
+            .verdict
+            .set(built.as_ref().map(drop).map_err(Clone::clone));
+        match built {
             Ok(generation) => {
                 self.current = Some((Arc::new(generation), Drain::new()));
                 self.mode = ServerMode::Serving;

@@ -25,8 +25,10 @@ use std::time::Duration;
 pub use diagnostic::{Diagnostic, Located, Place, Severity};
 pub use route::{Destination, MethodMatch, Retry, Route};
 pub use schema::schema;
-pub use service::{Endpoint, Service};
+pub use service::{Endpoint, Endpoints, Service, SourceRef};
 
+use crate::compile::ResolvedEndpoints;
+use crate::source::endpoints::SourceId;
 pub(crate) use diagnostic::Report;
 use reader::{Fields, fields, list, located_text, map};
 use yaml::Node;
@@ -174,10 +176,24 @@ impl Mesh {
         Some(format!("spiffe://{domain}/{}", service.identity))
     }
 
+    /// The living sources that services name: each once, with those services.
+    #[must_use]
+    pub fn sources(&self) -> BTreeMap<&SourceId, Vec<&Service>> {
+        let mut sources: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for service in self.services.values() {
+            if let Some(source) = service.source() {
+                sources.entry(&source.id).or_default().push(service);
+            }
+        }
+        sources
+    }
+
     /// Everything in a few words: `2 services, 5 endpoints`.
     #[must_use]
-    pub fn summary(&self) -> String {
-        let endpoints: usize = self.services.values().map(|s| s.endpoints().len()).sum();
+    pub fn summary(&self, resolved: &ResolvedEndpoints) -> String {
+        let living = |s: &Service| resolved.of(&s.source()?.id).map(<[_]>::len);
+        let count = |s: &Service| living(s).unwrap_or(s.endpoints().len());
+        let endpoints: usize = self.services.values().map(count).sum();
         let native = self.resources.len();
         let mut parts = vec![
             counted(self.services.len(), "service"),

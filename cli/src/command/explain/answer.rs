@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use sidestep::routing::{Action, Call, ClusterIndex, Forward, RouteTable, RouteTimeout, Tried};
+use sidestep::explain::{self, Answer, Share, words};
+use sidestep::routing::{Call, ClusterIndex, RouteTable};
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
     Cluster, Discovery, Endpoint, LbPolicy, ListenerKind, Resource, ResourceType, RetryPolicy,
@@ -23,57 +24,6 @@ pub(super) struct Question {
     pub(super) headers: HeaderMap,
     /// The service that makes it.
     pub(super) caller: Option<String>,
-}
-
-/// What becomes of it.
-pub(super) struct Answer {
-    /// The listener, and where it was written.
-    pub(super) listener: String,
-    /// The route configuration and the virtual host in it.
-    pub(super) routes: String,
-    /// The caller and its identity.
-    pub(super) caller: Option<String>,
-    /// The rules that were tried, in order.
-    pub(super) rules: Vec<Rule>,
-    /// Where the call goes.
-    pub(super) outcome: Outcome,
-}
-
-/// A rule and whether it takes the call.
-pub(super) struct Rule {
-    /// Its name, if it has one.
-    pub(super) name: Option<String>,
-    /// Why it does not take the call.
-    pub(super) refused: Option<String>,
-}
-
-/// Where a call goes.
-pub(super) enum Outcome {
-    /// To one of these.
-    Sent {
-        /// The clusters among which is drawn.
-        shares: Vec<Share>,
-        /// How long it may take, in words.
-        timeout: String,
-        /// Whether it is tried again, in words.
-        retry: String,
-    },
-    /// Nowhere.
-    Fails(String),
-}
-
-/// A cluster and its share of such calls.
-pub(super) struct Share {
-    /// Its name.
-    pub(super) cluster: String,
-    /// Of a hundred calls.
-    pub(super) percent: f64,
-    /// How an endpoint is picked.
-    pub(super) policy: &'static str,
-    /// How the connection is secured.
-    pub(super) security: String,
-    /// The endpoints, with what sets them apart.
-    pub(super) endpoints: Vec<String>,
 }
 
 /// Follows a call through the mesh as a client would.
@@ -102,20 +52,20 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         headers: &question.headers,
         random: 0,
     });
-    let outcome = match (explanation.virtual_host, explanation.route) {
-        (None, _) => Outcome::Fails(format!("no virtual host takes {name:?}")),
-        (_, None) => Outcome::Fails("no rule takes the call".to_owned()),
-        (_, Some(route)) => known.outcome(&route.action, &clusters),
-    };
+    let outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
+        known.share(&clusters[index as usize], percent)
+    });
     let host = explanation.virtual_host.unwrap_or("none");
     Ok(Answer {
+        service: name.clone(),
+        path: question.path.clone(),
         listener: match place {
             Some(place) => format!("{name} ({place})"),
             None => name.clone(),
         },
         routes: format!("{}, virtual host {host}", routes.name),
         caller,
-        rules: explanation.tried.iter().map(rule).collect(),
+        rules: explain::rules(&explanation),
         outcome,
     })
 }
@@ -140,20 +90,6 @@ fn index_of(cluster: &str, clusters: &mut Vec<String>) -> ClusterIndex {
     });
     // A mesh with four thousand million clusters does not fit into memory.
     ClusterIndex(u32::try_from(index).unwrap_or(u32::MAX))
-}
-
-fn rule(tried: &Tried<'_>) -> Rule {
-    let seen = || match &tried.seen {
-        Some(value) => format!(" (it is {value:?})"),
-        None => String::new(),
-    };
-    Rule {
-        name: (!tried.name.is_empty()).then(|| tried.name.to_owned()),
-        refused: tried
-            .mismatch
-            .as_ref()
-            .map(|mismatch| format!("{mismatch}{}", seen())),
-    }
 }
 
 /// The resources of the mesh as a client decodes them.
@@ -205,46 +141,19 @@ impl Known {
         }
     }
 
-    fn outcome(&self, action: &Action, clusters: &[String]) -> Outcome {
-        match action {
-            Action::Forward(forward) => Outcome::Sent {
-                shares: self.shares(forward, clusters),
-                timeout: timeout(forward.timeout),
-                retry: forward
-                    .retry
-                    .as_ref()
-                    .map_or_else(|| "only calls that no server has begun".to_owned(), retry),
-            },
-            Action::NonForwarding => Outcome::Fails("the rule is for servers".to_owned()),
-            Action::Unsupported => {
-                Outcome::Fails("the rule does something that gRPC cannot do".to_owned())
-            }
-        }
-    }
-
-    fn shares(&self, forward: &Forward, clusters: &[String]) -> Vec<Share> {
-        let sum = forward.clusters.last().map_or(1, |(upto, _)| *upto);
-        let mut before = 0;
-        let mut shares = Vec::new();
-        for (upto, ClusterIndex(index)) in &forward.clusters {
-            let weight = upto - before;
-            before = *upto;
-            let name = &clusters[*index as usize];
-            shares.push(self.share(name, weight as f64 * 100.0 / sum as f64));
-        }
-        shares
-    }
-
     fn share(&self, name: &str, percent: f64) -> Share {
         let cluster = match self.find(ResourceType::Cluster, name) {
             Some((Resource::Cluster(cluster), _)) => Some(cluster),
             _ => None,
         };
         Share {
-            cluster: name.to_owned(),
+            name: name.to_owned(),
             percent,
-            policy: cluster.map_or("clients refuse it", |cluster| policy(cluster.lb_policy)),
-            security: cluster.map_or_else(String::new, |cluster| security(cluster)),
+            policy: cluster
+                .map_or("clients refuse it", |c| words::policy(c.lb_policy))
+                .to_owned(),
+            security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
+            state: None,
             endpoints: cluster.map_or_else(Vec::new, |cluster| self.endpoints(cluster)),
         }
     }
@@ -263,79 +172,10 @@ impl Known {
         let localities = assignment.localities.iter();
         localities
             .flat_map(|locality| {
-                let zone = &locality.locality.zone;
-                locality.endpoints.iter().map(|e| endpoint(e, zone))
+                let place = &locality.locality;
+                let endpoints = locality.endpoints.iter();
+                endpoints.map(|e| words::endpoint(e, place))
             })
             .collect()
     }
-}
-
-fn endpoint(endpoint: &Endpoint, zone: &str) -> String {
-    let mut text = endpoint
-        .addresses
-        .first()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    if !zone.is_empty() {
-        text.push_str(&format!(", zone {zone}"));
-    }
-    if endpoint.weight != 1 {
-        text.push_str(&format!(", weight {}", endpoint.weight));
-    }
-    if !endpoint.health.is_usable() {
-        text.push_str(", not used");
-    }
-    text
-}
-
-fn policy(policy: LbPolicy) -> &'static str {
-    match policy {
-        LbPolicy::RoundRobin => "round robin",
-        LbPolicy::LeastRequest { .. } => "least request",
-        LbPolicy::PickFirst { .. } => "pick first",
-        _ => "another policy",
-    }
-}
-
-fn security(cluster: &Cluster) -> String {
-    let Some(tls) = &cluster.tls else {
-        return "plaintext".to_owned();
-    };
-    let kind = if tls.identity.is_some() {
-        "mutual TLS"
-    } else {
-        "TLS"
-    };
-    let names: Vec<String> = tls.sans.iter().map(wanted).collect();
-    if names.is_empty() {
-        return kind.to_owned();
-    }
-    format!("{kind}, the server must be {}", names.join(" or "))
-}
-
-fn wanted(matcher: &StringMatcher) -> String {
-    match matcher {
-        StringMatcher::Exact(text) => text.value.to_string(),
-        StringMatcher::Prefix(text) => format!("{}…", text.value),
-        StringMatcher::Suffix(text) => format!("…{}", text.value),
-        StringMatcher::Contains(text) => format!("…{}…", text.value),
-        StringMatcher::Regex(pattern) => format!("a match of {}", pattern.as_str()),
-    }
-}
-
-fn timeout(timeout: RouteTimeout) -> String {
-    match timeout {
-        RouteTimeout::Application => "the caller's own deadline".to_owned(),
-        RouteTimeout::AtMost(limit) => {
-            format!("at most {limit:?}, or the caller's own deadline if that is sooner")
-        }
-    }
-}
-
-fn retry(policy: &RetryPolicy) -> String {
-    format!(
-        "up to {} attempts in all, on {}",
-        policy.max_attempts,
-        policy.on.to_wire()
-    )
 }

@@ -67,6 +67,7 @@ impl Plan {
             routes: cell.clone(),
         };
         let config = ServerConfig {
+            verdict: std::sync::OnceLock::new(),
             chains: vec![routes; chains.len()],
             listener: Arc::new(ServerListener {
                 address: self.address.unwrap_or(real),
