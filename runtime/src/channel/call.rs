@@ -160,7 +160,7 @@ fn go<B>(
     let cluster = snapshot.cluster(forward.pick(terms.random));
     if let Some(call) = observed {
         call.routed(&route.name, false);
-        call.attempt_started(0, cluster.backend());
+        call.attempt_started_at_once(cluster.backend());
     }
     match pick(
         inner,
@@ -293,7 +293,7 @@ pub(super) fn answer(
         endpoint: Arc::clone(in_flight.endpoint()),
         attempts,
     };
-    let observed = observed.and_then(|call| call.goes_on(response.headers()));
+    let observed = observed.and_then(|call| call.goes_on(&response, grpc));
     let mut response =
         response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc, observed));
     response.extensions_mut().insert(info);
