@@ -2,6 +2,7 @@
 //! and meshing a service changes as little as it says.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -9,8 +10,7 @@ use std::time::{Duration, SystemTime};
 use sidestep_cli::bootstrap::{self, Certificates};
 use sidestep_cli::certificates::{self, CONTROL_PLANE, Order};
 use sidestep_server::model::Mesh;
-use sidestep_server::source::SourceText;
-use sidestep_server::{Configuration, ManagementServer, RawResources, Running, ServerTls};
+use sidestep_server::{FileSource, ManagementServer, Running, ServerTls};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -70,25 +70,27 @@ fn cert_dev(mesh: &str, directory: &Path) {
     certificates::issue(&order).expect("issues");
 }
 
-/// The README's `serve`: nobody gets an answer without a certificate.
-async fn control_plane(mesh: &str, certs: &Path, ports: [u16; 2]) -> (Running, RawResources) {
-    let text = mesh
-        .replace("127.0.0.1:50051", &format!("127.0.0.1:{}", ports[0]))
-        .replace("127.0.0.1:50052", &format!("127.0.0.1:{}", ports[1]));
-    let source = SourceText {
-        path: "mesh.yaml".to_owned(),
-        text,
-    };
-    let resources = RawResources::unchecked([]).expect("no resource lacks a name");
-    resources.replace_configuration(Configuration::from_mesh(&[source]).expect("a good mesh file"));
-    let [certificate, key] = ["pem", "key"].map(|end| certs.join(format!("{CONTROL_PLANE}.{end}")));
-    let tls = ServerTls::from_files(certificate, key).client_ca(certs.join("ca.pem"));
+/// The README's `serve`, with a file of targets beside the mesh file: nobody gets an answer without
+/// a certificate.
+async fn control_plane(mesh: &str, directory: &Path, ports: [u16; 2]) -> Running {
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    let [first, second] = &addresses;
+    let mesh = mesh
+        .replace("127.0.0.1:50051", first)
+        .replace("127.0.0.1:50052", second);
+    let targets = format!("[{{\"targets\": {addresses:?}}}]");
+    let file = directory.join("mesh.yaml");
+    fs::write(&file, mesh).expect("writes");
+    fs::write(directory.join("targets.json"), targets).expect("writes");
+    let [certificate, key] =
+        ["pem", "key"].map(|end| directory.join(format!("{CONTROL_PLANE}.{end}")));
+    let tls = ServerTls::from_files(certificate, key).client_ca(directory.join("ca.pem"));
     let running = ManagementServer::builder()
-        .source(resources.clone())
+        .source(FileSource::new([file]))
         .tls(tls)
         .start()
         .await;
-    (running.expect("a free port"), resources)
+    running.expect("a free port")
 }
 
 /// A program of the examples as `service`, with the README's `bootstrap`.
@@ -141,7 +143,7 @@ async fn run(mesh: &str, client: &str) -> (Vec<String>, [u16; 2]) {
     let directory = tempfile::tempdir().expect("a directory");
     let certs = directory.path();
     cert_dev(mesh, certs);
-    let (control, _resources) = control_plane(mesh, certs, ports).await;
+    let control = control_plane(mesh, certs, ports).await;
     let servers = ports.map(|port| {
         let mut server = program(
             env!("CARGO_BIN_EXE_hello-server"),
