@@ -89,6 +89,9 @@ fn play(folder: &Path, say: impl Fn(&str)) -> Result<()> {
     say("the README's commands work; the server takes TLS alone");
 
     let prometheus = pilot.watch(&load)?;
+    load.goes_to(&pilot.addresses(&[0, 1]))?;
+    pilot.write_targets(&[0])?;
+    pilot.follow_targets()?;
     for (about, servers) in [
         ("the first", &[0][..]),
         ("both", &[0, 1]),
@@ -218,6 +221,14 @@ impl Pilot {
             .collect()
     }
 
+    /// Has the mesh file name the `targets` file in place of its fixed list.
+    fn follow_targets(&self) -> Result<()> {
+        let file = self.folder.join("hello/mesh.yaml");
+        let text = fs::read_to_string(&file)?;
+        fs::write(&file, with_targets(&text).context("no static endpoints")?)?;
+        Ok(())
+    }
+
     /// Writes the `targets` file as a deployment would: whole, and renamed into place.
     fn write_targets(&self, servers: &[usize]) -> Result<()> {
         let file = self.folder.join("hello/targets.json");
@@ -226,6 +237,19 @@ impl Pilot {
         fs::write(&new, groups.to_string())?;
         Ok(fs::rename(new, file)?)
     }
+}
+
+/// A mesh file with a `targets` file in place of its one list of endpoints.
+fn with_targets(mesh: &str) -> Option<String> {
+    let (before, rest) = mesh.split_once("static:\n")?;
+    let indented = before.len() - before.trim_end_matches(' ').len();
+    let is_item = |line: &&str| line.len() - line.trim_start().len() > indented;
+    let items: usize = rest
+        .split_inclusive('\n')
+        .take_while(is_item)
+        .map(str::len)
+        .sum();
+    Some(format!("{before}targets: targets.json\n{}", &rest[items..]))
 }
 
 /// Copies the example's files, with its ports replaced.
@@ -396,5 +420,24 @@ fn within<T>(limit: Duration, mut step: impl FnMut() -> Result<T>) -> Result<T> 
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_take_the_place_of_a_list() {
+        let mesh = "s:\n  endpoints:\n    static:\n      - a\n      - b\n  balance: x\n";
+        let edited = "s:\n  endpoints:\n    targets: targets.json\n  balance: x\n";
+        assert_eq!(with_targets(mesh).unwrap(), edited);
+        assert_eq!(with_targets("s: {}\n"), None);
+    }
+
+    #[test]
+    fn the_example_has_a_list_to_replace() {
+        let mesh = fs::read_to_string(root().join(EXAMPLE).join("mesh.yaml")).unwrap();
+        assert!(with_targets(&mesh).is_some());
     }
 }
