@@ -24,6 +24,7 @@ use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
 use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::instruments::CHANNEL_DIRECT;
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -169,7 +170,9 @@ impl Mesh {
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
         // Under the name that the calls are known by, whichever way they go.
-        let telemetry = self.inner.telemetry.client(&canonical(target));
+        let canonical = canonical(target);
+        self.inner.telemetry.set(&CHANNEL_DIRECT, &[&canonical], 1);
+        let telemetry = self.inner.telemetry.client(&canonical);
         Ok(Channel::new(watched, authority, telemetry))
     }
 
@@ -318,6 +321,13 @@ impl Mesh {
             .unwrap_or_else(PoisonError::into_inner);
         targets.retain(|known| known.strong_count() > 0);
         targets.push(Arc::downgrade(target));
+    }
+
+    /// Waits until all that the control plane has said is in use by calls, and all that was asked
+    /// of it is answered. For tests.
+    #[doc(hidden)]
+    pub async fn settled(&self) {
+        self.inner.control.settled().await;
     }
 
     /// Waits until every channel made so far has its configuration and a connected endpoint in

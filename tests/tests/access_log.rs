@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sidestep::telemetry::access_log::{DEFAULT_FORMAT, Side};
 use sidestep::{AccessLog, BuildError, Channel, Mesh, MeshBuilder};
-use sidestep_proto::resource::DropCategory;
+use sidestep_proto::resource::{DropCategory, PerMillion};
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{
     Authority, Backend, Fixture, mesh_file, plain_mesh, secured, silent_backend, spiffe,
@@ -284,7 +284,7 @@ async fn spent_attempts_are_urx() {
 async fn a_dropped_call_is_do() {
     let all = DropCategory {
         category: "lottery".to_owned(),
-        per_million: 1_000_000,
+        share: PerMillion::new(1_000_000),
     };
     let endpoints = raw::assignment("greeter", &[(0, 1, &unused_address())], &[all]);
     let resources = RawResources::new(raw::service("greeter", endpoints)).unwrap();
