@@ -46,7 +46,7 @@ const BUILD: Duration = Duration::from_secs(900);
 const ALERT: Duration = Duration::from_secs(180);
 
 /// Panels that are empty as long as all is well.
-const QUIET: [&str; 13] = [
+const QUIET: [&str; 14] = [
     "Calls failed",
     "Cut off",
     "Resources refused",
@@ -58,6 +58,7 @@ const QUIET: [&str; 13] = [
     "Retries",
     "Waiting between attempts",
     "Refused resources",
+    "Around the mesh",
     "Streams that failed",
     "Updates refused",
 ];
