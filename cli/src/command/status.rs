@@ -1,5 +1,7 @@
 //! `sidestep status`: who runs what.
 
+mod process;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -19,6 +21,7 @@ Examples:
   sidestep status
   sidestep status --server unix:/run/sidestep.sock
   sidestep status --server mesh.example:18000 --ca ca.pem --cert web.pem --key web.key
+  sidestep status --process 127.0.0.1:9901
   sidestep status --json | jq '.clients[] | select(.types[].state == \"NACKED\")'
 
 Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
@@ -28,8 +31,13 @@ Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
   NEVER-SENT  the client asked, nothing has been sent yet
   -           the client has not asked
 
-Ends with 0 if all is well, 3 if the server cannot be reached, 4 if a client refused its
-configuration or the newest edit was refused.";
+With --process, one process is asked what it runs: the admin endpoint that it opens by
+mesh.admin(\"127.0.0.1:9901\"), or any gRPC process with client status discovery (CSDS). Shown are
+its resources, and the clusters and endpoints that it calls.
+
+Ends with 0 if all is well, 3 if the server or the process cannot be reached, 4 if a client refused
+its configuration or the newest edit was refused; with --process, 4 if the process is not ready or
+one of its resources is refused, missing or late.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]
@@ -44,6 +52,10 @@ pub(crate) struct Arguments {
     )]
     server: String,
 
+    /// Ask this process instead: HOST:PORT or unix:/PATH of its admin endpoint
+    #[arg(long, value_name = "ADDR")]
+    process: Option<String>,
+
     #[command(flatten)]
     security: Security,
 
@@ -54,6 +66,9 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        if let Some(process) = &self.process {
+            return Ok(process::run(process, self.json).await);
+        }
         let status = match tokio::time::timeout(PATIENCE, ask(&self.server, &self.security)).await {
             Ok(Ok(status)) => status,
             Ok(Err(reason)) => return Ok(unreachable(&self.server, &reason)),
@@ -287,7 +302,7 @@ mod tests {
     }
 
     /// A pipe: never coloured.
-    fn plain() -> Style {
+    pub(super) fn plain() -> Style {
         let (reader, _writer) = std::io::pipe().expect("a pipe");
         Style::of(&std::os::fd::OwnedFd::from(reader))
     }
