@@ -7,20 +7,24 @@ use anyhow::{Context, Result, ensure};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use clap::{Args, ValueEnum};
 use prost::Message as _;
-use sidestep::Mesh;
+use sidestep::{Mesh, TelemetryOptions};
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 use tonic::transport::Endpoint;
 
 use crate::echo::Message;
 use crate::echo::echo_client::EchoClient;
-use crate::lab;
+use crate::{lab, unread};
 
 /// What makes the calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Case {
     /// The mesh's channel, configured by a live control plane.
     Sidestep,
+    /// The same with telemetry on.
+    Metrics,
+    /// The same with telemetry on and an OpenTelemetry meter that is never read.
+    Opentelemetry,
     /// tonic's `Channel`, one to each endpoint, dealt out by hand.
     Tonic,
     /// The h2 crate with hand-made frames: the floor.
@@ -50,13 +54,12 @@ pub struct Load {
 /// A server cannot be reached or a call failed.
 pub async fn run(load: &Load, endpoints: &[String], control: &str) -> Result<()> {
     match load.case {
-        Case::Sidestep => {
-            let bootstrap = lab::bootstrap(control);
-            let mesh = Mesh::builder().bootstrap_json(&bootstrap)?.build()?;
-            let channel = mesh.channel("xds:///echo")?;
-            channel.ready().await;
-            let client = EchoClient::new(channel);
-            closed_loop(load, |_| unary(client.clone(), load.payload)).await
+        Case::Sidestep => meshed(load, control, None).await,
+        Case::Metrics => meshed(load, control, Some(TelemetryOptions::default())).await,
+        Case::Opentelemetry => {
+            let provider = unread::provider();
+            let options = TelemetryOptions::default().opentelemetry(&provider);
+            meshed(load, control, Some(options)).await
         }
         Case::Tonic => {
             let mut clients = Vec::new();
@@ -81,6 +84,17 @@ pub async fn run(load: &Load, endpoints: &[String], control: &str) -> Result<()>
             .await
         }
     }
+}
+
+async fn meshed(load: &Load, control: &str, telemetry: Option<TelemetryOptions>) -> Result<()> {
+    let mut mesh = Mesh::builder().bootstrap_json(&lab::bootstrap(control))?;
+    if let Some(options) = telemetry {
+        mesh = mesh.telemetry(options);
+    }
+    let channel = mesh.build()?.channel("xds:///echo")?;
+    channel.ready().await;
+    let client = EchoClient::new(channel);
+    closed_loop(load, |_| unary(client.clone(), load.payload)).await
 }
 
 /// One task for each call that may be in flight; together they make `load.calls` of them.

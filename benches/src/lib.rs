@@ -18,3 +18,4 @@ pub mod echo {
 
 pub mod client;
 pub mod lab;
+pub mod unread;

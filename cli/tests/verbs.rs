@@ -376,6 +376,60 @@ fn schema_describes_the_keys_of_the_mesh_file() {
 }
 
 #[test]
+fn sources_of_endpoints_are_followed_and_shown() {
+    let mesh = "mesh: v1\nservices:\n  greeter:\n    endpoints: {targets: greeter.json}\n";
+    let directory = Directory::with(mesh);
+    let list = directory.0.path().join("greeter.json");
+    let check = || run(&["check", path(&directory.mesh())]);
+    assert_eq!(exit(&check()), 0);
+    assert!(
+        stderr(&check()).contains("No such file"),
+        "{}",
+        stderr(&check())
+    );
+
+    fs::write(&list, r#"[{"targets": ["127.0.0.1:1"]}]"#).expect("writes");
+    assert_eq!(stdout(&check()), "ok: 1 service, 1 endpoint\n");
+    let mut server = Server::start(&directory.mesh());
+    assert_eq!(exit(&server.status(&[])), 0);
+
+    let two = r#"[{"targets": ["127.0.0.1:1", "127.0.0.1:2"]}]"#;
+    fs::write(&list, two).expect("writes");
+    let change = server.next();
+    assert_eq!(change["summary"], "1 service, 2 endpoints", "{change}");
+
+    fs::write(&list, "nonsense").expect("writes");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while exit(&server.status(&[])) != 4 {
+        assert!(std::time::Instant::now() < deadline, "it never fails");
+    }
+    let status = json(&server.status(&["--json"]));
+    let source = &status["sources"][0];
+    assert_eq!(source["kind"], "targets");
+    assert_eq!(source["endpoints"], 2, "the last good list stays");
+    assert!(source["age_s"].is_number(), "{source}");
+    let error = source["error"].as_str().expect("a text");
+    assert!(error.contains("not a list of targets"), "{error}");
+    let text = stdout(&server.status(&[]));
+    assert!(text.contains("FAILS targets "), "{text}");
+}
+
+#[test]
+fn check_says_what_it_did_not_ask() {
+    let mesh = "mesh: v1\nservices:\n  a: {endpoints: {dns: \"a.b:1\"}}\n";
+    let directory = Directory::with(mesh);
+    let output = run(&["check", path(&directory.mesh())]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(
+        text.contains("mesh.yaml:3:24: dns a.b:1 was not asked"),
+        "{text}"
+    );
+    let output = run(&["check", "--json", path(&directory.mesh())]);
+    assert!(json(&output)["not_asked"][0].is_string());
+}
+
+#[test]
 fn serve_does_not_begin_with_a_broken_mesh() {
     let directory = Directory::with("mesh: v2\n");
     let mesh = directory.mesh();

@@ -37,4 +37,6 @@ pub use mode::Mode;
 pub use security::PeerIdentity;
 pub use server::{BoundServer, Server, ServerError, ServerMode};
 pub use source::static_::StaticResources;
+pub use telemetry::access_log::AccessLog;
+pub use telemetry::trace_context::TraceContext;
 pub use telemetry::{Telemetry, TelemetryOptions};

@@ -23,6 +23,8 @@ use crate::server::{Incoming, Server, ServerError, ServerSource};
 use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
+use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::instruments::CHANNEL_DIRECT;
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -53,14 +55,17 @@ struct Inner {
     mode: Mode,
     is_static: bool,
     targets: Mutex<Vec<Weak<Target>>>,
+    access_log: Option<Arc<access_log::Log>>,
 }
 
 impl Mesh {
     /// Reads the standard gRPC bootstrap: the file that `GRPC_XDS_BOOTSTRAP` names, or else the
-    /// JSON text in `GRPC_XDS_BOOTSTRAP_CONFIG`.
+    /// JSON text in `GRPC_XDS_BOOTSTRAP_CONFIG`. With `SIDESTEP_ADMIN=127.0.0.1:9901` the admin
+    /// endpoint is opened there, as by [`Mesh::admin`].
     ///
     /// # Errors
-    /// Neither is set, the file cannot be read, or the bootstrap is not valid.
+    /// Neither is set, the file cannot be read, or the bootstrap is not valid; or the admin
+    /// endpoint cannot be opened.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::builder().from_env()?.build()
     }
@@ -165,7 +170,9 @@ impl Mesh {
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
         // Under the name that the calls are known by, whichever way they go.
-        let telemetry = self.inner.telemetry.client(&canonical(target));
+        let canonical = canonical(target);
+        self.inner.telemetry.set(&CHANNEL_DIRECT, &[&canonical], 1);
+        let telemetry = self.inner.telemetry.client(&canonical);
         Ok(Channel::new(watched, authority, telemetry))
     }
 
@@ -235,7 +242,8 @@ impl Mesh {
         self.server(address).bind()?.incoming()
     }
 
-    /// Opens the admin endpoint on a loopback address (port 0 picks one) or a Unix socket, and
+    /// Opens the admin endpoint (as `SIDESTEP_ADMIN=ADDRESS` does in the environment of
+    /// [`Mesh::from_env`]) on a loopback address (port 0 picks one) or a Unix socket, and
     /// returns the real address: `curl` it for an index. Read-only; whoever can reach it sees the
     /// whole configuration, but no keys. It is closed when the last handle, channel and server of
     /// this mesh is gone, and holds up nothing. Turns [telemetry](Mesh::telemetry) on, for
@@ -299,6 +307,12 @@ impl Mesh {
         &self.inner.telemetry
     }
 
+    /// The access log, if one is written.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&access_log::Log> {
+        self.inner.access_log.as_deref()
+    }
+
     fn remember(&self, target: &Arc<Target>) {
         let mut targets = self
             .inner
@@ -307,6 +321,13 @@ impl Mesh {
             .unwrap_or_else(PoisonError::into_inner);
         targets.retain(|known| known.strong_count() > 0);
         targets.push(Arc::downgrade(target));
+    }
+
+    /// Waits until all that the control plane has said is in use by calls, and all that was asked
+    /// of it is answered. For tests.
+    #[doc(hidden)]
+    pub async fn settled(&self) {
+        self.inner.control.settled().await;
     }
 
     /// Waits until every channel made so far has its configuration and a connected endpoint in
@@ -339,6 +360,9 @@ pub struct MeshBuilder {
     max_response_bytes: usize,
     timers: Timers,
     telemetry: Option<TelemetryOptions>,
+    access_log: Option<AccessLog>,
+    /// Where `SIDESTEP_ADMIN` wants the admin endpoint.
+    admin: Option<String>,
 }
 
 impl MeshBuilder {
@@ -354,6 +378,8 @@ impl MeshBuilder {
             connector: crate::subchannel::default_connector(),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
+            access_log: None,
+            admin: None,
             telemetry: None,
         }
     }
@@ -376,6 +402,11 @@ impl MeshBuilder {
     ) -> Result<Self, BuildError> {
         let mode = Mode::from_lookup(&lookup)?;
         self.mode = Some(mode);
+        if self.access_log.is_none() {
+            self.access_log = AccessLog::from_lookup(&lookup)?;
+        }
+        let admin = lookup(ADMIN_VARIABLE).filter(|address| !address.is_empty());
+        self.admin = admin.map(|address| address.to_string_lossy().into_owned());
         if mode == Mode::Direct {
             // The way out must not depend on what may be the trouble.
             return Ok(self);
@@ -502,6 +533,22 @@ impl MeshBuilder {
         self
     }
 
+    /// Writes a line for each call of the mesh's channels and servers. Without it, the
+    /// environment variable `SIDESTEP_ACCESS_LOG` decides; it turns telemetry on.
+    ///
+    /// ```
+    /// use sidestep::{AccessLog, Mesh};
+    ///
+    /// let log = AccessLog::default_json().to_stderr();
+    /// let mesh = Mesh::builder().access_log(log).build()?;
+    /// # Ok::<(), sidestep::BuildError>(())
+    /// ```
+    #[must_use]
+    pub fn access_log(mut self, log: AccessLog) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// Shortened timers, for tests.
     #[doc(hidden)]
     #[must_use]
@@ -540,7 +587,20 @@ impl MeshBuilder {
             resources.check(&known(&providers))?;
         }
         let is_static = self.static_resources.is_some();
-        let telemetry = Telemetry::new(self.telemetry);
+        let access_log = match self.access_log {
+            Some(log) => Some(log),
+            None => AccessLog::from_lookup(|name| std::env::var_os(name))?,
+        };
+        let access_log = access_log.map(AccessLog::start).transpose()?;
+        let options = match &access_log {
+            None => self.telemetry,
+            // Last, so that it sees what the others wrote into requests.
+            Some(log) => {
+                let sink = Arc::new(AccessLogSink(Arc::clone(log)));
+                Some(self.telemetry.unwrap_or_default().sink(sink))
+            }
+        };
+        let telemetry = Telemetry::new(options);
         let control = control::Handle::new(Config {
             bootstrap: self.bootstrap.clone(),
             static_resources: self.static_resources,
@@ -554,6 +614,7 @@ impl MeshBuilder {
             timers: self.timers,
         });
         let inner = Inner {
+            access_log,
             control,
             telemetry,
             bootstrap: self.bootstrap,
@@ -563,9 +624,13 @@ impl MeshBuilder {
             is_static,
             targets: Mutex::default(),
         };
-        Ok(Mesh {
+        let mesh = Mesh {
             inner: Arc::new(inner),
-        })
+        };
+        if let Some(address) = self.admin {
+            mesh.admin(&address)?;
+        }
+        Ok(mesh)
     }
 }
 
@@ -609,6 +674,8 @@ impl fmt::Debug for MeshBuilder {
 
 const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
 const TEXT_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP_CONFIG";
+/// Set by the operator, so that a program that does not think of it can be looked into.
+const ADMIN_VARIABLE: &str = "SIDESTEP_ADMIN";
 
 /// What bootstraps of gRPC servers usually have (gRFC A36).
 const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
@@ -617,6 +684,12 @@ const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_addre
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// `SIDESTEP_ADMIN` asks for an admin endpoint that cannot be opened.
+    #[error("{ADMIN_VARIABLE}: {0}")]
+    Admin(#[from] AdminError),
+    /// The access log cannot be written as asked.
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     /// The environment names no bootstrap.
     #[error(
         "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to its text, \

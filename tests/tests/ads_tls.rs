@@ -186,7 +186,7 @@ async fn a_server_of_another_authority_is_not_believed() {
     let world = World::start(authority.server("127.0.0.1"), &authority.credentials()).await;
     let other = Authority::new();
     let mut client = world.client(&other.credentials());
-    refused(&mut client, &world.address(), "UnknownIssuer").await;
+    refused(&mut client, &world.address(), "invalid peer certificate").await;
 }
 
 #[tokio::test]

@@ -11,14 +11,26 @@ use sidestep_proto::resource::{Address, ResourceType};
 use sidestep_proto::wire::Any;
 use sidestep_proto::wire::discovery::DiscoveryResponse;
 
-use crate::compile::compile;
-use crate::model::{Mesh, Service};
+use crate::compile::{ResolvedEndpoints, compile};
+use crate::model::{Diagnostic, Mesh, Service, Severity};
 use crate::snapshot::{RawResource, References, Snapshot};
 use crate::source::mesh::parse;
 use crate::source::{SourceError, SourceText};
 
 /// How servers ask for their Listener where a bootstrap does not say otherwise.
 const LISTENER_PREFIX: &str = "grpc/server?xds.resource.listening_address=";
+
+/// A living source of endpoints: without a control plane nobody asks it.
+fn unasked(service: &Service) -> Option<Diagnostic> {
+    let source = service.source()?;
+    let path = format!("services.{}.endpoints", service.name);
+    let message = format!(
+        "`{}` needs a control plane that asks it; write `static:` and a list",
+        source.id.kind
+    );
+    let place = &source.written.place;
+    Some(Diagnostic::new(Severity::Error, place, &path, message))
+}
 
 /// Everything that the processes of a mesh would be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,7 +58,12 @@ impl Bundle {
     /// # Errors
     /// Everything that is wrong with native resources, located.
     pub fn of(mesh: &Mesh) -> Result<Self, SourceError> {
-        let (compiled, _) = compile(mesh).map_err(SourceError::Invalid)?;
+        let living: Vec<_> = mesh.services.values().filter_map(unasked).collect();
+        if !living.is_empty() {
+            return Err(SourceError::Invalid(living));
+        }
+        let none = ResolvedEndpoints::default();
+        let (compiled, _) = compile(mesh, &none).map_err(SourceError::Invalid)?;
         let known = |type_url: &str| ResourceType::from_type_url(type_url).is_some();
         let raw: Vec<_> = compiled
             .resources
@@ -147,5 +164,17 @@ mod tests {
             "{found:?}"
         );
         assert!(found.iter().any(|name| name.ends_with("10.0.0.2:80")));
+    }
+
+    #[test]
+    fn living_sources_need_a_control_plane() {
+        let text = "mesh: v1\nservices:\n  a: {endpoints: {dns: \"a.b:1\"}}\n";
+        let text = SourceText {
+            path: "mesh.yaml".to_owned(),
+            text: text.to_owned(),
+        };
+        let error = Bundle::from_mesh(&[text]).expect_err("nobody asks");
+        let expected = "mesh.yaml:3:24: services.a.endpoints: `dns` needs a control plane that asks it; write `static:` and a list";
+        assert_eq!(error.to_string(), expected);
     }
 }

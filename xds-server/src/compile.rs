@@ -1,6 +1,6 @@
 //! The mesh as xDS resources, each with the place it comes from.
 //!
-//! Pure: the same mesh gives the same resources. For a service `greeter` with endpoints:
+//! Pure: the same mesh and the same endpoints of living sources give the same resources. For a service `greeter` with endpoints:
 //!
 //! | resource | names |
 //! |---|---|
@@ -14,6 +14,7 @@
 
 mod cluster;
 mod listener;
+mod resolved;
 mod route;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,10 +24,11 @@ use sidestep_proto::codec;
 use sidestep_proto::resource::{Resource, ResourceType};
 use sidestep_proto::wire::Any;
 
-use crate::model::{Diagnostic, Mesh, Mtls, Place, Report, Service};
+use crate::model::{Diagnostic, Endpoints, Mesh, Mtls, Place, Report, Service, SourceRef};
 use crate::native;
 
 pub use listener::{MissingListener, listening_address};
+pub use resolved::{ResolvedEndpoint, ResolvedEndpoints};
 
 /// The key under `certificate_providers` in the bootstrap that compiled TLS contexts name.
 pub const CERTIFICATE_INSTANCE: &str = "default";
@@ -73,18 +75,30 @@ impl CompiledResource {
     }
 }
 
-/// Compiles a mesh. The second part of the answer are warnings.
+/// Compiles a mesh. `resolved` is what its living sources have told: of those that are not in it
+/// nothing is known yet, and their services have no endpoints. The second part of the answer are
+/// warnings.
 ///
 /// # Errors
 /// If a native resource is not valid, or if two resources have one type and name. Services that
 /// could be read always compile.
-pub fn compile(mesh: &Mesh) -> Result<(CompiledMesh, Vec<Diagnostic>), Vec<Diagnostic>> {
+pub fn compile(
+    mesh: &Mesh,
+    resolved: &ResolvedEndpoints,
+) -> Result<(CompiledMesh, Vec<Diagnostic>), Vec<Diagnostic>> {
     let mut report = Report::default();
     let mut resources = Vec::new();
     for service in mesh.services.values() {
-        if service.endpoints.is_some() {
-            add_service(mesh, service, &mut resources);
-        }
+        let endpoints = match &service.endpoints {
+            None => continue,
+            Some(Endpoints::Static(written)) => written.iter().map(Into::into).collect(),
+            Some(Endpoints::Living(source)) => {
+                let told = resolved.of(&source.id).unwrap_or_default().to_vec();
+                check_versions(service, source, &told, &mut report);
+                told
+            }
+        };
+        add_service(mesh, service, &endpoints, &mut resources);
     }
     for resource in &mesh.resources {
         resources.extend(native::compile(resource, &mut report));
@@ -101,7 +115,31 @@ pub fn compile(mesh: &Mesh) -> Result<(CompiledMesh, Vec<Diagnostic>), Vec<Diagn
     Ok((compiled, warnings))
 }
 
-fn add_service(mesh: &Mesh, service: &Service, out: &mut Vec<CompiledResource>) {
+/// A version that no endpoint has now may have one later, or be misspelt.
+fn check_versions(
+    service: &Service,
+    source: &SourceRef,
+    told: &[ResolvedEndpoint],
+    report: &mut Report,
+) {
+    let has = |version: &str| told.iter().any(|e| e.version.as_deref() == Some(version));
+    let missing = service.versions.iter().filter(|(_, v)| !has(&v.value));
+    for (name, version) in missing.filter(|_| !told.is_empty()) {
+        let path = format!("services.{}.versions.{name}", service.name);
+        let message = format!(
+            "no endpoint from `{}` has the version {:?} now",
+            source.written.value, version.value
+        );
+        report.warning(&version.place, &path, message);
+    }
+}
+
+fn add_service(
+    mesh: &Mesh,
+    service: &Service,
+    endpoints: &[ResolvedEndpoint],
+    out: &mut Vec<CompiledResource>,
+) {
     let mut add = |resource: Resource, place: &Place| {
         out.push(CompiledResource {
             name: resource.name().to_owned(),
@@ -113,9 +151,9 @@ fn add_service(mesh: &Mesh, service: &Service, out: &mut Vec<CompiledResource>) 
     let place = &service.place;
     for (name, version, place) in cluster::sets(service) {
         let cluster = cluster::cluster(mesh, service, &name);
-        let endpoints = cluster::endpoints(service, name, version);
+        let assignment = cluster::endpoints(endpoints, name, version);
         add(Resource::Cluster(Arc::new(cluster)), place);
-        add(Resource::EndpointAssignment(Arc::new(endpoints)), place);
+        add(Resource::EndpointAssignment(Arc::new(assignment)), place);
     }
     let routes = route::route_configuration(service);
     add(Resource::RouteConfiguration(Arc::new(routes)), place);

@@ -12,7 +12,9 @@ use tonic::transport::Server;
 use crate::api::{AggregatedDiscovery, Operations};
 use crate::observer::StreamObserver;
 use crate::socket::{Connection, ListenAddress, Listener};
-use crate::source::{Source, SourceError};
+use crate::source::endpoints::LookOptions;
+use crate::source::endpoints::state::Board;
+use crate::source::{Living, Source, SourceError};
 use crate::store::Store;
 use crate::tls::{Reloading, ServerTls, TlsError};
 use crate::tracker::Tracker;
@@ -52,6 +54,7 @@ impl ManagementServer {
             source: None,
             listen: ListenAddress::Tcp(([127, 0, 0, 1], 0).into()),
             tls: None,
+            look: LookOptions::default(),
             observers: Vec::new(),
         }
     }
@@ -62,6 +65,7 @@ pub struct Builder {
     source: Option<Box<dyn Source>>,
     listen: ListenAddress,
     tls: Option<ServerTls>,
+    look: LookOptions,
     observers: Vec<Arc<dyn StreamObserver>>,
 }
 
@@ -89,6 +93,14 @@ impl Builder {
         self
     }
 
+    /// How living endpoint sources look: for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn look_options(mut self, options: LookOptions) -> Self {
+        self.look = options;
+        self
+    }
+
     /// Adds somebody who hears what happens on the streams.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn StreamObserver>) -> Self {
@@ -104,8 +116,12 @@ impl Builder {
     pub async fn start(self) -> Result<Running, StartError> {
         let tls = self.tls.map(Reloading::start).transpose()?;
         let store = Store::new();
+        let board = Board::default();
         let source = match self.source {
-            Some(source) => Some(load(source, &store).await?),
+            Some(source) => {
+                let living = Living::new(source, self.look, board.clone());
+                Some(load(Box::new(living), &store).await?)
+            }
             None => None,
         };
         let bind_error = |error| StartError::Bind {
@@ -123,7 +139,7 @@ impl Builder {
         let cut = watch::Sender::new(false);
         let (connections, accepted) = mpsc::channel(16);
         let ads = AggregatedDiscovery::new(store.clone(), observers.into(), stop.subscribe());
-        let operations = Operations::new(store.clone(), Arc::clone(&tracker));
+        let operations = Operations::new(store.clone(), Arc::clone(&tracker), board.clone());
         let tasks = Tasks {
             following: source.map(|source| tokio::spawn(follow(source, store.clone()))),
             accepting: tokio::spawn(listener.accept(
@@ -141,6 +157,7 @@ impl Builder {
             address,
             store,
             tracker,
+            board,
             tasks,
         })
     }
@@ -152,6 +169,7 @@ pub struct Running {
     address: ListenAddress,
     store: Store,
     tracker: Arc<Tracker>,
+    board: Board,
     tasks: Tasks,
 }
 
@@ -172,6 +190,12 @@ impl Running {
     #[must_use]
     pub fn tracker(&self) -> &Arc<Tracker> {
         &self.tracker
+    }
+
+    /// The living endpoint sources, and what is known of each.
+    #[must_use]
+    pub fn endpoint_sources(&self) -> &Board {
+        &self.board
     }
 
     /// Ends every stream with `UNAVAILABLE`, then the connections; what has not ended after a

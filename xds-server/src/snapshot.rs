@@ -119,13 +119,7 @@ impl Snapshot {
         references: References,
         previous: &Self,
     ) -> Result<Self, InconsistentSnapshot> {
-        let mut faults = duplicates(&resources);
-        if references == References::Closed {
-            faults.extend(holes(&resources));
-        }
-        if !faults.is_empty() {
-            return Err(InconsistentSnapshot { faults });
-        }
+        Self::check(&resources, references)?;
         let mut snapshot = Self {
             revision,
             ..Self::default()
@@ -134,6 +128,22 @@ impl Snapshot {
             snapshot.insert(resource, previous);
         }
         Ok(snapshot)
+    }
+
+    /// What [`Self::build`] would say, without building.
+    pub(crate) fn check(
+        resources: &[RawResource],
+        references: References,
+    ) -> Result<(), InconsistentSnapshot> {
+        let mut faults = duplicates(resources);
+        if references == References::Closed {
+            faults.extend(holes(resources));
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(InconsistentSnapshot { faults })
+        }
     }
 
     /// Adds what makes the listeners of servers on demand.

@@ -120,6 +120,10 @@ impl Store {
             revision,
             summary: configuration.summary,
             warnings: configuration.warnings,
+            refusal: match configuration.refresh {
+                true => self.report().refusal,
+                false => None,
+            },
             ..Report::default()
         };
         Ok((Arc::new(snapshot), report))

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::codegen::root;
 
 /// What makes the calls, as `call --case` says it. The second is the base of the ratios.
-const CASES: [&str; 3] = ["sidestep", "tonic", "h2"];
+const CASES: [&str; 5] = ["sidestep", "tonic", "h2", "metrics", "opentelemetry"];
 
 /// Calls of the short and the long run whose difference is taken: start-up falls out.
 const INSTRUCTION_RUNS: (u32, u32) = (500, 3_500);
@@ -30,6 +30,9 @@ const ALLOCATIONS: Bar = Bar {
     gate: 27.0,
     aim: 24.0,
 };
+
+/// Most that a call with telemetry on may cost, in instructions of one with it off.
+const METRICS_OF_OFF: f64 = 1.10;
 
 #[derive(Clone, Copy)]
 struct Bar {
@@ -77,7 +80,7 @@ impl fmt::Display for Cost {
             instructions,
             allocations,
         } = self;
-        write!(f, "{case:<10}{instructions:>14.0}{allocations:>13.1}")
+        write!(f, "{case:<14}{instructions:>14.0}{allocations:>13.1}")
     }
 }
 
@@ -222,6 +225,13 @@ fn faults(costs: &[Cost]) -> Result<Vec<String>> {
             faults.push(format!("{value:.1} {what} a call, the baseline is {known}"));
         }
     }
+    let observed = costs.iter().find(|cost| cost.case == "metrics");
+    let ratio = observed.context("metrics")?.instructions / ours.instructions;
+    if ratio > METRICS_OF_OFF {
+        faults.push(format!(
+            "telemetry makes a call {ratio:.3} times as dear, the bar is {METRICS_OF_OFF}"
+        ));
+    }
     Ok(faults)
 }
 
@@ -237,6 +247,7 @@ fn report(costs: &[Cost], faults: &[String]) -> Value {
             "instructions": cost.instructions,
             "allocations": cost.allocations,
             "instructions_of_tonic": cost.instructions / costs[1].instructions,
+            "instructions_of_sidestep": cost.instructions / costs[0].instructions,
         })
     });
     json!({ "cases": cases.collect::<Vec<_>>(), "faults": faults })
@@ -245,18 +256,19 @@ fn report(costs: &[Cost], faults: &[String]) -> Value {
 fn print(costs: &[Cost]) {
     println!("a unary call's client, 128 B, 16 in flight, 3 endpoints");
     println!(
-        "{:<10}{:>14}{:>13}{:>10}",
-        "", "instructions", "allocations", "of tonic"
+        "{:<14}{:>14}{:>13}{:>10}{:>13}",
+        "", "instructions", "allocations", "of tonic", "of sidestep"
     );
     for cost in costs {
-        println!("{cost}{:>10.2}", cost.instructions / costs[1].instructions);
+        let of = |other: &Cost| cost.instructions / other.instructions;
+        println!("{cost}{:>10.2}{:>13.3}", of(&costs[1]), of(&costs[0]));
     }
     println!(
-        "{:<10}{:>14}{:>13}",
+        "{:<14}{:>14}{:>13}",
         "bar", INSTRUCTIONS.gate, ALLOCATIONS.gate
     );
     println!(
-        "{:<10}{:>14}{:>13}",
+        "{:<14}{:>14}{:>13}",
         "aim", INSTRUCTIONS.aim, ALLOCATIONS.aim
     );
 }

@@ -16,6 +16,7 @@ mod envoy;
 mod install;
 mod matrix;
 mod mesh;
+mod namespaces;
 mod process;
 mod scenario;
 
@@ -83,7 +84,8 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
     if !options.json {
         println!("installing peers and building our programs");
     }
-    let installed = Installed::new()?;
+    let needed = SCENARIOS.iter().filter(wanted).flat_map(|s| s.peers);
+    let installed = Installed::new(&needed.copied().collect())?;
     if !options.json {
         println!("ready after {:.1?}", started.elapsed());
     }

@@ -8,8 +8,11 @@ mod codegen;
 mod deny;
 mod descriptors;
 mod footprint;
+mod http;
 mod interop;
+mod ops;
 mod pictures;
+mod pilot;
 
 const HELP: &str = "\
 Recurring work on this repository.
@@ -33,6 +36,10 @@ Verbs:
                            what the mesh adds to a tonic service: packages, MiB, memory beside a
                            real Envoy, and unless --short seconds of a cold build; with --check
                            a bar that does not hold is a failure
+  ops                      the alert rules, their unit tests, the dashboard and the runbooks
+                           (needs promtool, Debian package prometheus)
+  pilot                    the README section on meshing a service, command by command, under load and
+                           watched by a real Prometheus (the same package)
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
                            docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
@@ -55,6 +62,8 @@ fn main() -> ExitCode {
             Some(options) => footprint::run(&options),
             None => return usage("an option of footprint is not known"),
         },
+        ["ops"] => ops::run(),
+        ["pilot"] => pilot::run(),
         ["deny"] => deny::check(),
         ["codegen"] => codegen::write(),
         ["codegen", "--check"] => codegen::check(),

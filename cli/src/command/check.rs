@@ -18,7 +18,8 @@ Examples:
   sidestep check mesh.yaml --json | jq '.errors[].message'
 
 Runs the code with which the server reads, compiles and checks: what passes here is served. Each
-finding names file, line and column, and the nearest valid key or name.
+finding names file, line and column, and the nearest valid key or name. Files of targets are read;
+what would need the network (`dns`, `targets` at a URL) is not asked, and said not to have been.
 
 Ends with 0 if the mesh can be served (warnings or not), 1 if not.";
 
@@ -75,6 +76,9 @@ impl Arguments {
                 } else {
                     let style = Style::of(&std::io::stdout());
                     println!("{}: {}", style.good("ok"), checked.configuration.summary);
+                    for source in &checked.not_asked {
+                        println!("  {source}");
+                    }
                 }
             }
             Err(error) => {
@@ -95,6 +99,7 @@ impl Arguments {
                 "summary": checked.configuration.summary,
                 "errors": [],
                 "warnings": checked.configuration.warnings,
+                "not_asked": checked.not_asked,
                 "with_defaults": self.show_defaults.then(|| checked.mesh.show_defaults()),
             }),
             Err(error) => {

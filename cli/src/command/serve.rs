@@ -138,10 +138,22 @@ fn security(tls: Option<&ServerTls>) -> &'static str {
 
 /// Says what becomes of each edit.
 async fn narrate(voice: Voice, mut reports: watch::Receiver<Report>) {
+    let mut refused_at = None;
     reports.mark_unchanged();
     while reports.changed().await.is_ok() {
         let report = reports.borrow_and_update().clone();
-        voice.change(&report);
+        let refusal = report.refusal.as_ref().map(|refusal| refusal.at);
+        // Endpoints may change while the newest edit is a refused one.
+        let again = refusal.is_some() && refusal == refused_at;
+        refused_at = refusal;
+        voice.change(&if again {
+            Report {
+                refusal: None,
+                ..report
+            }
+        } else {
+            report
+        });
     }
 }
 

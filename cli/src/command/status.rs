@@ -1,6 +1,7 @@
 //! `sidestep status`: who runs what.
 
 mod process;
+mod sources;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -35,9 +36,12 @@ With --process, one process is asked what it runs: the admin endpoint that it op
 mesh.admin(\"127.0.0.1:9901\"), or any gRPC process with client status discovery (CSDS). Shown are
 its resources, and the clusters and endpoints that it calls.
 
+SOURCE lists the living sources of endpoints (`dns`, `targets`): AGE is the time since the source
+last told its list; one that fails keeps the last, and what is wrong follows.
+
 Ends with 0 if all is well, 3 if the server or the process cannot be reached, 4 if a client refused
-its configuration or the newest edit was refused; with --process, 4 if the process is not ready or
-one of its resources is refused, missing or late.";
+its configuration, the newest edit was refused or a source of endpoints fails; with --process, 4 if
+the process is not ready or one of its resources is refused, missing or late.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]
@@ -107,6 +111,7 @@ async fn ask(server: &str, security: &Security) -> Result<StatusResponse, String
 
 fn verdict(status: &StatusResponse) -> Exit {
     let refused = status.refusal.is_some()
+        || status.sources.iter().any(|source| !source.error.is_empty())
         || status
             .clients
             .iter()
@@ -149,6 +154,7 @@ fn to_text(status: &StatusResponse, style: Style) -> String {
         }
     }
     out.push('\n');
+    out.push_str(&sources::to_text(&status.sources, SystemTime::now(), style));
     if status.clients.is_empty() {
         out.push_str("no client is connected\n");
         return out;
@@ -234,6 +240,7 @@ fn to_json(status: &StatusResponse) -> Value {
             "at": seconds(refusal.at.as_ref()),
             "errors": refusal.errors,
         })),
+        "sources": sources::to_json(&status.sources, SystemTime::now()),
         "clients": status.clients.iter().map(client_to_json).collect::<Vec<_>>(),
     })
 }
@@ -290,6 +297,7 @@ mod tests {
             revision: "3".to_owned(),
             summary: "1 service, 1 endpoint".to_owned(),
             refusal: None,
+            sources: Vec::new(),
             clients: vec![ClientStatus {
                 node_id: "web-1".to_owned(),
                 node_cluster: "web".to_owned(),

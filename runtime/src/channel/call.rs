@@ -21,6 +21,7 @@ use crate::routing::{Action, Call};
 use crate::snapshot::{Cluster, Published, TargetState};
 use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
 use crate::telemetry::client::ClientCall;
+use crate::telemetry::trace_context;
 
 type Outcome = Result<http::Response<ResponseBody>, CallError>;
 
@@ -83,8 +84,9 @@ where
 {
     let mut terms = Terms::read(inner, &request);
     let grpc = terms.grpc;
-    let mut observed =
-        (inner.telemetry.on()).then(|| ClientCall::started(&inner.telemetry, &request));
+    let mut observed = (inner.telemetry.on())
+        .then(|| ClientCall::started(&inner.telemetry, inner.shown_authority().as_str(), &request));
+    trace_context::carry(&mut request);
     let state = match go(inner, &mut terms, &mut request, &mut observed) {
         Go::Send {
             connection,
@@ -156,6 +158,7 @@ fn go<B>(
     }
     let cluster = snapshot.cluster(forward.pick(terms.random));
     if let Some(call) = observed {
+        call.routed(&route.name, false);
         call.attempt_started(0, cluster.backend());
     }
     match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
@@ -169,7 +172,7 @@ fn go<B>(
             head::address(inner, connection.scheme(), request);
             if let Some(call) = observed {
                 let headers = request.headers_mut();
-                call.picked(&in_flight.backend(), in_flight.endpoint(), headers);
+                call.picked(&in_flight.backend(), in_flight.endpoint(), false, headers);
             }
             head::bound(
                 request.headers_mut(),

@@ -41,7 +41,7 @@ impl Terms {
     /// there is one, and once a call.
     pub(super) fn deadline(&mut self, route: RouteTimeout) -> Option<Deadline> {
         let after = route.limit(self.timeout)?;
-        Deadline::new(*self.start.get_or_insert_with(Instant::now), after)
+        Deadline::new(*self.start.get_or_insert_with(deadline::now), after)
     }
 }
 
@@ -55,11 +55,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 pub(super) fn address<B>(inner: &Inner, scheme: &Scheme, request: &mut http::Request<B>) {
     let authority = match request.extensions().get::<Authority>() {
         Some(own) => own.0.clone(),
-        None => inner
-            .authority_override
-            .as_ref()
-            .unwrap_or(&inner.authority)
-            .clone(),
+        None => inner.shown_authority().clone(),
     };
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     parts.scheme = Some(scheme.clone());

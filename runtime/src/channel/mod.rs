@@ -65,6 +65,13 @@ struct Inner {
     detour: Option<Mesh>,
 }
 
+impl Inner {
+    /// The `:authority` of calls that do not say otherwise.
+    fn shown_authority(&self) -> &http::uri::Authority {
+        self.authority_override.as_ref().unwrap_or(&self.authority)
+    }
+}
+
 impl Channel {
     pub(crate) fn new(
         target: Arc<Target>,

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -54,6 +53,7 @@ where
     B::Error: Into<BoxError>,
 {
     let own = terms.deadline(RouteTimeout::Application);
+    let before = inner.target.version();
     let state = within(
         own,
         "configuration",
@@ -63,7 +63,11 @@ where
     let TargetState::Ready(snapshot) = &*state else {
         return Err(no_configuration(inner));
     };
-    let (forward, cluster) = route(inner, &terms, request.uri(), request.headers(), snapshot)?;
+    let (name, forward, cluster) =
+        route(inner, &terms, request.uri(), request.headers(), snapshot)?;
+    if let Some(call) = observed {
+        call.routed(name, inner.target.version() != before);
+    }
     let deadline = terms.deadline(forward.timeout);
     let mut run = Run {
         inner,
@@ -108,7 +112,7 @@ fn route<'a>(
     uri: &http::Uri,
     headers: &HeaderMap,
     snapshot: &'a Snapshot,
-) -> Result<(&'a Forward, &'a Arc<Cluster>), CallError> {
+) -> Result<(&'a str, &'a Forward, &'a Arc<Cluster>), CallError> {
     let call = call::view(inner, terms, uri, headers);
     let route = snapshot
         .routes
@@ -119,7 +123,8 @@ fn route<'a>(
             route: route.name.to_string(),
         });
     };
-    Ok((forward, snapshot.cluster(forward.pick(terms.random))))
+    let cluster = snapshot.cluster(forward.pick(terms.random));
+    Ok((&route.name, forward, cluster))
 }
 
 /// Bounds a wait by the deadline, and says what was waited for.
@@ -228,11 +233,18 @@ impl Run<'_> {
                     (outcome, Ok((response, in_flight)))
                 }
             };
-            let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+            let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
             let retry = match retries.decide(&outcome, left) {
                 // Only now: from here on the attempt that ended takes nothing more of the body.
                 Decision::Retry { after } => again(&body).map(|again| (after, again)),
-                Decision::GiveUp => None,
+                Decision::GiveUp => {
+                    if let Some(call) = self.observed
+                        && retries.exhausted(&outcome)
+                    {
+                        call.exhausted();
+                    }
+                    None
+                }
             };
             let Some((after, again)) = retry else {
                 commit(&mut body);
@@ -265,10 +277,10 @@ impl Run<'_> {
             call.attempt_started(previous, self.cluster.backend());
         }
         let picked = self.picked(&head, previous);
-        let (connection, in_flight) = within(deadline, "an endpoint", picked).await??;
+        let (connection, in_flight, waited) = within(deadline, "an endpoint", picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
-        let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+        let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
         head::bound(
             request.headers_mut(),
             self.terms.timeout,
@@ -277,7 +289,7 @@ impl Run<'_> {
         );
         if let Some(call) = self.observed {
             let headers = request.headers_mut();
-            call.picked(&in_flight.backend(), in_flight.endpoint(), headers);
+            call.picked(&in_flight.backend(), in_flight.endpoint(), waited, headers);
         }
         let mut exchange = connection.send(request);
         let sent = std::future::poll_fn(|cx| {
@@ -319,7 +331,8 @@ impl Run<'_> {
         &mut self,
         head: &http::request::Parts,
         previous: u32,
-    ) -> Result<(Arc<Connection>, InFlight), CallError> {
+    ) -> Result<(Arc<Connection>, InFlight, bool), CallError> {
+        let mut waited = false;
         let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
         // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
         call.random = call
@@ -337,11 +350,12 @@ impl Run<'_> {
                 Picked::Send {
                     connection,
                     in_flight,
-                } => return Ok((connection, in_flight)),
+                } => return Ok((connection, in_flight, waited)),
                 Picked::Fail(error) => return Err(error),
                 Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
+            waited = true;
         }
     }
 
@@ -353,7 +367,8 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (_, cluster) = route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
+            let (_, _, cluster) =
+                route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
             if !cluster.is_removed() {
                 self.cluster = Arc::clone(cluster);
                 return Ok(());

@@ -130,6 +130,11 @@ impl Clients {
         any
     }
 
+    /// Whether no snapshot waits to be published.
+    pub(super) fn is_settled(&self) -> bool {
+        self.watches.values().all(|watch| watch.next.is_none())
+    }
+
     /// When [`Clients::publish`] has something to do without anything else happening.
     pub(super) fn poll_timeout(&self, wait: Duration, clusters: &Clusters) -> Option<Instant> {
         let watches = self.watches.values();
@@ -141,6 +146,22 @@ impl Clients {
     /// Every name that a target rests on.
     pub(super) fn needs(&self) -> impl Iterator<Item = &super::resource_cache::Key> {
         self.watches.values().flat_map(|watch| &watch.needs)
+    }
+
+    /// Every cluster as [`Self::clusters`], and the first target that leads to it.
+    pub(super) fn named(&self) -> BTreeMap<Arc<str>, String> {
+        let mut named = BTreeMap::new();
+        for (key, watch) in &self.watches {
+            let next = watch.next.iter().map(|next| &next.routes);
+            for cluster in next
+                .chain(&watch.current)
+                .flat_map(|routes| &routes.clusters)
+            {
+                let target = || format!("xds:///{}", key.authority);
+                named.entry(cluster.clone()).or_insert_with(target);
+            }
+        }
+        named
     }
 
     /// Every target that a channel still uses.

@@ -38,6 +38,8 @@ pub(super) struct Context<'a> {
 /// One cluster, from the first route that names it to the last.
 pub(super) struct Cluster {
     pub(super) shared: Arc<snapshot::Cluster>,
+    /// The target that led here first, as metrics have it.
+    target: Arc<str>,
     config: Resolution<ClusterConfig>,
     /// When the control plane's first definite answer was taken over.
     resolved: Option<Instant>,
@@ -74,7 +76,12 @@ impl Publication {
 
 impl Cluster {
     /// `backend` is its name as metrics have it.
-    pub(super) fn new(id: ClusterId, backend: Arc<Backend>, inbox: WeakInbox) -> Self {
+    pub(super) fn new(
+        id: ClusterId,
+        backend: Arc<Backend>,
+        target: Arc<str>,
+        inbox: WeakInbox,
+    ) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
@@ -82,6 +89,7 @@ impl Cluster {
         };
         Self {
             shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
+            target,
             config: Resolution::Waiting,
             resolved: None,
             given_up: None,
@@ -288,6 +296,11 @@ impl Cluster {
             .min()
     }
 
+    /// Whether the last word of its policy is out.
+    pub(super) fn is_published(&self) -> bool {
+        self.publication.due.is_none()
+    }
+
     /// The moment has come.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
@@ -350,7 +363,8 @@ impl Cluster {
                 self.slots.push(slot.clone());
             }
             let key = added.key.clone();
-            let endpoint = Endpoint::new(&self.shared, added.id, key, slot, cx.dialer.backoff);
+            let endpoint =
+                Endpoint::new(&self.shared, added.id, key, slot, &self.target, cx.dialer);
             self.endpoints.insert(added.id, endpoint);
         }
         for endpoint in &update.endpoints {

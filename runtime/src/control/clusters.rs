@@ -56,17 +56,19 @@ impl Clusters {
         self.members.get(id).map(|member| &member.cluster)
     }
 
-    /// Makes room for a cluster. Answers whether it is new.
-    pub(super) fn ensure(&mut self, name: &Arc<str>) -> bool {
+    /// Makes room for a cluster that `target` leads to. Answers whether it is new.
+    pub(super) fn ensure(&mut self, name: &Arc<str>, target: &str) -> bool {
         if self.ids.contains_key(name) {
             return false;
         }
         let id = ClusterId(self.next);
         self.next += 1;
         self.ids.insert(name.clone(), id);
+        let target = self.telemetry.target_label(target);
+        let backend = self.telemetry.backend(name, None);
         let member = Member {
             name: name.clone(),
-            cluster: Cluster::new(id, self.telemetry.backend(name, None), self.inbox.clone()),
+            cluster: Cluster::new(id, backend, target, self.inbox.clone()),
             needs: Needs::new(),
             timer: None,
         };
@@ -178,6 +180,12 @@ impl Clusters {
     /// When the first cluster wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether the last word of each cluster's policy is out.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut members = self.members.values();
+        members.all(|member| member.cluster.is_published())
     }
 
     /// Drops the clusters that are not in `wanted`: their connections close when the calls in

@@ -1,69 +1,109 @@
 //! What one endpoint's connection tells of itself: `tracing` events of the target
-//! `sidestep::connection` (listed in docs/events.md). Never one per call.
+//! `sidestep::connection` (listed in docs/events.md), and the metrics of gRFC A94. Never one per
+//! call.
 
 use std::sync::Arc;
 
+use crate::snapshot::Slot;
 use crate::subchannel::{Closed, Connection, Disconnect};
+use crate::telemetry::instruments::{
+    SUBCHANNEL_CONNECTION_ATTEMPTS_FAILED, SUBCHANNEL_CONNECTION_ATTEMPTS_SUCCEEDED,
+    SUBCHANNEL_DISCONNECTIONS, SUBCHANNEL_OPEN_CONNECTIONS,
+};
+use crate::telemetry::{Backend, Telemetry};
 
 /// The life of one endpoint's connections, one after the other.
-#[derive(Debug)]
 pub(super) struct ConnectionLog {
+    telemetry: Arc<Telemetry>,
+    /// `grpc.target`. A connection is shared by all targets that lead to its cluster; it counts
+    /// for the one that named the cluster first.
+    target: Arc<str>,
     cluster: Arc<str>,
-    endpoint: Arc<str>,
-    open: bool,
+    slot: Arc<Slot>,
+    open: Option<Open>,
     /// Failed tries since the last connection.
     failures: u32,
 }
 
+/// A connection, labelled as when it was made.
+struct Open {
+    backend: Arc<Backend>,
+    security: &'static str,
+}
+
 impl ConnectionLog {
-    pub(super) fn new(cluster: Arc<str>, endpoint: Arc<str>) -> Self {
+    pub(super) fn new(
+        telemetry: Arc<Telemetry>,
+        target: Arc<str>,
+        cluster: Arc<str>,
+        slot: Arc<Slot>,
+    ) -> Self {
         Self {
+            telemetry,
+            target,
             cluster,
-            endpoint,
-            open: false,
+            slot,
+            open: None,
             failures: 0,
         }
     }
 
     /// A try begins.
     pub(super) fn connecting(&self) {
-        let (cluster, endpoint) = (&*self.cluster, &*self.endpoint);
+        let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
         tracing::debug!(target: "sidestep::connection", cluster, endpoint, "connecting");
     }
 
     /// A try succeeded.
     pub(super) fn ready(&mut self, connection: &Connection) {
         self.given_up("replaced by a connection under the new security");
-        self.open = true;
         self.failures = 0;
+        let tls = *connection.scheme() == http::uri::Scheme::HTTPS;
         tracing::info!(
             target: "sidestep::connection",
             cluster = &*self.cluster,
-            endpoint = &*self.endpoint,
+            endpoint = &*self.slot.address,
             peer = %connection.peer(),
-            tls = *connection.scheme() == http::uri::Scheme::HTTPS,
+            tls,
             "ready"
         );
+        let backend = self.slot.backend.load_full();
+        let labels = [&*self.target, backend.service(), backend.locality()];
+        let succeeded = &SUBCHANNEL_CONNECTION_ATTEMPTS_SUCCEEDED;
+        self.telemetry.add(succeeded, &labels, 1);
+        let security = if tls { "privacy_and_integrity" } else { "none" };
+        let open = Open { backend, security };
+        self.count_open(&open, 1);
+        self.open = Some(open);
     }
 
     /// A try failed. Only the first of a row is a warning: the next ones are paced by the backoff
     /// and tell nothing new.
     pub(super) fn failed(&mut self, reason: &str) {
         self.failures = self.failures.saturating_add(1);
-        let (cluster, endpoint, failures) = (&*self.cluster, &*self.endpoint, self.failures);
+        let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
+        let failures = self.failures;
         if failures == 1 {
-            tracing::warn!(target: "sidestep::connection", cluster, endpoint, reason, failures, "failed");
+            tracing::warn!(
+                target: "sidestep::connection", cluster, endpoint, reason, failures, "failed"
+            );
         } else {
-            tracing::debug!(target: "sidestep::connection", cluster, endpoint, reason, failures, "failed");
+            tracing::debug!(
+                target: "sidestep::connection", cluster, endpoint, reason, failures, "failed"
+            );
         }
+        let backend = self.slot.backend.load();
+        let labels = [&*self.target, backend.service(), backend.locality()];
+        let failed = &SUBCHANNEL_CONNECTION_ATTEMPTS_FAILED;
+        self.telemetry.add(failed, &labels, 1);
     }
 
     /// The connection takes no new calls.
     pub(super) fn closed(&mut self, closed: &Closed) {
-        if !std::mem::take(&mut self.open) {
+        let Some(open) = self.open.take() else {
             return;
-        }
-        let (cluster, endpoint) = (&*self.cluster, &*self.endpoint);
+        };
+        let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
         let (reason, disconnect) = (&*closed.reason, closed.disconnect.label());
         match closed.disconnect {
             Disconnect::Shutdown => tracing::debug!(
@@ -77,6 +117,16 @@ impl ConnectionLog {
                 target: "sidestep::connection", cluster, endpoint, reason, disconnect, "closed"
             ),
         }
+        let (service, locality) = (open.backend.service(), open.backend.locality());
+        let labels = [&*self.target, service, locality, disconnect];
+        self.telemetry.add(&SUBCHANNEL_DISCONNECTIONS, &labels, 1);
+        self.count_open(&open, -1);
+    }
+
+    fn count_open(&self, open: &Open, n: i64) {
+        let (service, locality) = (open.backend.service(), open.backend.locality());
+        let labels = [&*self.target, open.security, service, locality];
+        self.telemetry.add(&SUBCHANNEL_OPEN_CONNECTIONS, &labels, n);
     }
 
     /// We let the connection go, if there is one.

@@ -207,7 +207,7 @@ impl Directs {
             Transport::Unsaid => format!("{direct} by {policy:?}").into(),
             _ => format!("{direct} by {policy:?} over {transport:?}").into(),
         };
-        self.clusters.ensure(&name);
+        self.clusters.ensure(&name, &direct.to_string());
         let lookup = match &direct.place {
             Place::Addresses(addresses) => {
                 let config = config(direct, &name, Ok(addresses));

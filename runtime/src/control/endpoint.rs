@@ -19,6 +19,7 @@ use crate::snapshot::{self, ClusterId, Slot};
 use crate::subchannel::state::Backoff;
 use crate::subchannel::state::{Machine, Output, Outputs};
 use crate::subchannel::{Closed, ConnectTarget, Connection, Connector, Http2Options};
+use crate::telemetry::Telemetry;
 
 /// What every connection of the process is made with.
 pub(super) struct Dialer {
@@ -28,6 +29,7 @@ pub(super) struct Dialer {
     pub(super) plaintext: PlaintextPolicy,
     pub(super) backoff: Backoff,
     pub(super) attempts: u64,
+    pub(super) telemetry: Arc<Telemetry>,
 }
 
 /// How the endpoints of a cluster are secured.
@@ -79,16 +81,18 @@ impl Endpoint {
         id: SubchannelId,
         key: EndpointKey,
         slot: Arc<Slot>,
-        backoff: Backoff,
+        target: &Arc<str>,
+        dialer: &Dialer,
     ) -> Self {
-        let log = ConnectionLog::new(cluster.name().clone(), slot.address.clone());
+        let name = cluster.name().clone();
+        let log = ConnectionLog::new(dialer.telemetry.clone(), target.clone(), name, slot.clone());
         Self {
             cluster: cluster.id(),
             id,
             key,
             slot,
             log,
-            machine: Machine::with_backoff(backoff, fastrand::u64(..)),
+            machine: Machine::with_backoff(dialer.backoff, fastrand::u64(..)),
             claim: None,
             replacement: None,
             last_error: None,

@@ -161,6 +161,13 @@ impl<'a> Retries<'a> {
         Decision::Retry { after }
     }
 
+    /// Whether an attempt that ended so would be repeated if there were one more to make.
+    pub(crate) fn exhausted(&self, outcome: &Outcome) -> bool {
+        outcome.kind != Kind::Committed
+            && self.policy.on.contains(outcome.code)
+            && self.counted >= self.policy.max_attempts
+    }
+
     fn backoff(&mut self) -> Duration {
         self.backoffs += 1;
         let random = self.random.rotate_left(self.counted * 13) ^ u64::from(self.counted);

@@ -12,7 +12,9 @@ use tonic::Status;
 
 use super::BoxError;
 use super::drain::OpenCall;
-use super::service::{Observed, deadline_exceeded};
+use super::service::{Observed, deadline_exceeded, refused};
+use crate::telemetry::Refusal;
+use crate::telemetry::trace_context::Carried;
 
 pin_project! {
     /// Ends with the handler's trailers, or with a status in their place when the handler fails
@@ -24,6 +26,7 @@ pin_project! {
         // The call counts as open until its reply was sent or given up.
         _open: Option<OpenCall>,
         observed: Observed,
+        carried: Carried,
     }
 }
 
@@ -33,12 +36,14 @@ impl<B> ReplyBody<B> {
         deadline: Option<Pin<Box<Sleep>>>,
         open: Option<OpenCall>,
         observed: Observed,
+        carried: Carried,
     ) -> Self {
         Self {
             inner: Some(inner),
             deadline,
             _open: open,
             observed,
+            carried,
         }
     }
 
@@ -49,6 +54,7 @@ impl<B> ReplyBody<B> {
             deadline: None,
             _open: None,
             observed: None,
+            carried: Carried::default(),
         }
     }
 }
@@ -69,12 +75,15 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let last = match inner.poll_frame(cx) {
+        let last = match this.carried.enter(|| inner.poll_frame(cx)) {
             Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
                 // A handler that always has more never waits, and so never meets its timer.
                 let late = |d: &Pin<Box<Sleep>>| d.deadline() <= Instant::now();
                 match this.deadline.as_ref().is_some_and(late) {
-                    true => Some(trailers(&deadline_exceeded())),
+                    true => {
+                        refused(this.observed, Refusal::Deadline);
+                        Some(trailers(&deadline_exceeded()))
+                    }
                     false => {
                         if let (Some(call), Some(data)) = (this.observed, frame.data_ref()) {
                             call.sent(data);
@@ -91,6 +100,7 @@ where
                     return Poll::Pending;
                 };
                 ready!(deadline.as_mut().poll(cx));
+                refused(this.observed, Refusal::Deadline);
                 Some(trailers(&deadline_exceeded()))
             }
         };
@@ -133,7 +143,13 @@ mod tests {
     async fn a_handler_that_always_has_more_meets_its_deadline() {
         let more = stream::repeat_with(|| Ok::<_, BoxError>(Frame::data(Bytes::new())));
         let deadline = Box::pin(tokio::time::sleep(std::time::Duration::from_secs(1)));
-        let mut body = ReplyBody::new(StreamBody::new(more), Some(deadline), None, None);
+        let mut body = ReplyBody::new(
+            StreamBody::new(more),
+            Some(deadline),
+            None,
+            None,
+            Carried::default(),
+        );
         let mut next = || body.frame().now_or_never().expect("ready");
         assert!(next().expect("a frame").expect("no error").is_data());
         tokio::time::advance(std::time::Duration::from_secs(1)).await;

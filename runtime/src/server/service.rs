@@ -24,7 +24,9 @@ use super::timeout::grpc_timeout;
 use super::{BoxError, ConnectInfo};
 use crate::control::{ChainRoutes, RoutesState};
 use crate::routing::{Action, Call};
+use crate::telemetry::Refusal;
 use crate::telemetry::server::ServerCall;
+use crate::telemetry::trace_context::{Carried, TraceContext};
 
 /// What telemetry follows of a call; `None` while it is off.
 pub(super) type Observed = Option<Box<ServerCall>>;
@@ -120,18 +122,24 @@ where
     type Future = Reply<Oneshot<S, Request<Body>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let observed = self.observe(&mut request);
+        if let Some(context) = TraceContext::from_headers(request.headers()) {
+            request.extensions_mut().insert(context);
+        }
+        let mut observed = self.observe(&mut request);
         if let Err(status) = self.check_route(&request) {
+            refused(&mut observed, Refusal::NoRoute);
             tracing::debug!(target: "sidestep::server", path = request.uri().path(), %status, "refused");
             return Reply::status(status, observed);
         }
         let deadline = match grpc_timeout(request.headers()) {
             Ok(timeout) => timeout.map(|timeout| Box::pin(sleep(timeout))),
             Err(malformed) => {
+                refused(&mut observed, Refusal::Malformed);
                 return Reply::status(Status::internal(malformed.to_string()), observed);
             }
         };
         self.introduce(&mut request);
+        let carried = Carried::of(request.extensions());
         let request = match &observed {
             Some(call) => request.map(|body| Body::new(call.incoming(body))),
             None => request.map(Body::new),
@@ -143,6 +151,7 @@ where
             status: None,
             open: Some(self.in_flight.begin()),
             observed,
+            carried,
         }
     }
 }
@@ -156,6 +165,7 @@ pin_project! {
         status: Option<Status>,
         open: Option<OpenCall>,
         observed: Observed,
+        carried: Carried,
     }
 }
 
@@ -167,6 +177,7 @@ impl<F> Reply<F> {
             status: Some(status),
             open: None,
             observed,
+            carried: Carried::default(),
         }
     }
 }
@@ -180,20 +191,26 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let status = match this.handler.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
+        let carried = &*this.carried;
+        let handled = this.handler.as_mut().as_pin_mut();
+        let status = match handled.map(|call| carried.enter(|| call.poll(cx))) {
             Some(Poll::Ready(Ok(response))) => {
                 let (deadline, open) = (this.deadline.take(), this.open.take());
                 let mut observed = this.observed.take();
                 if let Some(call) = &mut observed {
                     call.answered(&response);
                 }
+                let carried = std::mem::take(this.carried);
                 return Poll::Ready(Ok(
-                    response.map(|body| ReplyBody::new(body, deadline, open, observed))
+                    response.map(|body| ReplyBody::new(body, deadline, open, observed, carried))
                 ));
             }
             Some(Poll::Ready(Err(error))) => Status::from_error(error.into()),
             Some(Poll::Pending) => match this.deadline.as_mut().map(|d| d.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => deadline_exceeded(),
+                Some(Poll::Ready(())) => {
+                    refused(this.observed, Refusal::Deadline);
+                    deadline_exceeded()
+                }
                 _ => return Poll::Pending,
             },
             None => this.status.take().unwrap_or_else(deadline_exceeded),
@@ -204,6 +221,13 @@ where
             call.answered(&reply);
         }
         Poll::Ready(Ok(reply))
+    }
+}
+
+/// This process answers in the handler's place.
+pub(super) fn refused(observed: &mut Observed, refusal: Refusal) {
+    if let Some(call) = observed {
+        call.refused(refusal);
     }
 }
 

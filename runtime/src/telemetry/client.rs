@@ -34,7 +34,10 @@ pub(crate) struct ClientCall {
     delay: Duration,
     /// What the head of the response says, if that says how the call ends.
     answer: Option<u32>,
+    /// The retry policy allows no further attempt.
+    exhausted: bool,
     over: bool,
+    wants_messages: bool,
     events: Vec<Box<dyn ClientEvents>>,
 }
 
@@ -50,13 +53,18 @@ struct Attempt {
 #[derive(Default)]
 struct Cause<'a> {
     message: Option<&'a HeaderValue>,
+    trailers: Option<&'a HeaderMap>,
     error: Option<&'a CallError>,
     dropped: bool,
 }
 
 impl ClientCall {
     /// The call was made.
-    pub(crate) fn started<B>(cells: &ClientCells, request: &http::Request<B>) -> Box<Self> {
+    pub(crate) fn started<B>(
+        cells: &ClientCells,
+        authority: &str,
+        request: &http::Request<B>,
+    ) -> Box<Self> {
         let at = Instant::now();
         let registered = request.extensions().get::<GrpcMethod<'static>>();
         let method = cells.method(registered, request.uri().path());
@@ -67,6 +75,7 @@ impl ClientCall {
                 at,
                 target: &cells.target,
                 method: &method.name,
+                authority,
                 uri: request.uri(),
                 headers: request.headers(),
                 extensions: request.extensions(),
@@ -84,9 +93,23 @@ impl ClientCall {
             transparent: 0,
             delay: Duration::ZERO,
             answer: None,
+            exhausted: false,
             over: false,
+            wants_messages: events.iter().any(|events| events.wants_messages()),
             events,
         })
+    }
+
+    /// A route takes the call.
+    pub(crate) fn routed(&mut self, route: &str, waited: bool) {
+        for events in &mut self.events {
+            events.routed(route, waited);
+        }
+    }
+
+    /// The retry policy would try again, and may not.
+    pub(crate) fn exhausted(&mut self) {
+        self.exhausted = true;
     }
 
     /// An attempt begins, unless one is under way. `previous` counts the attempts of the retry
@@ -110,8 +133,8 @@ impl ClientCall {
         self.attempt = Some(Attempt {
             started: at,
             backend: Arc::clone(backend),
-            sent: Outgoing::default(),
-            received: Messages::default(),
+            sent: Outgoing::new(self.wants_messages),
+            received: Messages::new(self.wants_messages),
         });
         self.method.attempt_started();
         for events in &mut self.events {
@@ -133,13 +156,18 @@ impl ClientCall {
     pub(crate) fn picked(
         &mut self,
         backend: &Arc<Backend>,
-        endpoint: &str,
+        endpoint: &Arc<str>,
+        waited: bool,
         headers: &mut HeaderMap,
     ) {
         if let Some(attempt) = &mut self.attempt {
             attempt.backend = Arc::clone(backend);
         }
-        let pick = Picked { backend, endpoint };
+        let pick = Picked {
+            backend,
+            endpoint,
+            waited,
+        };
         for events in &mut self.events {
             events.picked(&pick, headers);
         }
@@ -163,7 +191,7 @@ impl ClientCall {
         if code_of_headers(headers).is_none() {
             return Some(self);
         }
-        self.ended(Some(headers), true);
+        self.conclude(Some(headers), None, true);
         None
     }
 
@@ -188,7 +216,7 @@ impl ClientCall {
     }
 
     fn end_attempt(&mut self, code: u32, at: Instant) {
-        let Some(attempt) = self.attempt.take() else {
+        let Some(mut attempt) = self.attempt.take() else {
             return;
         };
         self.idle_since = Some(at);
@@ -199,26 +227,38 @@ impl ClientCall {
             received: attempt.received.bytes(),
         };
         self.method.attempt_ended(&attempt.backend, &figures);
+        if self.events.is_empty() {
+            return;
+        }
         let end = AttemptEnd {
             at,
             code,
             sent: figures.sent,
             received: figures.received,
+            body_sent: attempt.sent.body_bytes(),
+            body_received: attempt.received.body_bytes(),
+            sent_messages: &attempt.sent.noted(),
+            received_messages: &attempt.received.noted(),
         };
         for events in &mut self.events {
             events.attempt_ended(&end);
         }
     }
 
-    /// The response is complete with these trailers, or with the headers of a response that is
-    /// nothing but a status; `None`: it ended without a status.
-    pub(crate) fn ended(&mut self, status: Option<&HeaderMap>, grpc: bool) {
+    /// The response is complete with these trailers; `None`: it ended without any.
+    pub(crate) fn ended(&mut self, trailers: Option<&HeaderMap>, grpc: bool) {
+        self.conclude(trailers, trailers, grpc);
+    }
+
+    /// `status` may be the headers of a response that is nothing but a status.
+    fn conclude(&mut self, status: Option<&HeaderMap>, trailers: Option<&HeaderMap>, grpc: bool) {
         let told = status.and_then(code_of_headers);
         let code = told
             .or(self.answer)
             .unwrap_or(if grpc { UNKNOWN } else { 0 });
         let cause = Cause {
             message: status.and_then(|headers| headers.get("grpc-message")),
+            trailers,
             ..Cause::default()
         };
         self.end(code, &cause);
@@ -248,6 +288,8 @@ impl ClientCall {
             at,
             code,
             message: cause.message,
+            trailers: cause.trailers,
+            exhausted: self.exhausted,
             error: cause.error,
             dropped: cause.dropped,
             attempts: self.attempts,

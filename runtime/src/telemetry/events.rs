@@ -12,11 +12,13 @@
 //! by [`TelemetryOptions::sink`](super::TelemetryOptions::sink). They must not block.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Extensions, HeaderMap, Uri};
 
 use super::Backend;
+use super::messages::Passed;
 use crate::channel::CallError;
 
 /// Wants to be told of calls.
@@ -44,6 +46,8 @@ pub struct ClientStart<'a> {
     pub target: &'a str,
     /// Full method name without the leading slash; `other` if the caller is no generated client.
     pub method: &'a str,
+    /// What the server will see, unless the call's extensions say otherwise.
+    pub authority: &'a str,
     /// As the caller made it: no scheme and authority yet.
     pub uri: &'a Uri,
     /// As the caller made them.
@@ -58,6 +62,15 @@ pub struct ClientStart<'a> {
     reason = "what a sink does not care for it leaves out"
 )]
 pub trait ClientEvents: Send + Sync {
+    /// Whether [`AttemptEnd`] is to tell of each message.
+    fn wants_messages(&self) -> bool {
+        false
+    }
+
+    /// A route takes the call; `waited` for a configuration. Comes again where the route is taken
+    /// away while the call waits.
+    fn routed(&mut self, route: &str, waited: bool) {}
+
     /// An attempt begins; the pick comes next.
     fn attempt_started(&mut self, at: Instant, kind: AttemptKind) {}
 
@@ -68,7 +81,7 @@ pub trait ClientEvents: Send + Sync {
     fn answered(&mut self, status: http::StatusCode, headers: &HeaderMap) {}
 
     /// The attempt is over.
-    fn attempt_ended(&mut self, end: &AttemptEnd) {}
+    fn attempt_ended(&mut self, end: &AttemptEnd<'_>) {}
 
     /// The call is over. Nothing comes after it.
     fn ended(&mut self, end: &ClientEnd<'_>) {}
@@ -96,13 +109,15 @@ pub struct Picked<'a> {
     /// Its cluster and locality.
     pub backend: &'a Backend,
     /// Its address.
-    pub endpoint: &'a str,
+    pub endpoint: &'a Arc<str>,
+    /// The pick had to wait: for a connection, or for a new picker.
+    pub waited: bool,
 }
 
 /// How an attempt ended.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct AttemptEnd {
+pub struct AttemptEnd<'a> {
     /// Now.
     pub at: Instant,
     /// gRPC status code.
@@ -111,6 +126,14 @@ pub struct AttemptEnd {
     pub sent: u64,
     /// Bytes of messages received, compressed, without framing.
     pub received: u64,
+    /// Bytes of the request's body.
+    pub body_sent: u64,
+    /// Bytes of the response's body.
+    pub body_received: u64,
+    /// The first messages sent, where they are wanted.
+    pub sent_messages: &'a [Passed],
+    /// The first messages received, where they are wanted.
+    pub received_messages: &'a [Passed],
 }
 
 /// How a client's call ended.
@@ -123,8 +146,12 @@ pub struct ClientEnd<'a> {
     pub code: u32,
     /// `grpc-message` as it came, where a server sent the status.
     pub message: Option<&'a http::HeaderValue>,
+    /// The trailers, where there were any.
+    pub trailers: Option<&'a HeaderMap>,
     /// What ended it, where that was this process.
     pub error: Option<&'a CallError>,
+    /// The retry policy would have it tried again, but allows no further attempt.
+    pub exhausted: bool,
     /// The caller dropped it.
     pub dropped: bool,
     /// Attempts made.
@@ -137,6 +164,8 @@ pub struct ClientEnd<'a> {
 pub struct ServerStart<'a> {
     /// Now.
     pub at: Instant,
+    /// As the caller sent it.
+    pub method: &'a http::Method,
     /// As the caller sent it.
     pub uri: &'a Uri,
     /// As the caller sent them.
@@ -153,6 +182,11 @@ pub struct ServerStart<'a> {
     reason = "what a sink does not care for it leaves out"
 )]
 pub trait ServerEvents: Send + Sync {
+    /// Whether [`ServerEnd`] is to tell of each message.
+    fn wants_messages(&self) -> bool {
+        false
+    }
+
     /// The head of the reply is there.
     fn answered(&mut self, status: http::StatusCode, headers: &HeaderMap) {}
 
@@ -174,6 +208,30 @@ pub struct ServerEnd<'a> {
     pub sent: u64,
     /// Bytes of messages received, compressed, without framing.
     pub received: u64,
+    /// Bytes of the reply's body.
+    pub body_sent: u64,
+    /// Bytes of the request's body.
+    pub body_received: u64,
+    /// The first messages sent, where they are wanted.
+    pub sent_messages: &'a [Passed],
+    /// The first messages received, where they are wanted.
+    pub received_messages: &'a [Passed],
+    /// The trailers, where there were any.
+    pub trailers: Option<&'a HeaderMap>,
+    /// What this process refused it for, or gave it up for: it was no answer of the handler.
+    pub refusal: Option<Refusal>,
     /// The caller or the connection went away before the end.
     pub dropped: bool,
+}
+
+/// Why a server answers in its handler's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No route of the Listener lets the call through.
+    NoRoute,
+    /// `grpc-timeout` is not one.
+    Malformed,
+    /// The caller's deadline passed before the reply was complete.
+    Deadline,
 }

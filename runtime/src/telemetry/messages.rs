@@ -1,32 +1,62 @@
 //! How many bytes of messages a body has carried: what A66 counts, without the five bytes in
 //! front of each message. Pure.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// In front of each message: a flag and its length.
 const PREFIX: u8 = 5;
+
+/// Messages of one direction that are noted one by one, at most.
+const MOST_NOTED: usize = 128;
+
+/// One message that passed.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Passed {
+    /// When its last byte did.
+    pub at: SystemTime,
+    /// Its bytes, without the prefix.
+    pub size: u32,
+    /// Whether they are compressed.
+    pub compressed: bool,
+}
 
 /// Follows the messages of one direction, however they are cut into chunks.
 #[derive(Debug, Default)]
 pub(crate) struct Messages {
     bytes: u64,
+    count: u64,
     /// Of the prefix under way.
     prefix: u8,
+    compressed: bool,
     length: u32,
     /// Of the message under way, still to come.
     left: u32,
+    /// Only where somebody wants them.
+    noted: Option<Vec<Passed>>,
 }
 
 impl Messages {
+    /// Notes each message if somebody `wants` them.
+    pub(crate) fn new(wants: bool) -> Self {
+        Self {
+            noted: wants.then(Vec::new),
+            ..Self::default()
+        }
+    }
+
     /// The next chunk.
     pub(crate) fn take(&mut self, mut chunk: &[u8]) {
         if self.left == 0 && self.prefix == 0 {
             // A chunk that is one whole message: every unary call.
-            if let [_, a, b, c, d, message @ ..] = chunk {
+            if let [flag, a, b, c, d, message @ ..] = chunk {
                 let length = u32::from_be_bytes([*a, *b, *c, *d]);
                 if length as usize == message.len() {
                     self.bytes += u64::from(length);
+                    (self.length, self.compressed) = (length, *flag != 0);
+                    self.passed();
                     return;
                 }
             }
@@ -38,24 +68,88 @@ impl Messages {
                 // No more than `left`, which is a u32.
                 self.left -= u32::try_from(taken).unwrap_or(self.left);
                 chunk = &chunk[taken..];
+                if self.left == 0 {
+                    self.passed();
+                }
                 continue;
             }
             if self.prefix > 0 {
                 self.length = self.length << 8 | u32::from(chunk[0]);
+            } else {
+                self.length = 0;
+                self.compressed = chunk[0] != 0;
             }
             self.prefix += 1;
             chunk = &chunk[1..];
             if self.prefix == PREFIX {
                 self.left = self.length;
                 self.prefix = 0;
-                self.length = 0;
+                if self.left == 0 {
+                    self.passed();
+                }
             }
+        }
+    }
+
+    fn passed(&mut self) {
+        self.count += 1;
+        if let Some(noted) = &mut self.noted
+            && noted.len() < MOST_NOTED
+        {
+            noted.push(Passed {
+                at: SystemTime::now(),
+                size: self.length,
+                compressed: self.compressed,
+            });
         }
     }
 
     /// So far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// So far, with the prefixes.
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.bytes + self.count * u64::from(PREFIX)
+    }
+
+    /// The first ones, if they were wanted.
+    pub(crate) fn noted(&mut self) -> Vec<Passed> {
+        self.noted.take().unwrap_or_default()
+    }
+}
+
+/// What a body that somebody else carries has come to.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    bytes: AtomicU64,
+    body: AtomicU64,
+    /// Only where somebody wants them.
+    noted: Option<Mutex<Vec<Passed>>>,
+}
+
+impl Progress {
+    pub(crate) fn new(wants: bool) -> Arc<Self> {
+        Arc::new(Self {
+            noted: wants.then(Mutex::default),
+            ..Self::default()
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn body_bytes(&self) -> u64 {
+        self.body.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn noted(&self) -> Vec<Passed> {
+        let Some(noted) = &self.noted else {
+            return Vec::new();
+        };
+        std::mem::take(&mut noted.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -64,45 +158,74 @@ impl Messages {
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
     whole: Messages,
-    going: Option<Arc<AtomicU64>>,
+    going: Option<Arc<Progress>>,
 }
 
 impl Outgoing {
+    /// Notes each message if somebody `wants` them.
+    pub(crate) fn new(wants: bool) -> Self {
+        Self {
+            whole: Messages::new(wants),
+            going: None,
+        }
+    }
+
     pub(crate) fn whole(&mut self, body: &[u8]) {
         self.whole.take(body);
     }
 
     pub(crate) fn goes_on(&mut self) -> Shared {
-        Shared {
-            messages: Messages::default(),
-            bytes: Arc::clone(self.going.get_or_insert_default()),
-        }
+        let wants = self.whole.noted.is_some();
+        let progress = self.going.get_or_insert_with(|| Progress::new(wants));
+        Shared::new(Arc::clone(progress))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         let going = self.going.as_ref();
-        self.whole.bytes() + going.map_or(0, |bytes| bytes.load(Ordering::Relaxed))
+        self.whole.bytes() + going.map_or(0, |going| going.bytes())
+    }
+
+    pub(crate) fn body_bytes(&self) -> u64 {
+        let going = self.going.as_ref();
+        self.whole.body_bytes() + going.map_or(0, |going| going.body_bytes())
+    }
+
+    pub(crate) fn noted(&mut self) -> Vec<Passed> {
+        let mut noted = self.whole.noted();
+        noted.extend(self.going.iter().flat_map(|going| going.noted()));
+        noted
     }
 }
 
-/// A count that another task reads.
-#[derive(Debug, Default)]
+/// The other end of an [`Outgoing`], or of a body that a server's handler reads.
+#[derive(Debug)]
 pub(crate) struct Shared {
     messages: Messages,
-    bytes: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
 impl Shared {
-    pub(crate) fn new(bytes: Arc<AtomicU64>) -> Self {
+    pub(crate) fn new(progress: Arc<Progress>) -> Self {
         Self {
-            messages: Messages::default(),
-            bytes,
+            messages: Messages::new(progress.noted.is_some()),
+            progress,
         }
     }
 
     pub(crate) fn take(&mut self, chunk: &[u8]) {
-        self.messages.take(chunk);
-        self.bytes.store(self.messages.bytes(), Ordering::Relaxed);
+        let Self { messages, progress } = self;
+        messages.take(chunk);
+        progress.bytes.store(messages.bytes(), Ordering::Relaxed);
+        progress
+            .body
+            .store(messages.body_bytes(), Ordering::Relaxed);
+        if let (Some(shared), Some(new)) = (&progress.noted, &mut messages.noted)
+            && !new.is_empty()
+        {
+            let mut shared = shared.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = MOST_NOTED.saturating_sub(shared.len());
+            shared.extend(new.drain(..).take(room));
+        }
     }
 }
 

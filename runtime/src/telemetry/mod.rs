@@ -46,6 +46,8 @@ mod registry;
 pub(crate) mod server;
 mod server_cells;
 pub mod trace_context;
+#[cfg(feature = "opentelemetry")]
+mod trace_spans;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,9 +58,10 @@ use sidestep_proto::resource::Locality;
 pub use backend::Backend;
 pub use cells::{Exporter, Histogram, STATUS_NAMES, Series};
 pub use events::{
-    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, ServerEnd,
-    ServerEvents, ServerStart,
+    AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, Refusal,
+    ServerEnd, ServerEvents, ServerStart,
 };
+pub use messages::Passed;
 pub use options::TelemetryOptions;
 
 use backend::Backends;
@@ -210,6 +213,11 @@ impl Telemetry {
         let cells = Arc::new(ClientCells::new(Arc::clone(&self.shared), label));
         clients.insert(label.into(), Arc::clone(&cells));
         cells
+    }
+
+    /// `grpc.target` of a target, by the canonical form of it.
+    pub(crate) fn target_label(&self, target: &str) -> Arc<str> {
+        self.shared.options.target_label(target).into()
     }
 
     pub(crate) fn server(&self) -> &Arc<ServerCells> {

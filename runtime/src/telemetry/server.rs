@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
@@ -11,8 +10,8 @@ use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::events::{ServerEnd, ServerEvents, ServerStart};
-use super::messages::{Messages, Shared};
+use super::events::{Refusal, ServerEnd, ServerEvents, ServerStart};
+use super::messages::{Messages, Progress, Shared};
 use super::server_cells::ServerMethod;
 pub(crate) use super::server_cells::{ServerCells, Services};
 use crate::channel::status::{CANCELLED, UNKNOWN, code_of_head, code_of_headers};
@@ -25,9 +24,10 @@ pub(crate) struct ServerCall {
     grpc: bool,
     started: Instant,
     sent: Messages,
-    received: Arc<AtomicU64>,
+    received: Arc<Progress>,
     /// What the head of the reply says, if that says how the call ends.
     answer: Option<u32>,
+    refusal: Option<Refusal>,
     over: bool,
     events: Vec<Box<dyn ServerEvents>>,
 }
@@ -61,16 +61,19 @@ impl ServerCall {
                 services: Arc::clone(services),
             },
         };
+        let events = begin(cells, at, connection, request);
+        let wants = events.iter().any(|events| events.wants_messages());
         Box::new(Self {
             cells: Arc::clone(cells),
             method,
             grpc: is_grpc(request.headers()),
             started: at,
-            sent: Messages::default(),
-            received: Arc::default(),
+            sent: Messages::new(wants),
+            received: Progress::new(wants),
             answer: None,
+            refusal: None,
             over: false,
-            events: begin(cells, at, connection, request),
+            events,
         })
     }
 
@@ -91,8 +94,13 @@ impl ServerCall {
             events.answered(reply.status(), headers);
         }
         if code_of_headers(headers).is_some() {
-            self.ended(Some(headers));
+            self.conclude(Some(headers), None);
         }
+    }
+
+    /// This process answers in the handler's place.
+    pub(crate) fn refused(&mut self, refusal: Refusal) {
+        self.refusal.get_or_insert(refusal);
     }
 
     /// Decides what an unknown method counts as.
@@ -114,22 +122,36 @@ impl ServerCall {
     }
 
     /// The reply is complete, with these trailers if there are any.
-    pub(crate) fn ended(&mut self, status: Option<&HeaderMap>) {
+    pub(crate) fn ended(&mut self, trailers: Option<&HeaderMap>) {
+        self.conclude(trailers, trailers);
+    }
+
+    /// `status` may be the headers of a reply that is nothing but a status.
+    fn conclude(&mut self, status: Option<&HeaderMap>, trailers: Option<&HeaderMap>) {
         let told = status.and_then(code_of_headers).or(self.answer);
         let code = told.unwrap_or(if self.grpc { UNKNOWN } else { 0 });
         let message = status.and_then(|headers| headers.get("grpc-message"));
-        self.end(code, message, false);
+        self.end(code, message, trailers, false);
     }
 
-    fn end(&mut self, code: u32, message: Option<&HeaderValue>, dropped: bool) {
+    fn end(
+        &mut self,
+        code: u32,
+        message: Option<&HeaderValue>,
+        trailers: Option<&HeaderMap>,
+        dropped: bool,
+    ) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
         self.settle(false);
         let at = Instant::now();
-        let (sent, received) = (self.sent.bytes(), self.received.load(Ordering::Relaxed));
+        let (sent, received) = (self.sent.bytes(), self.received.bytes());
         if let Method::Known(method) = &self.method {
             method.ended(code, at - self.started, sent, received);
+        }
+        if self.events.is_empty() {
+            return;
         }
         let end = ServerEnd {
             at,
@@ -137,6 +159,12 @@ impl ServerCall {
             message,
             sent,
             received,
+            body_sent: self.sent.body_bytes(),
+            body_received: self.received.body_bytes(),
+            sent_messages: &self.sent.noted(),
+            received_messages: &self.received.noted(),
+            trailers,
+            refusal: self.refusal,
             dropped,
         };
         for events in &mut self.events {
@@ -161,6 +189,7 @@ fn begin<B>(
     for sink in sinks {
         events.extend(sink.server_call(&mut ServerStart {
             at,
+            method: request.method(),
             uri: request.uri(),
             headers: request.headers(),
             extensions: &mut extensions,
@@ -178,7 +207,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 
 impl Drop for ServerCall {
     fn drop(&mut self) {
-        self.end(self.answer.unwrap_or(CANCELLED), None, true);
+        self.end(self.answer.unwrap_or(CANCELLED), None, None, true);
     }
 }
 

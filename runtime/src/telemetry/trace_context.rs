@@ -37,7 +37,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, Request};
 use pin_project_lite::pin_project;
+
+#[cfg(feature = "opentelemetry")]
+use super::trace_spans::HandlerContext;
 
 /// W3C's header: version, trace id, parent id, flags.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -152,6 +156,7 @@ impl TraceContext {
         flags: u8,
         state: Option<HeaderValue>,
     ) -> Self {
+        EVER.store(true, Ordering::Relaxed);
         let inner = Inner {
             header,
             trace_id,
@@ -345,7 +350,7 @@ fn unbase64(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether a context was ever set in this process: while not, asking costs one load.
+/// Whether there ever was a context in this process: while not, asking costs one load.
 static EVER: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
@@ -355,13 +360,52 @@ thread_local! {
 
 /// Sets a context while `work` runs on this thread, and what was before afterwards, panic or not.
 pub(crate) fn with<T>(context: &Option<TraceContext>, work: impl FnOnce() -> T) -> T {
-    if context.is_none() && !EVER.load(Ordering::Relaxed) {
-        return work();
-    }
-    EVER.store(true, Ordering::Relaxed);
     let before = CURRENT.with(|current| current.replace(context.clone()));
     let _restore = Restore(before);
     work()
+}
+
+/// What a handler is polled in.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    trace: Option<TraceContext>,
+    #[cfg(feature = "opentelemetry")]
+    spans: Option<HandlerContext>,
+}
+
+impl Carried {
+    /// What was found, or made, when the call came in.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        if !EVER.load(Ordering::Relaxed) {
+            return Self::default();
+        }
+        Self {
+            trace: extensions.get().cloned(),
+            #[cfg(feature = "opentelemetry")]
+            spans: extensions.get().cloned(),
+        }
+    }
+
+    pub(crate) fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
+        #[cfg(feature = "opentelemetry")]
+        let _attached = self.spans.as_ref().map(|spans| spans.0.clone().attach());
+        match &self.trace {
+            None => work(),
+            context => with(context, work),
+        }
+    }
+}
+
+/// Writes into an outgoing request what its extensions say, or else what its task handles, unless
+/// the application wrote a context itself.
+pub(crate) fn carry<B>(request: &mut Request<B>) {
+    if !EVER.load(Ordering::Relaxed) {
+        return;
+    }
+    let own = request.extensions().get().cloned();
+    if let Some(context) = own.or_else(TraceContext::current) {
+        context.write(request.headers_mut());
+    }
 }
 
 struct Restore(Option<TraceContext>);

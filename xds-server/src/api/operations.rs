@@ -10,7 +10,8 @@ use futures_util::future::{Ready, ready};
 use prost::Message as _;
 use prost_types::Timestamp;
 use sidestep_proto::wire::operations::{
-    ClientStatus, Refusal, StatusRequest, StatusResponse, TypeStatus, type_status,
+    ClientStatus, EndpointSourceStatus, Refusal, StatusRequest, StatusResponse, TypeStatus,
+    type_status,
 };
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -19,6 +20,8 @@ use tower_service::Service;
 
 use super::codec::ReadyCodec;
 use super::{Answer, unimplemented};
+use crate::source::endpoints::SourceId;
+use crate::source::endpoints::state::{Board, SourceState};
 use crate::store::Store;
 use crate::stream::variant_name;
 use crate::tracker::{Client, Progress, State, Tracker};
@@ -34,12 +37,17 @@ pub const OPERATIONS_STATUS: &str = "/sidestep.operations.v1.Operations/Status";
 pub(crate) struct Operations {
     store: Store,
     tracker: Arc<Tracker>,
+    board: Board,
 }
 
 impl Operations {
     /// Answers from these.
-    pub(crate) fn new(store: Store, tracker: Arc<Tracker>) -> Self {
-        Self { store, tracker }
+    pub(crate) fn new(store: Store, tracker: Arc<Tracker>, board: Board) -> Self {
+        Self {
+            store,
+            tracker,
+            board,
+        }
     }
 
     fn status(&self) -> StatusResponse {
@@ -57,6 +65,7 @@ impl Operations {
                     .map(ToString::to_string)
                     .collect(),
             }),
+            sources: self.board.sources().into_iter().map(source).collect(),
         }
     }
 }
@@ -94,6 +103,17 @@ impl UnaryService<StatusRequest> for StatusMethod {
 
     fn call(&mut self, _: tonic::Request<StatusRequest>) -> Self::Future {
         ready(Ok(Response::new(self.0.status().encode_to_vec().into())))
+    }
+}
+
+fn source((id, state): (SourceId, SourceState)) -> EndpointSourceStatus {
+    EndpointSourceStatus {
+        kind: id.kind.to_owned(),
+        locator: id.locator,
+        services: state.services,
+        endpoints: u32::try_from(state.endpoints.len()).unwrap_or(u32::MAX),
+        told_at: state.told_at.map(timestamp),
+        error: state.error.unwrap_or_default(),
     }
 }
 

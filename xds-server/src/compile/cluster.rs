@@ -5,7 +5,7 @@ use sidestep_proto::resource::{
     Locality, LocalityEndpoints, StringMatcher, Text, UpstreamTls,
 };
 
-use super::CERTIFICATE_INSTANCE;
+use super::{CERTIFICATE_INSTANCE, ResolvedEndpoint};
 use crate::model::{Mesh, Mtls, Place, Policy, Service};
 
 /// The sets of endpoints of a service that have a cluster of their own: cluster name, version,
@@ -64,32 +64,32 @@ pub(super) fn instance() -> CertificateInstance {
     }
 }
 
-/// The endpoints of a version, or all, by zone in the order in which zones first appear. The
-/// weight of a zone is the sum of its endpoints' weights, so that every endpoint gets its share
-/// of all calls whatever its zone.
+/// The endpoints of a version, or all, by priority and by zone in the order in which zones first
+/// appear. The weight of a zone is the sum of its endpoints' weights, so that every endpoint gets
+/// its share of all calls whatever its zone.
 pub(super) fn endpoints(
-    service: &Service,
+    all: &[ResolvedEndpoint],
     cluster: String,
     version: Option<&str>,
 ) -> EndpointAssignment {
     let mut localities: Vec<LocalityEndpoints> = Vec::new();
     let mut index = std::collections::HashMap::new();
-    let of_version =
-        |e: &&crate::model::Endpoint| version.is_none() || e.version.as_deref() == version;
-    for written in service.endpoints().iter().filter(of_version) {
-        let zone = written.zone.as_deref().unwrap_or_default();
-        let at = *index.entry(zone).or_insert_with(|| {
-            localities.push(locality(zone));
+    let of_version = |e: &&ResolvedEndpoint| version.is_none() || e.version.as_deref() == version;
+    for found in all.iter().filter(of_version) {
+        let zone = found.zone.as_deref().unwrap_or_default();
+        let at = *index.entry((found.priority, zone)).or_insert_with(|| {
+            localities.push(locality(zone, found.priority));
             localities.len() - 1
         });
-        localities[at].weight += written.weight;
+        localities[at].weight += found.weight;
         localities[at].endpoints.push(Endpoint {
-            addresses: vec![written.address.clone()],
+            addresses: vec![found.address.clone()],
             hostname: String::new(),
-            weight: written.weight,
+            weight: found.weight,
             health: Health::Unknown,
         });
     }
+    without_gaps(&mut localities);
     EndpointAssignment {
         cluster,
         localities,
@@ -97,13 +97,24 @@ pub(super) fn endpoints(
     }
 }
 
-fn locality(zone: &str) -> LocalityEndpoints {
+/// Priorities that no endpoint of this version has must not be missing (gRFC A27 refuses gaps).
+fn without_gaps(localities: &mut [LocalityEndpoints]) {
+    let mut used: Vec<u32> = localities.iter().map(|l| l.priority).collect();
+    used.sort_unstable();
+    used.dedup();
+    for locality in localities {
+        let rank = used.partition_point(|priority| *priority < locality.priority);
+        locality.priority = u32::try_from(rank).unwrap_or(u32::MAX);
+    }
+}
+
+fn locality(zone: &str, priority: u32) -> LocalityEndpoints {
     LocalityEndpoints {
         locality: Locality {
             zone: zone.to_owned(),
             ..Locality::default()
         },
-        priority: 0,
+        priority,
         weight: 0,
         endpoints: Vec::new(),
     }

@@ -12,7 +12,9 @@ const EXAMPLE: &str = include_str!("../model/testdata/example.yaml");
 
 fn compiled(text: &str) -> CompiledMesh {
     let (mesh, _) = Mesh::parse(&[("mesh.yaml", text)]).expect("valid");
-    compile(&mesh).expect("compiles").0
+    compile(&mesh, &ResolvedEndpoints::default())
+        .expect("compiles")
+        .0
 }
 
 fn find<'a>(mesh: &'a CompiledMesh, kind: ResourceType, name: &str) -> &'a Resource {
@@ -283,7 +285,7 @@ fn server_listeners_are_found_by_the_address_in_their_name() {
 fn a_name_made_twice_is_an_error_with_both_places() {
     let text = "mesh: v1\nservices:\n  s: {endpoints: {static: []}}\nresources:\n  - {\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: s, type: EDS, eds_cluster_config: {eds_config: {ads: {}}}}\n";
     let (mesh, _) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
-    let found = compile(&mesh).expect_err("twice");
+    let found = compile(&mesh, &ResolvedEndpoints::default()).expect_err("twice");
     let errors = found.iter().filter(|d| d.is_error());
     let shown: Vec<_> = errors.map(ToString::to_string).collect();
     assert_eq!(

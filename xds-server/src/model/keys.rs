@@ -1,14 +1,16 @@
 //! Every key of the mesh file, once. The parser and the JSON Schema both read these tables, so
 //! they cannot disagree about which keys there are.
 
+use crate::source::endpoints::KINDS;
+
 /// A map with fixed keys.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Object {
     pub(crate) keys: &'static [KeyRule],
 }
 
 /// One key of an [`Object`].
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct KeyRule {
     pub(crate) name: &'static str,
     pub(crate) status: Status,
@@ -29,7 +31,7 @@ pub(crate) enum Status {
 }
 
 /// What a value looks like.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Shape {
     Text,
     Duration,
@@ -200,17 +202,19 @@ pub(crate) static SERVICE: Object = Object {
     ],
 };
 
-/// `endpoints`: exactly one source.
-pub(crate) static ENDPOINTS: Object = Object {
-    keys: &[
-        key(
-            "static",
-            Shape::List(&Shape::Object(&ENDPOINT)),
-            "a fixed list",
-        ),
-        not_yet("dns"),
-        not_yet("targets"),
-    ],
+/// `endpoints`: exactly one source. The living ones are those of the family's list.
+pub(crate) static ENDPOINTS: Object = Object { keys: &SOURCES };
+
+static FIXED: Shape = Shape::Object(&ENDPOINT);
+
+static SOURCES: [KeyRule; KINDS.len() + 1] = {
+    let mut keys = [key("static", Shape::List(&FIXED), "a fixed list"); KINDS.len() + 1];
+    let mut i = 0;
+    while i < KINDS.len() {
+        keys[i + 1] = key(KINDS[i].key, Shape::Text, KINDS[i].about);
+        i += 1;
+    }
+    keys
 };
 
 /// An entry of `endpoints.static`.

@@ -7,6 +7,20 @@
 //! [`Mesh::parse`] is pure and reports every fault it finds, each with file, line and column. All
 //! names that one part of the file uses of another (versions, hosts, weights) are checked here, so
 //! a [`Mesh`] always compiles; only native resources can still be refused.
+//!
+//! Where a service runs is said by exactly one key under `endpoints`:
+//!
+//! | key | what it says | when it is asked again |
+//! |---|---|---|
+//! | `static: [{address: "10.0.0.1:80", zone: a, version: v1, weight: 2}]` | itself | at each edit |
+//! | `dns: greeter.prod:80` | all A and AAAA records, each with this port | after the TTL, 1 s to 5 min |
+//! | `dns: _grpc._tcp.greeter.prod` | the targets of the SRV record: port, priority, weight | after the shortest TTL |
+//! | `targets: greeter.json` | a file in Prometheus' `file_sd` JSON, relative to the mesh file; labels `zone`, `version`, `weight` | when it changes, and every 10 s |
+//! | `targets: http://registry:8080/greeter` | the same by `http_sd` | every 10 s |
+//!
+//! `dns` and `targets` are asked by the server and sent as EDS, so every kind of client can use
+//! them. One that fails, or whose list is suddenly empty, keeps its last list; one that has never
+//! told a list gives none, with a warning. `dns` tells no versions.
 
 mod diagnostic;
 mod keys;
@@ -25,8 +39,10 @@ use std::time::Duration;
 pub use diagnostic::{Diagnostic, Located, Place, Severity};
 pub use route::{Destination, MethodMatch, Retry, Route};
 pub use schema::schema;
-pub use service::{Endpoint, Service};
+pub use service::{Endpoint, Endpoints, Service, SourceRef};
 
+use crate::compile::ResolvedEndpoints;
+use crate::source::endpoints::SourceId;
 pub(crate) use diagnostic::Report;
 use reader::{Fields, fields, list, located_text, map};
 use yaml::Node;
@@ -174,10 +190,24 @@ impl Mesh {
         Some(format!("spiffe://{domain}/{}", service.identity))
     }
 
+    /// The living sources that services name: each once, with those services.
+    #[must_use]
+    pub fn sources(&self) -> BTreeMap<&SourceId, Vec<&Service>> {
+        let mut sources: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for service in self.services.values() {
+            if let Some(source) = service.source() {
+                sources.entry(&source.id).or_default().push(service);
+            }
+        }
+        sources
+    }
+
     /// Everything in a few words: `2 services, 5 endpoints`.
     #[must_use]
-    pub fn summary(&self) -> String {
-        let endpoints: usize = self.services.values().map(|s| s.endpoints().len()).sum();
+    pub fn summary(&self, resolved: &ResolvedEndpoints) -> String {
+        let living = |s: &Service| resolved.of(&s.source()?.id).map(<[_]>::len);
+        let count = |s: &Service| living(s).unwrap_or_else(|| s.endpoints().len());
+        let endpoints: usize = self.services.values().map(count).sum();
         let native = self.resources.len();
         let mut parts = vec![
             counted(self.services.len(), "service"),

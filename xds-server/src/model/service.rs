@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use sidestep_proto::resource::Address;
 
@@ -10,6 +11,7 @@ use super::reader::{Fields, choice, count, fields, list, located_text, map, text
 use super::route::{self, Route};
 use super::yaml::{Key, Node};
 use super::{Mesh, Mtls, Policy, Settings, keys};
+use crate::source::endpoints::{KINDS, Kind, Misspelt, SourceId};
 
 /// One service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +27,8 @@ pub struct Service {
     /// Other names that callers may dial.
     pub hosts: Vec<Located<String>>,
     /// Where it runs. `None`: it only calls others.
-    pub endpoints: Option<Vec<Endpoint>>,
-    /// Names for endpoint versions: each is the version of at least one endpoint.
+    pub endpoints: Option<Endpoints>,
+    /// Names for endpoint versions. In a fixed list, each is the version of at least one endpoint.
     pub versions: BTreeMap<String, Located<String>>,
     /// First match wins. Empty: all calls go to all endpoints.
     pub routes: Vec<Route>,
@@ -35,11 +37,42 @@ pub struct Service {
 }
 
 impl Service {
-    /// Its endpoints; none for a service that only calls others.
+    /// The endpoints that are written in the file; none where a living source tells them, and none
+    /// for a service that only calls others.
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
-        self.endpoints.as_deref().unwrap_or_default()
+        match &self.endpoints {
+            Some(Endpoints::Static(endpoints)) => endpoints,
+            _ => &[],
+        }
     }
+
+    /// The living source of its endpoints, if it has one.
+    #[must_use]
+    pub fn source(&self) -> Option<&SourceRef> {
+        match &self.endpoints {
+            Some(Endpoints::Living(source)) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// Where a service's endpoints come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoints {
+    /// A fixed list in the file.
+    Static(Vec<Endpoint>),
+    /// Something that is asked, and asked again.
+    Living(SourceRef),
+}
+
+/// A living source as a service names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRef {
+    /// Which source it is; services with the same one share it.
+    pub id: SourceId,
+    /// What follows the key in the file.
+    pub written: Located<String>,
 }
 
 /// One endpoint.
@@ -67,7 +100,7 @@ pub(super) fn service(
     check_name(key, node, report);
     let fields = fields(node, &keys::SERVICE, report)?;
     let endpoints = fields.find("endpoints").map(|node| endpoints(node, report));
-    let versions = versions(&fields, endpoints.as_deref(), report);
+    let versions = versions(&fields, endpoints.as_ref(), report);
     if endpoints.is_none() {
         needs_endpoints(&fields, report);
     }
@@ -214,22 +247,53 @@ fn needs_endpoints(fields: &Fields<'_>, report: &mut Report) {
     }
 }
 
-fn endpoints(node: &Node, report: &mut Report) -> Vec<Endpoint> {
+fn endpoints(node: &Node, report: &mut Report) -> Endpoints {
+    let none = Endpoints::Static(Vec::new());
     let Some(source) = fields(node, &keys::ENDPOINTS, report) else {
-        return Vec::new();
+        return none;
     };
-    let Some(items) = source.find("static") else {
-        let other = ["dns", "targets"]
-            .iter()
-            .any(|key| source.find(key).is_some());
-        // An unenforced source has been reported already.
-        if !other {
-            report
-                .error(source.place(), &node.path, "no source of endpoints")
-                .help("write `static:` and a list");
+    let mut found: Vec<(Endpoints, &str)> = Vec::new();
+    if let Some(items) = source.find("static") {
+        found.push((Endpoints::Static(fixed(node, items, report)), "static"));
+    }
+    for kind in KINDS {
+        if let Some(value) = source.find(kind.key) {
+            let living = living(kind, value, report).map(Endpoints::Living);
+            found.push((living.unwrap_or_else(|| none.clone()), kind.key));
         }
-        return Vec::new();
-    };
+    }
+    if let [(_, first), (_, second), ..] = &found[..] {
+        let message = format!("there are two sources of endpoints, `{first}` and `{second}`");
+        report
+            .error(source.key_place(second), &node.path, message)
+            .help("write exactly one");
+    }
+    if found.is_empty() {
+        report
+            .error(source.place(), &node.path, "no source of endpoints")
+            .help("write `static:` and a list, `dns: NAME:PORT` or `targets: FILE`");
+    }
+    found.into_iter().next().map_or(none, |(first, _)| first)
+}
+
+fn living(kind: &'static Kind, node: &Node, report: &mut Report) -> Option<SourceRef> {
+    let written = located_text(node, report)?;
+    match (kind.read)(&written.value, Path::new(&*node.place.file)) {
+        Ok(locator) => Some(SourceRef {
+            id: SourceId {
+                kind: kind.key,
+                locator,
+            },
+            written,
+        }),
+        Err(Misspelt { message, help }) => {
+            report.error(&node.place, &node.path, message).help(help);
+            None
+        }
+    }
+}
+
+fn fixed(node: &Node, items: &Node, report: &mut Report) -> Vec<Endpoint> {
     let items = list(items, report).unwrap_or_default();
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for item in items {
@@ -304,7 +368,7 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
         Err(_) => {
             let message = format!("{written:?} is not an address");
             report.error(&node.place, &node.path, message).help(
-                "write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; host names are not resolved",
+                "write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; for a host name, write `dns: NAME:PORT` in the place of `static`",
             );
             None
         }
@@ -313,34 +377,55 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
 
 fn versions(
     fields: &Fields<'_>,
-    endpoints: Option<&[Endpoint]>,
+    endpoints: Option<&Endpoints>,
     report: &mut Report,
 ) -> BTreeMap<String, Located<String>> {
     let mut versions = BTreeMap::new();
-    let Some(entries) = fields.find("versions").and_then(|node| map(node, report)) else {
+    let Some(node) = fields.find("versions") else {
         return versions;
     };
-    let mut there: Vec<&str> = endpoints
-        .unwrap_or_default()
-        .iter()
-        .filter_map(|e| e.version.as_deref())
-        .collect();
-    there.sort_unstable();
-    there.dedup();
+    let Some(entries) = map(node, report) else {
+        return versions;
+    };
+    if let Some(Endpoints::Living(source)) = endpoints
+        && !source.id.kind().tells_versions
+        && !entries.is_empty()
+    {
+        let message = format!("`{}` does not tell versions", source.id.kind);
+        report
+            .error(fields.key_place("versions"), &node.path, message)
+            .help("use `static` or `targets`, or a service for each version");
+    }
     for (key, node) in entries {
         check_name(key, node, report);
         let Some(version) = located_text(node, report) else {
             continue;
         };
-        if endpoints.is_some() && !there.contains(&version.value.as_str()) {
-            let message = format!("no endpoint has the version {:?}", version.value);
-            report
-                .error(&node.place, &node.path, message)
-                .help(super::reader::suggest(&version.value, &there, "there are"));
+        if let Some(Endpoints::Static(there)) = endpoints {
+            check_version(&version, node, there, report);
         }
         versions.insert(key.text.clone(), version);
     }
     versions
+}
+
+/// A version that no endpoint in a fixed list has is misspelt.
+fn check_version(
+    version: &Located<String>,
+    node: &Node,
+    endpoints: &[Endpoint],
+    report: &mut Report,
+) {
+    let there = endpoints.iter().filter_map(|e| e.version.as_deref());
+    let mut there: Vec<&str> = there.collect();
+    there.sort_unstable();
+    there.dedup();
+    if !there.contains(&version.value.as_str()) {
+        let message = format!("no endpoint has the version {:?}", version.value);
+        report
+            .error(&node.place, &node.path, message)
+            .help(super::reader::suggest(&version.value, &there, "there are"));
+    }
 }
 
 /// What must hold between services: names are unique, no two services have one identity.

@@ -77,15 +77,25 @@ impl Lines {
         if service.endpoints.is_some() {
             let hosts: Vec<String> = service.hosts.iter().map(|h| word(&h.value)).collect();
             self.line(4, &format!("hosts: [{}]", hosts.join(", ")));
-            self.endpoints(service.endpoints());
+            self.source(service);
             self.versions(service);
             self.routes(service);
         }
         self.settings(4, &service.settings);
     }
 
-    fn endpoints(&mut self, endpoints: &[Endpoint]) {
+    fn source(&mut self, service: &Service) {
         self.line(4, "endpoints:");
+        match service.source() {
+            Some(source) => {
+                let text = word(&source.written.value);
+                self.line(6, &format!("{}: {text}", source.id.kind));
+            }
+            None => self.endpoints(service.endpoints()),
+        }
+    }
+
+    fn endpoints(&mut self, endpoints: &[Endpoint]) {
         if endpoints.is_empty() {
             self.line(6, "static: []");
             return;

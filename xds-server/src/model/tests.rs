@@ -25,7 +25,10 @@ fn with_service(body: &str) -> String {
 fn the_example_is_read() {
     let (mesh, warnings) = Mesh::parse(&[("mesh.yaml", EXAMPLE)]).expect("is valid");
     assert_eq!(warnings, []);
-    assert_eq!(mesh.summary(), "2 services, 2 endpoints");
+    assert_eq!(
+        mesh.summary(&ResolvedEndpoints::default()),
+        "2 services, 2 endpoints"
+    );
     let greeter = &mesh.services["greeter"];
     assert_eq!(greeter.place.to_string(), "mesh.yaml:11:3");
     assert_eq!(
@@ -131,19 +134,39 @@ fn bad_files_are_refused_with_the_place() {
             ],
         ),
         (
-            "mesh: v1\nservices:\n  a:\n    endpoints:\n      dns: a.b:80\n",
-            &["m.yaml:5:7: services.a.endpoints: `dns` is not enforced yet"],
+            "mesh: v1\nservices:\n  a:\n    endpoints:\n      dns: a.b\n",
+            &[
+                "m.yaml:5:12: services.a.endpoints.dns: \"a.b\" has no port; write `NAME:PORT`, or `_service._tcp.NAME` for SRV records",
+            ],
+        ),
+        (
+            "mesh: v1\nservices:\n  a:\n    endpoints:\n      targets: https://a/\n",
+            &[
+                "m.yaml:5:16: services.a.endpoints.targets: targets over https are not supported yet; write the path of a file, or a URL as in `http://registry:8080/targets`",
+            ],
+        ),
+        (
+            "mesh: v1\nservices:\n  a:\n    endpoints:\n      targets: t.json\n      dns: a.b:1\n",
+            &[
+                "m.yaml:5:7: services.a.endpoints: there are two sources of endpoints, `dns` and `targets`; write exactly one",
+            ],
+        ),
+        (
+            "mesh: v1\nservices:\n  a:\n    endpoints: {dns: \"a.b:1\"}\n    versions: {x: v1}\n",
+            &[
+                "m.yaml:5:5: services.a.versions: `dns` does not tell versions; use `static` or `targets`, or a service for each version",
+            ],
         ),
         (
             "mesh: v1\nservices:\n  a: {endpoints: {}}\n",
             &[
-                "m.yaml:3:18: services.a.endpoints: no source of endpoints; write `static:` and a list",
+                "m.yaml:3:18: services.a.endpoints: no source of endpoints; write `static:` and a list, `dns: NAME:PORT` or `targets: FILE`",
             ],
         ),
         (
             "mesh: v1\nservices:\n  a:\n    endpoints:\n      static:\n        - {address: \"host:80\"}\n        - {address: \"1.1.1.1:0\"}\n        - {address: \"unix:x\"}\n        - {zone: a}\n        - {address: \"1.1.1.1:1\", weight: 0}\n",
             &[
-                "m.yaml:6:21: services.a.endpoints.static[0].address: \"host:80\" is not an address; write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; host names are not resolved",
+                "m.yaml:6:21: services.a.endpoints.static[0].address: \"host:80\" is not an address; write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; for a host name, write `dns: NAME:PORT` in the place of `static`",
                 "m.yaml:7:21: services.a.endpoints.static[1].address: port 0 is not a port to connect to",
                 "m.yaml:8:21: services.a.endpoints.static[2].address: the path of a Unix socket must be absolute; as in `unix:/run/greeter.sock`",
                 "m.yaml:9:11: services.a.endpoints.static[3]: the key `address` is missing",
@@ -349,8 +372,8 @@ fn shown_defaults_read_as_the_same_mesh() {
     let (again, warnings) = Mesh::parse(&[("shown.yaml", &shown)]).expect("is a mesh file");
     assert_eq!(warnings, []);
     assert_eq!(again.show_defaults(), shown);
-    let (first, _) = crate::compile::compile(&mesh).expect("compiles");
-    let (second, _) = crate::compile::compile(&again).expect("compiles");
+    let (first, _) = crate::compile::compile(&mesh, &Default::default()).expect("compiles");
+    let (second, _) = crate::compile::compile(&again, &Default::default()).expect("compiles");
     let contents = |mesh: &crate::compile::CompiledMesh| -> Vec<_> {
         mesh.resources.iter().map(|r| r.content.clone()).collect()
     };
@@ -409,7 +432,7 @@ fn schema_and_parser_agree() {
         "/properties/services/additionalProperties/properties/routes/items/properties/match",
     ] {
         let found = schema.pointer(pointer).expect(pointer);
-        for key in ["allow", "from", "zones", "dns", "targets"] {
+        for key in ["allow", "from", "zones"] {
             assert!(
                 found["properties"].get(key).is_none(),
                 "{pointer} offers {key}"
@@ -458,4 +481,22 @@ fn valid(schema: &serde_json::Value, value: &serde_json::Value) -> bool {
         }),
         other => panic!("the schema has a type {other:?}"),
     }
+}
+
+#[test]
+fn living_sources_are_shown_as_they_were_written() {
+    let text = "mesh: v1\nservices:\n  a: {endpoints: {dns: _grpc._tcp.a.b}}\n  b:\n    endpoints: {targets: lists/b.json}\n    versions: {next: v2}\n";
+    let (mesh, warnings) = Mesh::parse(&[("etc/m.yaml", text)]).expect("valid");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let ids: Vec<String> = mesh.sources().keys().map(ToString::to_string).collect();
+    assert_eq!(ids, ["dns _grpc._tcp.a.b", "targets etc/lists/b.json"]);
+    let shown = mesh.show_defaults();
+    for line in [
+        "      dns: \"_grpc._tcp.a.b\"\n",
+        "      targets: lists/b.json\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let (again, _) = Mesh::parse(&[("etc/m.yaml", &shown)]).expect("valid");
+    assert_eq!(again.show_defaults(), shown);
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use sidestep_proto::wire::Any;
 
-use super::{Configuration, SourceError, SourceText};
-use crate::compile::{CompiledMesh, compile};
+use super::{Configuration, LivingMesh, SourceError, SourceText};
+use crate::compile::{CompiledMesh, ResolvedEndpoints, compile};
 use crate::model::{Diagnostic, Mesh};
 use crate::snapshot::{RawResource, References, ServerListeners};
 
@@ -19,15 +19,26 @@ impl Configuration {
     /// Everything that is wrong, located.
     pub fn from_mesh(texts: &[SourceText]) -> Result<Self, SourceError> {
         let (mesh, warnings) = parse(texts)?;
-        Self::of(&mesh, warnings)
+        let configuration = Self::of(&mesh, warnings.clone(), &ResolvedEndpoints::default())?;
+        let living = !mesh.sources().is_empty();
+        let living = living.then(|| Arc::new(LivingMesh { mesh, warnings }));
+        Ok(Self {
+            living,
+            ..configuration
+        })
     }
 
-    /// The configuration that a mesh compiles to. `warnings` are those of reading it.
+    /// The configuration that a mesh compiles to with these endpoints of its living sources.
+    /// `warnings` are those of reading it.
     ///
     /// # Errors
     /// Everything that is wrong with native resources, located.
-    pub(crate) fn of(mesh: &Mesh, mut warnings: Vec<Diagnostic>) -> Result<Self, SourceError> {
-        let (compiled, more) = compile(mesh).map_err(SourceError::Invalid)?;
+    pub(crate) fn of(
+        mesh: &Mesh,
+        mut warnings: Vec<Diagnostic>,
+        resolved: &ResolvedEndpoints,
+    ) -> Result<Self, SourceError> {
+        let (compiled, more) = compile(mesh, resolved).map_err(SourceError::Invalid)?;
         warnings.extend(more);
         let resources = compiled
             .resources
@@ -42,8 +53,9 @@ impl Configuration {
             resources,
             references: References::Closed,
             server_listeners: Some(Arc::new(MeshListeners(compiled))),
-            summary: mesh.summary(),
+            summary: mesh.summary(resolved),
             warnings,
+            ..Self::default()
         })
     }
 }

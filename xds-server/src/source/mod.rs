@@ -1,9 +1,11 @@
 //! Where the configuration comes from.
 //!
 //! A source is asked for the next state over and over; the first answer is what there is now.
-//! A new kind of source is a file here.
+//! A new kind of source is a file here. Sources of endpoints alone are in [`endpoints`].
 
+pub mod endpoints;
 mod file;
+mod living;
 mod memory;
 pub(crate) mod mesh;
 mod watch;
@@ -12,10 +14,11 @@ use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
 
-use crate::model::{Diagnostic, Place, Severity};
+use crate::model::{Diagnostic, Mesh, Place, Severity};
 use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, ServerListeners};
 
 pub use file::{FileSource, Parser, SourceText};
+pub(crate) use living::Living;
 pub use memory::RawResources;
 pub(crate) use watch::DirectoryWatch;
 
@@ -44,6 +47,19 @@ pub struct Configuration {
     pub summary: String,
     /// What is allowed but probably not meant, located.
     pub warnings: Vec<Diagnostic>,
+    /// The mesh itself, where it has living endpoint sources: they are asked, and it is compiled
+    /// again with what they tell.
+    pub living: Option<Arc<LivingMesh>>,
+    /// The same text as before with other endpoints: tells nothing about a refused edit.
+    pub refresh: bool,
+}
+
+/// A mesh that is compiled again as endpoints change.
+#[derive(Debug, Clone)]
+pub struct LivingMesh {
+    pub(crate) mesh: Mesh,
+    /// Those of reading it.
+    pub(crate) warnings: Vec<Diagnostic>,
 }
 
 /// Why a source has no valid state now. The last good one stays in use.

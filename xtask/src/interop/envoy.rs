@@ -1,11 +1,8 @@
 //! A real Envoy, with nothing in its own file but where the control plane is.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -139,6 +136,10 @@ impl Envoy {
         let file = folder.join("envoy.json");
         fs::write(&file, bootstrap(control_plane, protocol)?.to_string())?;
         let admin = folder.join("envoy-admin.address");
+        if admin.exists() {
+            // An earlier one's.
+            fs::remove_file(&admin)?;
+        }
         let mut command = Command::new(program);
         command
             .args([
@@ -185,41 +186,9 @@ impl Envoy {
         Ok(())
     }
 
-    /// One request to the admin port; HTTP/1.1, whose answer may come in chunks.
+    /// One request to the admin port.
     pub(crate) fn admin(&self, path: &str) -> Result<Value> {
-        let mut stream = TcpStream::connect(&self.admin)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        let chunked = head
-            .to_ascii_lowercase()
-            .contains("transfer-encoding: chunked");
-        let body = if chunked {
-            joined(body)
-        } else {
-            Some(body.to_owned())
-        };
-        let body = body.with_context(|| format!("half an answer: {answer}"))?;
-        serde_json::from_str(&body).with_context(|| answer)
-    }
-}
-
-/// The chunks of a body, put together.
-fn joined(mut body: &str) -> Option<String> {
-    let mut whole = String::new();
-    loop {
-        let (size, rest) = body.split_once("\r\n")?;
-        let size = usize::from_str_radix(size.split(';').next()?.trim(), 16).ok()?;
-        if size == 0 {
-            return Some(whole);
-        }
-        whole.push_str(rest.get(..size)?);
-        body = rest.get(size..)?.strip_prefix("\r\n")?;
+        crate::http::json(&self.admin, path)
     }
 }
 
@@ -265,15 +234,4 @@ fn bootstrap(control_plane: &str, protocol: Protocol) -> Result<Value> {
             }]}]},
         }]},
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_put_together() {
-        assert_eq!(joined("3\r\nabc\r\n1;x\r\nd\r\n0\r\n\r\n").unwrap(), "abcd");
-        assert_eq!(joined("5\r\nabc\r\n"), None);
-    }
 }

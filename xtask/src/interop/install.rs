@@ -1,6 +1,7 @@
 //! The peers, at the versions that the suite is written for. What cannot be installed is a failure
 //! of the suite, never a scenario less.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -36,28 +37,36 @@ pub(super) struct Installed {
 }
 
 impl Installed {
-    /// Builds and downloads what is not there yet.
-    pub(super) fn new() -> Result<Self> {
+    /// Builds and downloads what is not there yet of our programs and of what these peers need.
+    pub(super) fn new(peers: &BTreeSet<&str>) -> Result<Self> {
         let home = root().join("target/interop");
         std::fs::create_dir_all(&home)?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
             .map_or_else(|| root().join("target"), |folder| root().join(folder));
         cargo(&root().join("Cargo.toml"), &target, OURS)?;
-        let tonic = root().join("tests/interop/tonic");
-        cargo(&tonic.join("Cargo.toml"), &target, &[])?;
-        let venv = python(&home)?;
-        let (go, go_versions) = go(&home)?;
         let built = |name: &str| target.join("debug").join(name);
-        let mut versions = python_versions(&venv.join("bin/python"))?;
-        versions.extend(go_versions);
-        versions.extend(tonic_versions(&tonic.join("Cargo.lock"))?);
+        let mut versions = Vec::new();
+        let tonic = root().join("tests/interop/tonic");
+        if peers.iter().any(|peer| peer.starts_with("tonic")) {
+            cargo(&tonic.join("Cargo.toml"), &target, &[])?;
+            versions.extend(tonic_versions(&tonic.join("Cargo.lock"))?);
+        }
+        let venv = home.join("venv");
+        if peers.contains("grpcio") || peers.contains("envoy") {
+            python(&home)?;
+            versions.extend(python_versions(&venv.join("bin/python"))?);
+        }
+        let go_peers = home.join("peers");
+        if peers.contains("grpc-go") || peers.contains("go-control-plane") {
+            versions.extend(go(&go_peers)?);
+        }
         Ok(Self {
             sidestep: built("sidestep"),
             server: built("sidestep-interop-server"),
             client: built("sidestep-interop-client"),
             python: venv.join("bin/python"),
             envoy: venv.join("bin/envoy"),
-            go,
+            go: go_peers,
             tonic: [built("client-of-tonic-012"), built("client-of-tonic-013")],
             versions,
         })
@@ -130,10 +139,9 @@ fn python_versions(python: &Path) -> Result<Vec<(&'static str, String)>> {
 
 type Versions = Vec<(&'static str, String)>;
 
-/// The Go peers' binary, and the versions that `go.mod` decides.
-fn go(home: &Path) -> Result<(PathBuf, Versions)> {
+/// Builds the Go peers; the versions are those that `go.mod` decides.
+fn go(binary: &Path) -> Result<Versions> {
     let sources = root().join("tests/interop/go");
-    let binary = home.join("peers");
     let go = || {
         let mut command = Command::new("go");
         command.current_dir(&sources);
@@ -141,7 +149,7 @@ fn go(home: &Path) -> Result<(PathBuf, Versions)> {
     };
     run(go()
         .args(["build", "-mod=readonly", "-o"])
-        .arg(&binary)
+        .arg(binary)
         .arg("."))?;
     let modules = [
         ("grpc-go", "google.golang.org/grpc"),
@@ -152,7 +160,7 @@ fn go(home: &Path) -> Result<(PathBuf, Versions)> {
         let found = output(go().args(["list", "-m", "-f", "{{.Version}}", module]))?;
         versions.push((peer, found.trim_start_matches('v').to_owned()));
     }
-    Ok((binary, versions))
+    Ok(versions)
 }
 
 /// The versions in a lock file: there are two of tonic, and the names of the peers tell which.

@@ -13,6 +13,9 @@ pub(super) fn peers(installed: &Installed, scenario: &Scenario) -> String {
         let name = peer.split(' ').next().unwrap_or_default();
         format!("{name} {}", installed.version(peer))
     };
+    if scenario.peers.is_empty() {
+        return "ours alone".to_owned();
+    }
     let peers: Vec<String> = scenario.peers.iter().map(peer).collect();
     peers.join(", ")
 }

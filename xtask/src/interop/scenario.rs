@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::envoy::{self, Protocol};
 use super::install::Installed;
 use super::mesh::{Meshed, MeshedServer, Security};
+use super::namespaces;
 use super::process::{Process, address};
 
 /// What a scenario has to work with.
@@ -103,6 +104,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         peers: &["grpcio"],
         about: "a C-core client with the published stubs asks our process what it runs (CSDS)",
         play: client_status,
+    },
+    Scenario {
+        name: "namespaces",
+        peers: &[],
+        about: "control plane, server and client of ours on three machines (network namespaces), TLS everywhere; plaintext is refused",
+        play: namespaces::play,
     },
 ];
 
@@ -281,7 +288,7 @@ pub(super) fn answered(events: &[Value]) -> Vec<&str> {
     servers.into_iter().collect()
 }
 
-fn summary(events: &[Value]) -> Result<&Value> {
+pub(super) fn summary(events: &[Value]) -> Result<&Value> {
     let last = events.last().filter(|event| event["event"] == "summary");
     last.ok_or_else(|| anyhow::anyhow!("the client ended without a summary"))
 }

@@ -26,6 +26,9 @@ pub struct StatusResponse {
     /// The newest change, if it was refused. The revision in use is then an older one.
     #[prost(message, optional, tag = "4")]
     pub refusal: ::core::option::Option<Refusal>,
+    /// The living sources of endpoints, in the order of kind and locator.
+    #[prost(message, repeated, tag = "5")]
+    pub sources: ::prost::alloc::vec::Vec<EndpointSourceStatus>,
 }
 impl ::prost::Name for StatusResponse {
     const NAME: &'static str = "StatusResponse";
@@ -35,6 +38,38 @@ impl ::prost::Name for StatusResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/sidestep.operations.v1.StatusResponse".into()
+    }
+}
+/// A source that is asked where services run.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EndpointSourceStatus {
+    /// `dns` or `targets`.
+    #[prost(string, tag = "1")]
+    pub kind: ::prost::alloc::string::String,
+    /// The name, file or URL.
+    #[prost(string, tag = "2")]
+    pub locator: ::prost::alloc::string::String,
+    /// The services that use it.
+    #[prost(string, repeated, tag = "3")]
+    pub services: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How many endpoints are in use.
+    #[prost(uint32, tag = "4")]
+    pub endpoints: u32,
+    /// When the source told them last. Unset: never.
+    #[prost(message, optional, tag = "5")]
+    pub told_at: ::core::option::Option<::prost_types::Timestamp>,
+    /// What was wrong with the newest look; empty if nothing was.
+    #[prost(string, tag = "6")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EndpointSourceStatus {
+    const NAME: &'static str = "EndpointSourceStatus";
+    const PACKAGE: &'static str = "sidestep.operations.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "sidestep.operations.v1.EndpointSourceStatus".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/sidestep.operations.v1.EndpointSourceStatus".into()
     }
 }
 /// A change of the configuration that was refused as a whole.

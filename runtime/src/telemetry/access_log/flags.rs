@@ -3,6 +3,7 @@
 //! Pure. Only flags that something here can mean: a flag that is not in the list never appears.
 
 use crate::channel::CallError;
+use crate::channel::status::UNAVAILABLE;
 
 /// A set of response flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,7 +67,7 @@ impl Flags {
     #[must_use]
     pub fn of(error: &CallError) -> (Self, &'static str) {
         match error {
-            CallError::Config(_) => (Self::NO_CLUSTER_FOUND, "cluster_not_found"),
+            CallError::Config { .. } => (Self::NO_CLUSTER_FOUND, "cluster_not_found"),
             CallError::NoRoute { .. } | CallError::UnsupportedRoute { .. } => {
                 (Self::NO_ROUTE_FOUND, "route_not_found")
             }
@@ -79,6 +80,11 @@ impl Flags {
             CallError::DeadlineExceeded { .. } => {
                 (Self::UPSTREAM_REQUEST_TIMEOUT, "response_timeout")
             }
+            // Only a reset stands for another code.
+            CallError::Transport { code, .. } if *code != UNAVAILABLE => (
+                Self::UPSTREAM_REMOTE_RESET,
+                "upstream_reset_before_response_started{remote_reset}",
+            ),
             CallError::Transport { .. } => (
                 Self::UPSTREAM_CONNECTION_TERMINATION,
                 "upstream_reset_before_response_started{connection_termination}",
@@ -162,6 +168,14 @@ mod tests {
                     reason: text(),
                 },
                 "UC",
+            ),
+            (
+                CallError::Transport {
+                    code: 13,
+                    endpoint: text(),
+                    reason: text(),
+                },
+                "UR",
             ),
             (CallError::RequestBody(text()), "DC"),
         ];

@@ -521,7 +521,7 @@ impl Source {
             Self::Method => record.method.as_str().into(),
             Self::Path => record.uri.path_and_query().map(|path| path.as_str()).into(),
             Self::Authority => record.authority.as_deref().into(),
-            Self::Scheme => (if record.tls { "https" } else { "http" }).into(),
+            Self::Scheme => record.scheme.map(|scheme| scheme.name()).into(),
             Self::Captured(index) => match captured.value(index) {
                 None => Value::Missing,
                 Some(value) => match String::from_utf8_lossy(value.as_bytes()) {

@@ -15,6 +15,7 @@ mod json;
 mod operator;
 mod queue;
 mod record;
+mod sink;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -29,7 +30,8 @@ pub use record::{Record, Side};
 
 use format::{Fact, Headers, Reader, Template};
 use json::Node;
-pub(crate) use record::Captured;
+use record::Scheme;
+pub(crate) use sink::AccessLogSink;
 
 /// Set to `text`, `json`, a format, or `off`, it turns the access log on without a code change.
 pub const VARIABLE: &str = "SIDESTEP_ACCESS_LOG";

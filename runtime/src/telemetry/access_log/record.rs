@@ -51,7 +51,8 @@ pub struct Record {
     pub(crate) route: Option<Arc<str>>,
     pub(crate) remote: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
-    pub(crate) tls: bool,
+    /// Not known of a channel's call.
+    pub(crate) scheme: Option<Scheme>,
     pub(crate) peer: Option<PeerIdentity>,
 }
 
@@ -82,8 +83,28 @@ impl Record {
             route: None,
             remote: None,
             local: None,
-            tls: false,
+            scheme: None,
             peer: None,
+        }
+    }
+}
+
+/// Of the connection that a call came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    pub(super) fn of(tls: bool) -> Self {
+        if tls { Self::Https } else { Self::Http }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
         }
     }
 }

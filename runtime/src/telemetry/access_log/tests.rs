@@ -7,6 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
 
 use super::format::{Fact, FormatFault};
+use super::record::Captured;
 use super::*;
 
 fn known(fact: Fact<'_>) -> Option<String> {
@@ -65,7 +66,7 @@ fn operators_table() {
     for (format, expected) in [
         (
             "%REQ(:METHOD)% %REQ(:PATH)% %REQ(:AUTHORITY)% %REQ(:SCHEME)%",
-            "POST /pkg.Greeter/SayHello greeter http",
+            "POST /pkg.Greeter/SayHello greeter -",
         ),
         ("%REQ(User-Agent)%", "grpc-rust/1"),
         ("%REQ(X-MISSING?X-REQUEST-ID)%", "cc21d9b0"),
