@@ -447,13 +447,15 @@ struct Process {
 }
 
 impl Process {
-    fn start(control_plane: &str) -> Self {
+    fn start(control_plane: &str, service: &str) -> Self {
         let bootstrap = serde_json::json!({
             "xds_servers": [{
                 "server_uri": control_plane,
                 "channel_creds": [{"type": "insecure"}],
             }],
-            "node": {"id": "web-1", "cluster": "web"},
+            "node": {"id": format!("{service}-1"), "cluster": service},
+            "server_listener_resource_name_template":
+                "grpc/server?xds.resource.listening_address=%s",
         });
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let builder = sidestep::Mesh::builder().bootstrap_json(&bootstrap.to_string());
@@ -486,6 +488,29 @@ impl Process {
         channel
     }
 
+    /// Serves nothing at `address`, as part of the mesh.
+    fn serve(&self, address: &str) {
+        let server = self.mesh.server(address);
+        let serving = async move { server.serve().await.expect("the port is free") };
+        self.runtime.spawn(serving);
+    }
+
+    /// Waits for a state of the clusters.
+    fn until(&self, wanted: impl Fn(&sidestep::inspect::Connectivity) -> bool) {
+        let reached = async {
+            loop {
+                let clusters = self.mesh.clusters().await.expect("it runs");
+                if clusters.iter().all(|c| wanted(&c.connectivity)) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(20);
+        let reached = async { tokio::time::timeout(patience, reached).await };
+        self.runtime.block_on(reached).expect("it comes to that");
+    }
+
     fn ask(&self, arguments: &[&str]) -> Output {
         run(&[arguments, &["--process", &self.admin]].concat())
     }
@@ -493,10 +518,20 @@ impl Process {
 
 #[test]
 fn a_running_process_tells_what_it_runs_and_where_calls_go() {
-    let directory = Directory::with(MESH);
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let [one, two] =
+        [free(), free()].map(|socket| socket.local_addr().expect("it is bound").to_string());
+    let mesh = MESH
+        .replace("127.0.0.1:50051", &one)
+        .replace("127.0.0.1:50052", &two);
+    let directory = Directory::with(&mesh);
     let server = Server::start(&directory.mesh());
-    let process = Process::start(&server.address);
-    let _channel = process.dial("xds:///greeter");
+    let backends = Process::start(&server.address, "greeter");
+    backends.serve(&one);
+    backends.serve(&two);
+    let process = Process::start(&server.address, "web");
+    let channel = process.dial("xds:///greeter");
+    process.runtime.block_on(channel.ready());
 
     let output = process.ask(&["status"]);
     let text = stdout(&output);
@@ -540,6 +575,24 @@ fn a_running_process_tells_what_it_runs_and_where_calls_go() {
     let unknown = process.ask(&["explain", "nobody"]);
     assert_eq!(exit(&unknown), 1);
     assert!(stderr(&unknown).contains("greeter"), "{}", stderr(&unknown));
+
+    // The endpoints go, and calls with them.
+    drop(backends);
+    process.until(|state| matches!(state, sidestep::inspect::Connectivity::TransientFailure(_)));
+    let output = process.ask(&["status"]);
+    assert_eq!(exit(&output), 4);
+    assert!(
+        stdout(&output).contains("TRANSIENT_FAILURE"),
+        "{}",
+        stdout(&output)
+    );
+    let output = process.ask(&question);
+    assert_eq!(exit(&output), 1);
+    assert!(
+        stdout(&output).contains("calls fail"),
+        "{}",
+        stdout(&output)
+    );
 
     // Something is missing now.
     let _missing = process.dial("xds:///nobody");

@@ -5,7 +5,7 @@ mod answer;
 use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use sidestep::explain::{Answer, Outcome, Tone};
+use sidestep::explain::{Answer, Tone};
 
 use crate::output::{Exit, Style};
 use crate::process::{Process, no_answer, parameter};
@@ -140,9 +140,9 @@ fn print(answer: &Answer, json: bool) -> anyhow::Result<Exit> {
         });
         print!("{text}");
     }
-    Ok(match answer.outcome {
-        Outcome::Sent { .. } => Exit::Ok,
-        Outcome::Fails(_) => Exit::Failed,
+    Ok(match answer.outcome.fails() {
+        false => Exit::Ok,
+        true => Exit::Failed,
     })
 }
 

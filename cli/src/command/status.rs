@@ -41,7 +41,8 @@ last told its list; one that fails keeps the last, and what is wrong follows.
 
 Ends with 0 if all is well, 3 if the server or the process cannot be reached, 4 if a client refused
 its configuration, the newest edit was refused or a source of endpoints fails; with --process, 4 if
-the process is not ready or one of its resources is refused, missing or late.";
+the process is not ready, one of its resources is refused, missing or late, or none of the
+endpoints of a cluster can be reached.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]

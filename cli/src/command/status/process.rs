@@ -68,7 +68,10 @@ fn is_well(resource: &GenericXdsConfig) -> bool {
 
 fn verdict(found: &Found) -> Exit {
     let ready = found.ready.as_ref().is_none_or(|r| r["ready"] == true);
-    if ready && resources(found).all(is_well) {
+    let clusters = found.clusters.as_ref().map(|c| &c["cluster_statuses"]);
+    let mut clusters = clusters.and_then(Value::as_array).into_iter().flatten();
+    let reachable = clusters.all(|c| c["connectivity"] != "TRANSIENT_FAILURE");
+    if ready && reachable && resources(found).all(is_well) {
         Exit::Ok
     } else {
         Exit::Partial
@@ -79,7 +82,7 @@ fn to_text(found: &Found, style: Style, now: SystemTime) -> String {
     let mut out = head(found, style);
     if resources(found).next().is_some() {
         out.push('\n');
-        let heading = ["TYPE", "NAME", "STATUS", "VERSION", "NEW"];
+        let heading = ["TYPE", "NAME", "STATUS", "VERSION", "UPDATED"];
         let mut rows = vec![
             heading
                 .map(|text| Cell::painted(text, Style::strong))
@@ -328,7 +331,7 @@ mod tests {
         assert_eq!(
             to_text(&well, plain(), now),
             "process - (-)\n\n\
-             TYPE  NAME  STATUS  VERSION  NEW\n\
+             TYPE  NAME  STATUS  VERSION  UPDATED\n\
              CDS   c     ACKED   7        5 min ago\n"
         );
         assert_eq!(verdict(&well), Exit::Ok);
