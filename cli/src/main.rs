@@ -8,6 +8,7 @@ mod dial;
 mod error;
 mod output;
 mod pages;
+mod process;
 
 use std::process::ExitCode;
 
@@ -56,6 +57,8 @@ Begin here:
   sidestep bootstrap runtime --service web --server 127.0.0.1:18000 --certs certs --out web.json
                                        tell a process who it is: GRPC_XDS_BOOTSTRAP=web.json
   sidestep status                      who runs what, and what was refused
+  sidestep status --process 127.0.0.1:9901
+                                       what one process runs, and how its endpoints are
   sidestep doctor --call greeter       what is wrong here? (with the process's GRPC_XDS_BOOTSTRAP)
   sidestep explain greeter --mesh mesh.yaml
                                        where would a call go, and why?
@@ -65,8 +68,9 @@ Exit codes:
   0  everything is in order
   1  the check failed, or the command could not do its work
   2  wrong usage
-  3  the server cannot be reached
-  4  partly in order: a client refused its configuration, or the newest edit was refused
+  3  the server or the process cannot be reached
+  4  partly in order: a client refused its configuration, or the newest edit was refused,
+     or a process is not ready
 
 Environment:
   RUST_LOG             which log lines to show, for example RUST_LOG=sidestep_server=debug

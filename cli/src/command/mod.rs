@@ -72,7 +72,7 @@ impl Command {
             Self::Serve(arguments) => arguments.run(json_lines).await,
             Self::Check(arguments) => arguments.run(),
             Self::Status(arguments) => arguments.run().await,
-            Self::Explain(arguments) => arguments.run(),
+            Self::Explain(arguments) => arguments.run().await,
             Self::Schema(arguments) => arguments.run(),
             Self::Help(arguments) => arguments.run(),
             Self::Doctor(arguments) => arguments.run().await,
