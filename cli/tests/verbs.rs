@@ -327,7 +327,7 @@ fn status_asks_a_server_with_tls() {
     assert_eq!(exit(&output), 0, "{}", stderr(&output));
     for (arguments, reason) in [
         (&[][..], "needs --ca"),
-        (&["--ca", &server_cert], "CertificateRequired"),
+        (&["--ca", &server_cert], "--cert and --key"),
         (&["--ca", &web_cert], "certificate"),
     ] {
         let output = server.status(arguments);
@@ -427,6 +427,9 @@ fn check_says_what_it_did_not_ask() {
     );
     let output = run(&["check", "--json", path(&directory.mesh())]);
     assert!(json(&output)["not_asked"][0].is_string());
+    let output = run(&["explain", "a", "--mesh", path(&directory.mesh())]);
+    let text = stdout(&output);
+    assert!(text.contains("whatever `dns: a.b:1` tells"), "{text}");
 }
 
 #[test]
