@@ -161,9 +161,15 @@ fn go<B>(
         call.routed(&route.name, false);
         call.attempt_started(0, cluster.backend());
     }
-    match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
+    let published = cluster.published();
+    match pick(cluster, &published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
-        Picked::Fail(error) => Go::Fail(error),
+        Picked::Fail(error) => {
+            if let Some(call) = observed {
+                call.found_nobody(&published);
+            }
+            Go::Fail(error)
+        }
         Picked::Send {
             connection,
             in_flight,

@@ -65,7 +65,10 @@ impl FileWatcher {
     /// Reads the files again. What is unfit is logged and leaves the last good one in use.
     pub fn reload_now(&self) {
         if let Err(error) = self.reload() {
-            tracing::warn!(%error, "certificate files are not usable; the last good ones stay in use");
+            tracing::warn!(
+                target: "sidestep::security", %error,
+                "certificate files are not usable; the last good ones stay in use"
+            );
         }
     }
 
@@ -136,7 +139,7 @@ pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
         // Files may live on a slow disk; the runtime's threads should not.
         let reloaded = tokio::task::spawn_blocking(move || watcher.reload_now()).await;
         if reloaded.is_err() {
-            tracing::warn!("reading certificate files was interrupted");
+            tracing::warn!(target: "sidestep::security", "reading certificate files was interrupted");
         }
     }
 }
