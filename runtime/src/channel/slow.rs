@@ -370,9 +370,12 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (_, _, cluster) =
+            let (name, _, cluster) =
                 route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
             if !cluster.is_removed() {
+                if let Some(call) = &mut *self.observed {
+                    call.routed(name, false);
+                }
                 self.cluster = Arc::clone(cluster);
                 return Ok(());
             }
