@@ -24,6 +24,7 @@ use crate::snapshot::Target;
 use crate::source::static_::{InvalidResources, StaticResources};
 use crate::subchannel::{BoxError, Connector, Http2Options};
 use crate::telemetry::access_log::{self, AccessLog, AccessLogError, AccessLogSink};
+use crate::telemetry::instruments::CHANNEL_DIRECT;
 use crate::telemetry::{Telemetry, TelemetryOptions};
 
 /// The process's handle to the mesh: make one, early, and clone it freely.
@@ -59,10 +60,12 @@ struct Inner {
 
 impl Mesh {
     /// Reads the standard gRPC bootstrap: the file that `GRPC_XDS_BOOTSTRAP` names, or else the
-    /// JSON text in `GRPC_XDS_BOOTSTRAP_CONFIG`.
+    /// JSON text in `GRPC_XDS_BOOTSTRAP_CONFIG`. With `SIDESTEP_ADMIN=127.0.0.1:9901` the admin
+    /// endpoint is opened there, as by [`Mesh::admin`].
     ///
     /// # Errors
-    /// Neither is set, the file cannot be read, or the bootstrap is not valid.
+    /// Neither is set, the file cannot be read, or the bootstrap is not valid; or the admin
+    /// endpoint cannot be opened.
     pub fn from_env() -> Result<Self, BuildError> {
         Self::builder().from_env()?.build()
     }
@@ -167,7 +170,9 @@ impl Mesh {
         let watched = self.inner.control.direct(direct);
         self.remember(&watched);
         // Under the name that the calls are known by, whichever way they go.
-        let telemetry = self.inner.telemetry.client(&canonical(target));
+        let canonical = canonical(target);
+        self.inner.telemetry.set(&CHANNEL_DIRECT, &[&canonical], 1);
+        let telemetry = self.inner.telemetry.client(&canonical);
         Ok(Channel::new(watched, authority, telemetry))
     }
 
@@ -237,7 +242,8 @@ impl Mesh {
         self.server(address).bind()?.incoming()
     }
 
-    /// Opens the admin endpoint on a loopback address (port 0 picks one) or a Unix socket, and
+    /// Opens the admin endpoint (as `SIDESTEP_ADMIN=ADDRESS` does in the environment of
+    /// [`Mesh::from_env`]) on a loopback address (port 0 picks one) or a Unix socket, and
     /// returns the real address: `curl` it for an index. Read-only; whoever can reach it sees the
     /// whole configuration, but no keys. It is closed when the last handle, channel and server of
     /// this mesh is gone, and holds up nothing. Turns [telemetry](Mesh::telemetry) on, for
@@ -317,6 +323,13 @@ impl Mesh {
         targets.push(Arc::downgrade(target));
     }
 
+    /// Waits until all that the control plane has said is in use by calls, and all that was asked
+    /// of it is answered. For tests.
+    #[doc(hidden)]
+    pub async fn settled(&self) {
+        self.inner.control.settled().await;
+    }
+
     /// Waits until every channel made so far has its configuration and a connected endpoint in
     /// each of its clusters. For start-up probes; nothing else needs to wait.
     pub async fn ready(&self) {
@@ -348,6 +361,8 @@ pub struct MeshBuilder {
     timers: Timers,
     telemetry: Option<TelemetryOptions>,
     access_log: Option<AccessLog>,
+    /// Where `SIDESTEP_ADMIN` wants the admin endpoint.
+    admin: Option<String>,
 }
 
 impl MeshBuilder {
@@ -364,6 +379,7 @@ impl MeshBuilder {
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
             access_log: None,
+            admin: None,
             telemetry: None,
         }
     }
@@ -389,6 +405,8 @@ impl MeshBuilder {
         if self.access_log.is_none() {
             self.access_log = AccessLog::from_lookup(&lookup)?;
         }
+        let admin = lookup(ADMIN_VARIABLE).filter(|address| !address.is_empty());
+        self.admin = admin.map(|address| address.to_string_lossy().into_owned());
         if mode == Mode::Direct {
             // The way out must not depend on what may be the trouble.
             return Ok(self);
@@ -606,9 +624,13 @@ impl MeshBuilder {
             is_static,
             targets: Mutex::default(),
         };
-        Ok(Mesh {
+        let mesh = Mesh {
             inner: Arc::new(inner),
-        })
+        };
+        if let Some(address) = self.admin {
+            mesh.admin(&address)?;
+        }
+        Ok(mesh)
     }
 }
 
@@ -652,6 +674,8 @@ impl fmt::Debug for MeshBuilder {
 
 const FILE_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP";
 const TEXT_VARIABLE: &str = "GRPC_XDS_BOOTSTRAP_CONFIG";
+/// Set by the operator, so that a program that does not think of it can be looked into.
+const ADMIN_VARIABLE: &str = "SIDESTEP_ADMIN";
 
 /// What bootstraps of gRPC servers usually have (gRFC A36).
 const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
@@ -660,6 +684,9 @@ const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_addre
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// `SIDESTEP_ADMIN` asks for an admin endpoint that cannot be opened.
+    #[error("{ADMIN_VARIABLE}: {0}")]
+    Admin(#[from] AdminError),
     /// The access log cannot be written as asked.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),

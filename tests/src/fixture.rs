@@ -1,20 +1,14 @@
-//! A whole mesh inside a test: a control plane on a loopback port, meshed servers and clients.
+//! What these tests put together of the test kit's parts: meshes that may be wrong on purpose, and
+//! servers of the interop service.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use serde_json::{Value, json};
-use sidestep::control::Timers;
-use sidestep::security::CertificateProvider;
-use sidestep::security::provider::static_::StaticProvider;
-use sidestep::subchannel::state::Backoff;
+use serde_json::Value;
 use sidestep::{Channel, Mesh, MeshBuilder, Server};
 use sidestep_server::source::SourceText;
-use sidestep_server::{Configuration, ListenAddress, ManagementServer, RawResources, Running};
+use sidestep_server::{Configuration, RawResources, Running};
+use sidestep_test::{ControlPlane, Served};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+
+pub use sidestep_test::{Authority, LISTENER_TEMPLATE, quick};
 
 use crate::service::{Faults, Testing};
 use crate::testing::test_service_client::TestServiceClient;
@@ -23,8 +17,7 @@ use crate::testing::test_service_server::TestServiceServer;
 /// The control plane of a test.
 pub struct Fixture {
     resources: RawResources,
-    address: ListenAddress,
-    running: Option<Running>,
+    plane: ControlPlane,
 }
 
 impl Fixture {
@@ -32,24 +25,15 @@ impl Fixture {
     pub async fn start(mesh: &str) -> Self {
         let resources = RawResources::unchecked([]).expect("nothing has no name to lack");
         resources.replace_configuration(configuration(mesh));
-        Self::serve(resources).await
+        Self::raw(resources).await
     }
 
     /// Starts a control plane that serves these resources, whatever they are.
     pub async fn raw(resources: RawResources) -> Self {
-        Self::serve(resources).await
-    }
-
-    async fn serve(resources: RawResources) -> Self {
-        let running = ManagementServer::builder()
-            .source(resources.clone())
-            .start()
-            .await;
-        let running = running.expect("a free loopback port");
+        let plane = ControlPlane::raw(resources.clone()).await;
         Self {
+            plane: plane.expect("a free loopback port"),
             resources,
-            address: running.address().clone(),
-            running: Some(running),
         }
     }
 
@@ -67,27 +51,24 @@ impl Fixture {
     /// The running control plane.
     #[must_use]
     pub fn running(&self) -> &Running {
-        self.running.as_ref().expect("it was not killed")
+        self.plane.running().expect("it was not killed")
     }
 
     /// Where the control plane listens.
     #[must_use]
     pub fn address(&self) -> String {
-        self.address.to_string()
+        self.plane.address().to_string()
     }
 
     /// Cuts the control plane off, as a crash would.
     pub async fn kill(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.kill().await;
-        }
+        self.plane.cut().await;
     }
 
     /// Starts the control plane again on the same port.
     pub async fn revive(&mut self) {
-        let server = ManagementServer::builder().source(self.resources.clone());
-        let running = server.listen(self.address.clone()).start().await;
-        self.running = Some(running.expect("the port is still ours"));
+        let revision = self.plane.restore().await;
+        revision.expect("the port is still ours");
     }
 
     /// The bootstrap of a process that is `service`.
@@ -132,15 +113,7 @@ pub fn builder(bootstrap: &Value) -> MeshBuilder {
 /// The bootstrap of a process that is `service` under the control plane at `address`.
 #[must_use]
 pub fn bootstrap(address: &str, service: &str) -> Value {
-    json!({
-        "xds_servers": [{
-            "server_uri": address,
-            "channel_creds": [{"type": "insecure"}],
-            "server_features": ["xds_v3"],
-        }],
-        "node": {"id": format!("{service}-node"), "cluster": service},
-        "server_listener_resource_name_template": LISTENER_TEMPLATE,
-    })
+    sidestep_test::bootstrap(address, service, &format!("{service}-node"))
 }
 
 /// An address that nobody listens on; it may be bound soon after.
@@ -152,22 +125,6 @@ pub fn unused_address() -> String {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("it is bound").to_string()
 }
-
-/// Timers whose periods a test can wait for.
-#[must_use]
-pub fn quick() -> Timers {
-    let mut timers = Timers::default();
-    timers.ads.backoff_initial = Duration::from_millis(20);
-    timers.ads.backoff_max = Duration::from_millis(100);
-    timers.connect_backoff = Backoff {
-        first: Duration::from_millis(20),
-        longest: Duration::from_millis(100),
-    };
-    timers
-}
-
-/// The usual listener template of gRPC servers.
-pub const LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
 
 /// A mesh file's text as the control plane takes it.
 ///
@@ -229,8 +186,7 @@ pub struct Backend {
     pub address: String,
     /// Its service, for its counters.
     pub testing: Testing,
-    stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    served: Served,
 }
 
 impl Backend {
@@ -259,32 +215,23 @@ impl Backend {
     pub fn serve(server: Server, testing: Testing) -> Self {
         let bound = server.bind().expect("a free port");
         let address = bound.address().to_string();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            let signal = async { _ = stopped.await };
-            bound
-                .serve_with_shutdown(signal)
-                .await
-                .expect("the server ends well");
-        });
+        let served = Served::spawn(|stop| bound.serve_with_shutdown(stop));
         Self {
             address,
             testing,
-            stop: Some(stop),
-            task,
+            served,
         }
     }
 
     /// Drains, and waits until the server has ended.
-    pub async fn shutdown(mut self) {
-        self.stop.take();
-        self.task.await.expect("the server did not panic");
+    pub async fn shutdown(self) {
+        let ended = self.served.shutdown().await;
+        ended.expect("the server ends well");
     }
 
     /// Cuts every connection and closes the port, as a crash would.
     pub async fn kill(self) {
-        self.task.abort();
-        _ = self.task.await;
+        self.served.kill().await;
     }
 }
 
@@ -313,72 +260,4 @@ async fn take_and_keep(socket: TcpStream) -> Result<(), h2::Error> {
         kept.push(call?);
     }
     Ok(())
-}
-
-/// A certificate authority of a test.
-pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Default for Authority {
-    fn default() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().expect("a key");
-        Self {
-            issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate"),
-        }
-    }
-}
-
-impl Authority {
-    /// A provider with a leaf certificate that carries `uri`, and this authority as its root.
-    #[must_use]
-    pub fn provider(&self, uri: &str) -> Arc<dyn CertificateProvider> {
-        let (chain, key) = self.leaf(uri);
-        let provider = StaticProvider::from_pem(
-            Some((chain.as_bytes(), key.as_bytes())),
-            Some(self.root().as_bytes()),
-        );
-        Arc::new(provider.expect("what was just made is valid"))
-    }
-
-    /// A provider that has this authority as its root and no certificate of its own.
-    #[must_use]
-    pub fn roots_only(&self) -> Arc<dyn CertificateProvider> {
-        let provider = StaticProvider::from_pem(None, Some(self.root().as_bytes()));
-        Arc::new(provider.expect("what was just made is valid"))
-    }
-
-    /// A leaf certificate that carries `uri`, and its key, both PEM.
-    #[must_use]
-    pub fn leaf(&self, uri: &str) -> (String, String) {
-        self.leaf_until(uri, 2100)
-    }
-
-    /// [`Self::leaf`], valid until the beginning of a year.
-    #[must_use]
-    pub fn leaf_until(&self, uri: &str, year: i32) -> (String, String) {
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().expect("a URI is ASCII"))];
-        params.not_after = rcgen::date_time_ymd(year, 1, 1);
-        let key = KeyPair::generate().expect("a key");
-        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (leaf.pem(), key.serialize_pem())
-    }
-
-    /// A leaf certificate for a host, and its key, both PEM.
-    #[must_use]
-    pub fn host_leaf(&self, host: &str) -> (String, String) {
-        let params = CertificateParams::new([host.to_owned()]).expect("a host name is ASCII");
-        let key = KeyPair::generate().expect("a key");
-        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (leaf.pem(), key.serialize_pem())
-    }
-
-    /// The authority's own certificate, PEM.
-    #[must_use]
-    pub fn root(&self) -> String {
-        self.issuer.pem()
-    }
 }

@@ -1,7 +1,6 @@
 //! Calls without a pause, counted: what users of a mesh would notice of a change under them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use sidestep::{CallInfo, Channel};
 use tokio::sync::watch;
@@ -11,8 +10,7 @@ use tonic::Status;
 use crate::testing::SimpleRequest;
 use crate::testing::test_service_client::TestServiceClient;
 
-/// Longest wait of a test for something that must come. Reaching it fails the test.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub use sidestep_test::PATIENCE;
 
 /// What became of the calls of a [`Load`].
 #[derive(Debug, Default)]

@@ -727,3 +727,29 @@ async fn the_client_of_the_control_plane_is_counted_and_scraped() {
     assert_eq!(failures, Some(1.0), "one outage, however many tries");
     assert_eq!(get(&admin, "/stats/prometheus").await.status, 200);
 }
+
+/// A process whose program does not think of the admin endpoint has one all the same, if its
+/// operator says so.
+#[tokio::test]
+async fn the_environment_opens_the_endpoint_on_loopback_alone() {
+    let with = |address: &'static str| {
+        let lookup = move |name: &str| match name {
+            "GRPC_XDS_BOOTSTRAP_CONFIG" => Some(bootstrap("127.0.0.1:9", "web").to_string().into()),
+            "SIDESTEP_ADMIN" => Some(address.into()),
+            _ => None,
+        };
+        Mesh::builder().from_lookup(lookup).unwrap().build()
+    };
+    let address = unused_address();
+    let address: &'static str = address.leak();
+    let _mesh = with(address).unwrap();
+    assert_eq!(get(address, "/").await.status, 200);
+    for (address, said) in [("0.0.0.0:0", "other machines"), ("here", "no address")] {
+        let error = with(address).unwrap_err().to_string();
+        assert!(
+            error.contains("SIDESTEP_ADMIN") && error.contains(said),
+            "{error}"
+        );
+    }
+    with("").unwrap();
+}

@@ -39,13 +39,18 @@ async fn plain_server() -> String {
 #[tokio::test]
 async fn the_operator_sends_calls_around_the_mesh() {
     let address = plain_server().await;
-    let channel = direct().channel("xds:///greeter").unwrap();
+    let mesh = direct();
+    mesh.telemetry().turn_on();
+    let channel = mesh.channel("xds:///greeter").unwrap();
     let channel = channel.or_direct(&format!("http://{address}")).unwrap();
     let answer = call(&mut client(channel)).await.unwrap();
     assert_eq!(
         (answer.server.as_str(), answer.endpoint),
         ("plain", address)
     );
+    let metrics = mesh.telemetry().prometheus_text();
+    let direct = "sidestep_channel_direct{grpc_target=\"xds:///greeter\"} 1";
+    assert!(metrics.contains(direct), "{metrics}");
 }
 
 #[tokio::test]

@@ -77,6 +77,12 @@ pub enum StreamEvent<'a> {
         /// The client's words.
         message: &'a str,
     },
+    /// The client has answered everything that it asked for of this revision, by ACK or NACK.
+    /// Told once for each revision that it gets to; what it asks for later does not take it back.
+    Settled {
+        /// Which.
+        revision: u64,
+    },
     /// The stream is over.
     Closed {
         /// Why.

@@ -126,6 +126,8 @@ struct Session {
     queue: VecDeque<ServerResponse>,
     /// Since when the queue has not moved.
     waiting_since: Option<Instant>,
+    /// The last revision to which the client has answered in full.
+    settled: Option<u64>,
 }
 
 impl Session {
@@ -140,6 +142,7 @@ impl Session {
             is_identified: false,
             queue: VecDeque::new(),
             waiting_since: None,
+            settled: None,
             observers,
             info,
         };
@@ -196,6 +199,15 @@ impl Session {
         }
         if !self.queue.is_empty() {
             self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        self.tell_if_settled();
+    }
+
+    fn tell_if_settled(&mut self) {
+        let revision = self.view.revision();
+        if self.machine.is_settled() && self.settled != Some(revision) {
+            self.settled = Some(revision);
+            self.tell(StreamEvent::Settled { revision });
         }
     }
 

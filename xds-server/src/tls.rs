@@ -346,7 +346,7 @@ impl Reloading {
             let real = std::fs::canonicalize(path).ok();
             for path in std::iter::once(path).chain(&real) {
                 let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-                directories.insert(parent.unwrap_or(Path::new(".")).to_owned());
+                directories.insert(parent.unwrap_or_else(|| Path::new(".")).to_owned());
             }
         }
         directories

@@ -198,7 +198,7 @@ impl Client {
                 }
             }
             // Handled by the tracker itself.
-            StreamEvent::Opened | StreamEvent::Closed { .. } => {}
+            StreamEvent::Opened | StreamEvent::Settled { .. } | StreamEvent::Closed { .. } => {}
         }
     }
 

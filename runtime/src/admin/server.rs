@@ -18,7 +18,8 @@ use tonic::body::Body;
 
 use super::page::{Context, Query, Reply};
 use super::{PAGES, csds};
-use crate::server::{Acceptor, Io, ServerStats, Sockets};
+use crate::server::{Acceptor, ServerStats, Sockets};
+use crate::subchannel::Io;
 
 /// More connections than this are closed at once: whoever asks is a person, a probe or Prometheus.
 const CONNECTIONS: usize = 64;

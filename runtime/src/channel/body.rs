@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -14,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::call::Observed;
-use super::deadline::Deadline;
+use super::deadline::{self, Deadline};
 use super::status::CallError;
 use crate::circuit_breaker::Permit;
 use crate::snapshot::Slot;
@@ -96,7 +95,7 @@ impl Open {
     fn late(&mut self) -> Option<CallError> {
         let streaming = std::mem::replace(&mut self.streaming, true);
         let deadline = self.deadline.filter(|_| streaming)?;
-        (deadline.at <= Instant::now()).then(|| too_late(deadline))
+        (deadline.at <= deadline::now()).then(|| too_late(deadline))
     }
 }
 

@@ -53,6 +53,11 @@ pub(crate) fn format(timeout: Duration) -> HeaderValue {
     HeaderValue::from_str(&format!("{n}{unit}")).expect("digits and a letter are a header value")
 }
 
+/// By tokio's clock, so that tests may pause it; the same as the system's otherwise.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 /// When a call ends at the latest, and how long that was at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Deadline {

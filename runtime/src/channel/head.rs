@@ -41,7 +41,7 @@ impl Terms {
     /// there is one, and once a call.
     pub(super) fn deadline(&mut self, route: RouteTimeout) -> Option<Deadline> {
         let after = route.limit(self.timeout)?;
-        Deadline::new(*self.start.get_or_insert_with(Instant::now), after)
+        Deadline::new(*self.start.get_or_insert_with(deadline::now), after)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -234,7 +233,7 @@ impl Run<'_> {
                     (outcome, Ok((response, in_flight)))
                 }
             };
-            let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+            let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
             let retry = match retries.decide(&outcome, left) {
                 // Only now: from here on the attempt that ended takes nothing more of the body.
                 Decision::Retry { after } => again(&body).map(|again| (after, again)),
@@ -281,7 +280,7 @@ impl Run<'_> {
         let (connection, in_flight, waited) = within(deadline, "an endpoint", picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
-        let left = self.deadline.map(|deadline| deadline.left(Instant::now()));
+        let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
         head::bound(
             request.headers_mut(),
             self.terms.timeout,

@@ -82,11 +82,10 @@ async fn run(
         _ = &mut released => return,
         made = subchannel::connect(&connector, &target) => made,
     };
-    let (connection, driver) = match made {
+    let (connection, mut driver) = match made {
         Ok(made) => made,
         Err(error) => return report.send(Outcome::Failed(error.to_string())),
     };
-    let mut driver = std::pin::pin!(driver);
     report.send(Outcome::Connected(connection.clone()));
     tokio::select! {
         biased;

@@ -130,6 +130,11 @@ impl Clients {
         any
     }
 
+    /// Whether no snapshot waits to be published.
+    pub(super) fn is_settled(&self) -> bool {
+        self.watches.values().all(|watch| watch.next.is_none())
+    }
+
     /// When [`Clients::publish`] has something to do without anything else happening.
     pub(super) fn poll_timeout(&self, wait: Duration, clusters: &Clusters) -> Option<Instant> {
         let watches = self.watches.values();

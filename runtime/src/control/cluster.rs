@@ -296,6 +296,11 @@ impl Cluster {
             .min()
     }
 
+    /// Whether the last word of its policy is out.
+    pub(super) fn is_published(&self) -> bool {
+        self.publication.due.is_none()
+    }
+
     /// The moment has come.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;

@@ -182,6 +182,12 @@ impl Clusters {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Whether the last word of each cluster's policy is out.
+    pub(super) fn is_settled(&self) -> bool {
+        let mut members = self.members.values();
+        members.all(|member| member.cluster.is_published())
+    }
+
     /// Drops the clusters that are not in `wanted`: their connections close when the calls in
     /// flight have ended.
     pub(super) fn retain(&mut self, wanted: &BTreeSet<Arc<str>>) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Asker, Config, Inbox, Input, ServerState, Task};
 use crate::balancer::Failure;
@@ -86,6 +86,16 @@ impl Handle {
     pub fn replace(&self, resources: StaticResources) {
         self.send(Input::Replaced(resources));
         self.start();
+    }
+
+    /// Waits until all that the control plane has said is in use, and all that was asked of it is
+    /// answered. Ends, too, when the task does.
+    pub(crate) async fn settled(&self) {
+        let (waiting, settled) = oneshot::channel();
+        self.send(Input::Settled(waiting));
+        self.start();
+        // A task that ended has dropped it.
+        let _ = settled.await;
     }
 
     /// Starts the task if a runtime is current and it has not started.

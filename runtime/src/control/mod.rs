@@ -35,7 +35,7 @@ use arc_swap::ArcSwap;
 use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{Address, ServerListener};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::balancer::{Failure, SubchannelId};
 use crate::resolver::DirectTarget;
@@ -116,6 +116,8 @@ pub(crate) enum Input {
     },
     /// Somebody asks about the state.
     Ask(Question),
+    /// Somebody waits until nothing is on its way into use.
+    Settled(oneshot::Sender<()>),
     /// The resources in the process were replaced.
     Replaced(StaticResources),
     /// A direct target's name was looked up.

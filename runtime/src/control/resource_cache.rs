@@ -51,6 +51,12 @@ impl ResourceCache {
         }
     }
 
+    /// Whether there is an answer for every name that is subscribed.
+    pub(super) fn is_complete(&self) -> bool {
+        let mut entries = self.entries.values().flat_map(HashMap::values);
+        entries.all(|entry| entry.resource.is_some() || entry.error.is_some())
+    }
+
     /// Takes in what the ADS machine says. Answers with the name whose lookup may now differ.
     pub(super) fn apply(&mut self, event: Event) -> Option<Key> {
         match event {

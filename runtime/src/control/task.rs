@@ -40,6 +40,8 @@ pub(super) struct Task {
     work: Work,
     /// Who wants to know when this ends: dropped with it.
     pub(super) ends: Vec<oneshot::Sender<()>>,
+    /// Who waits until nothing is on its way into use.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 /// What has to be looked at again before the next wait.
@@ -88,6 +90,7 @@ impl Task {
             subscribed: BTreeSet::new(),
             work: Work::default(),
             ends: Vec::new(),
+            settling: Vec::new(),
         }
     }
 
@@ -114,6 +117,12 @@ impl Task {
             self.turn(now());
             if let Some(source) = &mut self.source {
                 source.settle();
+            }
+            if !self.settling.is_empty() && self.is_settled() {
+                for waiting in self.settling.drain(..) {
+                    // Whoever waited may have given up.
+                    let _ = waiting.send(());
+                }
             }
         }
     }
@@ -173,6 +182,7 @@ impl Task {
                 }
             }
             Input::Ask(question) => self.answer(now, question),
+            Input::Settled(waiting) => self.settling.push(waiting),
             Input::Replaced(resources) => {
                 if let Some(source) = &mut self.source {
                     source.replace(now, resources);
@@ -180,6 +190,14 @@ impl Task {
             }
             Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
         }
+    }
+
+    /// Whether all that the control plane has said, and all that was asked of it, is in use.
+    fn is_settled(&self) -> bool {
+        let source = self.source.as_ref();
+        source.is_none_or(|source| source.cache().is_complete())
+            && self.clients.is_settled()
+            && self.clusters.is_settled()
     }
 
     /// Follows all consequences of what was taken in.

@@ -13,16 +13,11 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use sidestep_proto::resource::Address;
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::{Sleep, sleep};
 
 use super::ServerStats;
-
-/// A byte stream, whatever carries it.
-pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+use crate::subchannel::Io;
 
 /// A connection as accepted, nothing read yet.
 pub(crate) struct Raw {
@@ -51,7 +46,6 @@ impl Bound {
     }
 
     /// Connections from somewhere else.
-    #[cfg(test)]
     pub(super) fn from_sockets(address: Address, sockets: Sockets) -> Self {
         Self {
             address,

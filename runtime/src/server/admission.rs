@@ -10,13 +10,14 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::accept::{Io, Raw};
+use super::accept::Raw;
 use super::filter_chain::{self, Arrival, Transport};
 use super::first_bytes::{self, FirstBytes};
 use super::serving::Generation;
 use super::{ConnectInfo, Refusal};
 use crate::control::ChainRoutes;
 use crate::security::{ServerTls, peer_identity};
+use crate::subchannel::Io;
 
 /// How long a peer may take for each step.
 #[derive(Debug, Clone, Copy)]

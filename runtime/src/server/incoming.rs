@@ -14,13 +14,14 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tonic::transport::server::Connected;
 
-use super::accept::{Bound, Io, Raw};
+use super::accept::{Bound, Raw};
 use super::admission::admit;
 use super::connection::Shared;
 use super::drain::Draining;
 use super::run::run;
 use super::serving::{Gate, Generation};
 use super::{ConnectInfo, ServerError};
+use crate::subchannel::Io;
 
 /// Connections that passed the filter chain and the TLS handshake of the server's Listener, for
 /// `tonic::transport::Server::serve_with_incoming_shutdown`.

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_core::Stream;
+use futures_util::StreamExt as _;
 use http::{Request, Response};
 use sidestep_proto::resource::Address;
 use tonic::body::Body;
@@ -49,7 +51,7 @@ mod stats;
 mod tests;
 mod timeout;
 
-pub(crate) use accept::{Acceptor, Bound, Io, Sockets};
+pub(crate) use accept::{Acceptor, Bound, Raw, Sockets};
 use admission::Limits;
 use connection::Shared;
 use serving::{Gate, OnMode};
@@ -260,6 +262,29 @@ impl<L> Server<L> {
     #[must_use]
     pub fn stats(&self) -> Arc<ServerStats> {
         self.stats.clone()
+    }
+
+    /// Takes connections from within the process in place of a socket; the address only names the
+    /// Listener. For tests over in-memory pipes, the other end of which a
+    /// [`MeshBuilder::connector`](crate::MeshBuilder::connector) hands out: whoever comes this way
+    /// counts as being on this host.
+    ///
+    /// # Errors
+    /// The address is none.
+    pub fn bind_pipes(
+        self,
+        pipes: impl Stream<Item = Box<dyn crate::subchannel::Io>> + Send + 'static,
+    ) -> Result<BoundServer<L>, ServerError> {
+        let sockets = pipes.map(|io| {
+            Ok(Raw {
+                io: Box::new(io),
+                addresses: None,
+            })
+        });
+        Ok(BoundServer {
+            bound: Bound::from_sockets(parse_address(&self.address)?, sockets.boxed()),
+            server: self,
+        })
     }
 
     /// Binds the address, so that the real one is known; nobody can connect yet.

@@ -143,7 +143,7 @@ impl std::error::Error for ConnectError {}
 pub async fn connect(
     connector: &Connector,
     target: &ConnectTarget,
-) -> Result<(Connection, Driver), ConnectError> {
+) -> Result<(Connection, Pin<Box<Driver>>), ConnectError> {
     let mut waiting = target.addresses.iter();
     let mut attempts = FuturesUnordered::new();
     let mut failed = Vec::new();
@@ -173,7 +173,10 @@ async fn attempt<'a>(
     connector: &Connector,
     target: &ConnectTarget,
     address: &'a Address,
-) -> (&'a Address, Result<(Connection, Driver), AttemptError>) {
+) -> (
+    &'a Address,
+    Result<(Connection, Pin<Box<Driver>>), AttemptError>,
+) {
     let limit = target.options.connect_timeout;
     let result = timeout(limit, establish(connector, target, address))
         .await
@@ -185,19 +188,27 @@ async fn establish(
     connector: &Connector,
     target: &ConnectTarget,
     address: &Address,
-) -> Result<(Connection, Driver), AttemptError> {
+) -> Result<(Connection, Pin<Box<Driver>>), AttemptError> {
     let dialled = connector(address.clone()).await;
     let io = dialled.map_err(|error| AttemptError::Dial(error.to_string()))?;
+    // What follows needs kilobytes of state, and most of the time most tries of a process that is
+    // in trouble do not come this far: it is boxed, so that they do not hold it.
     let io = match &target.tls {
         None => io,
-        Some(tls) => secure(io, tls, &target.server_name, address).await?,
+        Some(tls) => Box::pin(secure(io, tls, &target.server_name, address)).await?,
     };
     let scheme = if target.tls.is_some() {
         Scheme::HTTPS
     } else {
         Scheme::HTTP
     };
-    start_http2(Watched::new(io), address, scheme, &target.options).await
+    Box::pin(start_http2(
+        Watched::new(io),
+        address,
+        scheme,
+        &target.options,
+    ))
+    .await
 }
 
 async fn secure(
@@ -238,7 +249,7 @@ async fn start_http2(
     address: &Address,
     scheme: Scheme,
     options: &Http2Options,
-) -> Result<(Connection, Driver), AttemptError> {
+) -> Result<(Connection, Pin<Box<Driver>>), AttemptError> {
     let failed = |error: h2::Error| AttemptError::Http2(error.to_string());
     let (heard, written) = (io.heard(), io.written());
     let (sender, mut h2) = h2::client::Builder::new()
@@ -266,7 +277,7 @@ async fn start_http2(
         .map(|(interval, ping)| Keepalive::new(ping, heard, interval, options.keepalive_timeout));
     let status = Arc::new(Status::new(address.clone(), scheme, written));
     let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
-    Ok((Connection::new(sender, status), driver))
+    Ok((Connection::new(sender, status), Box::pin(driver)))
 }
 
 /// TCP without delay (Nagle's algorithm off) and Unix sockets.

@@ -8,6 +8,7 @@
 //! | A96 | `grpc.client.call.{retries,transparent_retries,retry_delay}` |
 //! | A78 | `grpc.xds_client.*` |
 //! | A94 | `grpc.subchannel.*` |
+//! | – | `sidestep.channel.direct` |
 
 /// One instrument. Its name, unit and description are OpenTelemetry's.
 #[derive(Debug)]
@@ -239,6 +240,10 @@ instruments! {
     SUBCHANNEL_OPEN_CONNECTIONS = "grpc.subchannel.open_connections", "{connection}", Kind::UpDownCounter,
         [TARGET, "grpc.security_level", BACKEND_SERVICE, LOCALITY],
         "Open connections to endpoints.";
+    /// Ours: no gRFC has it.
+    CHANNEL_DIRECT = "sidestep.channel.direct", "{channel}", Kind::Gauge,
+        [TARGET],
+        "1 for a target whose calls go around the mesh, because of SIDESTEP_MODE=direct.";
 }
 
 #[cfg(test)]

@@ -7,6 +7,20 @@
 //! [`Mesh::parse`] is pure and reports every fault it finds, each with file, line and column. All
 //! names that one part of the file uses of another (versions, hosts, weights) are checked here, so
 //! a [`Mesh`] always compiles; only native resources can still be refused.
+//!
+//! Where a service runs is said by exactly one key under `endpoints`:
+//!
+//! | key | what it says | when it is asked again |
+//! |---|---|---|
+//! | `static: [{address: "10.0.0.1:80", zone: a, version: v1, weight: 2}]` | itself | at each edit |
+//! | `dns: greeter.prod:80` | all A and AAAA records, each with this port | after the TTL, 1 s to 5 min |
+//! | `dns: _grpc._tcp.greeter.prod` | the targets of the SRV record: port, priority, weight | after the shortest TTL |
+//! | `targets: greeter.json` | a file in Prometheus' `file_sd` JSON, relative to the mesh file; labels `zone`, `version`, `weight` | when it changes, and every 10 s |
+//! | `targets: http://registry:8080/greeter` | the same by `http_sd` | every 10 s |
+//!
+//! `dns` and `targets` are asked by the server and sent as EDS, so every kind of client can use
+//! them. One that fails, or whose list is suddenly empty, keeps its last list; one that has never
+//! told a list gives none, with a warning. `dns` tells no versions.
 
 mod diagnostic;
 mod keys;
@@ -192,7 +206,7 @@ impl Mesh {
     #[must_use]
     pub fn summary(&self, resolved: &ResolvedEndpoints) -> String {
         let living = |s: &Service| resolved.of(&s.source()?.id).map(<[_]>::len);
-        let count = |s: &Service| living(s).unwrap_or(s.endpoints().len());
+        let count = |s: &Service| living(s).unwrap_or_else(|| s.endpoints().len());
         let endpoints: usize = self.services.values().map(count).sum();
         let native = self.resources.len();
         let mut parts = vec![

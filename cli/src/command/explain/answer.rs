@@ -8,8 +8,7 @@ use sidestep::explain::{self, Answer, Share, words};
 use sidestep::routing::{Call, ClusterIndex, RouteTable};
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
-    Cluster, Discovery, Endpoint, LbPolicy, ListenerKind, Resource, ResourceType, RetryPolicy,
-    RouteConfiguration, RouteSource, StringMatcher,
+    Cluster, Discovery, ListenerKind, Resource, ResourceType, RouteConfiguration, RouteSource,
 };
 use sidestep_server::model::Place;
 use sidestep_server::{Checked, nearest};
@@ -52,9 +51,14 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         headers: &question.headers,
         random: 0,
     });
-    let outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
+    let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
         known.share(&clusters[index as usize], percent)
     });
+    if let explain::Outcome::Sent { clusters, .. } = &mut outcome {
+        for share in clusters {
+            name_source(checked, share);
+        }
+    }
     let host = explanation.virtual_host.unwrap_or("none");
     Ok(Answer {
         service: name.clone(),
@@ -68,6 +72,20 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         rules: explain::rules(&explanation),
         outcome,
     })
+}
+
+/// Where endpoints come from that only a server asks for.
+fn name_source(checked: &Checked, share: &mut Share) {
+    // The part before the slash is the service, after it a version's name.
+    let service = share.name.split('/').next().unwrap_or_default();
+    let service = checked.mesh.services.get(service);
+    if let Some(source) = service.and_then(|service| service.source())
+        && share.endpoints.is_empty()
+    {
+        let (kind, written) = (source.id.kind, &source.written.value);
+        let text = format!("whatever `{kind}: {written}` tells the server");
+        share.endpoints.push(text);
+    }
 }
 
 fn identify(checked: &Checked, caller: &str) -> Result<String, String> {

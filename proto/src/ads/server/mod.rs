@@ -98,6 +98,13 @@ impl ServerStream {
         self.advance(now, view);
     }
 
+    /// Whether the peer has answered everything that the view has for it.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let mut types = self.types.iter();
+        types.all(|state| !state.is_dirty && !state.is_unanswered())
+    }
+
     /// What to do next; `None` until the next input.
     pub fn poll_output(&mut self) -> Option<ServerOutput> {
         self.outputs.pop_front()

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use sidestep_proto::resource::{CertificateInstance, DownstreamTls};
 
-use super::super::accept::Io;
 use super::kit::soon;
 use crate::security::{CertificateProvider, CertificateProviders, Material, SecurityError};
+use crate::subchannel::Io;
 
 /// A certificate authority and what it signed, as a provider.
 #[derive(Debug)]

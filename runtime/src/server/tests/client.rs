@@ -12,9 +12,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tower_service::Service;
 
-use super::super::accept::Io;
 use super::echo::Codec;
 use super::kit::soon;
+use crate::subchannel::Io;
 
 /// One HTTP/2 connection as a tonic client's transport.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ use hickory_resolver::{Resolver, TokioResolver};
 use sidestep_proto::resource::Address;
 use tokio::time::Instant;
 
-use super::{EndpointSource, Kind, LookError, LookOptions, Misspelt, normal};
+use super::{EndpointSource, Kind, Look, LookError, LookOptions, Misspelt, normal};
 use crate::compile::ResolvedEndpoint;
 
 pub(super) const KIND: Kind = Kind {
@@ -203,7 +203,7 @@ impl Dns {
         }
     }
 
-    async fn look(&mut self) -> Result<Vec<ResolvedEndpoint>, LookError> {
+    async fn look(&mut self) -> Look {
         if let Some(due) = self.due {
             tokio::time::sleep_until(due).await;
         }
@@ -240,7 +240,7 @@ impl Dns {
 }
 
 impl EndpointSource for Dns {
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<ResolvedEndpoint>, LookError>> {
+    fn next(&mut self) -> BoxFuture<'_, Look> {
         self.look().boxed()
     }
 }

@@ -20,12 +20,15 @@ use futures_core::future::BoxFuture;
 
 use crate::compile::ResolvedEndpoint;
 
+/// What a look at a source gives.
+pub type Look = Result<Vec<ResolvedEndpoint>, LookError>;
+
 /// Tells where a service runs.
 pub trait EndpointSource: Send + 'static {
     /// The list as it is now. The first call answers as soon as it can, later ones when it is time
     /// to look again: the source knows best when that is, after a failure too. The order of the
     /// list means nothing.
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<ResolvedEndpoint>, LookError>>;
+    fn next(&mut self) -> BoxFuture<'_, Look>;
 }
 
 /// All kinds of living sources.
@@ -45,7 +48,7 @@ pub(crate) struct Kind {
     pub(crate) open: fn(&str, &LookOptions) -> Box<dyn EndpointSource>,
     /// What can be said about a locator without the network, for `sidestep check`; `None`:
     /// nothing.
-    pub(crate) peek: fn(&str) -> Option<Result<Vec<ResolvedEndpoint>, LookError>>,
+    pub(crate) peek: fn(&str) -> Option<Look>,
 }
 
 /// Why a source cannot be what is written.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-use super::{LookError, SourceId};
+use super::{Look, SourceId};
 use crate::compile::{ResolvedEndpoint, ResolvedEndpoints};
 
 /// What is known of a source.
@@ -29,7 +29,7 @@ pub struct SourceState {
 impl SourceState {
     /// Takes what a look at `now` gave. An empty list is a list at first; later it is taken for a
     /// fault, for endpoints do not all go at once unless something is wrong.
-    fn record(&mut self, now: SystemTime, look: Result<Vec<ResolvedEndpoint>, LookError>) {
+    fn record(&mut self, now: SystemTime, look: Look) {
         self.looked = true;
         match look {
             Ok(list) if list.is_empty() && !self.endpoints.is_empty() => {
@@ -76,12 +76,7 @@ impl Board {
 
     /// Takes what a look at a source gave. What is new about its failing, or not failing any more,
     /// is logged.
-    pub(crate) fn record(
-        &self,
-        id: &SourceId,
-        now: SystemTime,
-        look: Result<Vec<ResolvedEndpoint>, LookError>,
-    ) {
+    pub(crate) fn record(&self, id: &SourceId, now: SystemTime, look: Look) {
         self.0.send_modify(|sources| {
             let Some(state) = sources.get_mut(id) else {
                 return;
@@ -136,6 +131,7 @@ mod tests {
 
     use sidestep_proto::resource::Address;
 
+    use super::super::LookError;
     use super::*;
 
     fn list(ports: &[u16]) -> Vec<ResolvedEndpoint> {

@@ -20,7 +20,7 @@ use sidestep_proto::resource::Address;
 use tokio::time::Instant;
 
 use super::dns::{self, Names};
-use super::{EndpointSource, Kind, LookError, LookOptions, Misspelt, http as client, normal};
+use super::{EndpointSource, Kind, Look, LookError, LookOptions, Misspelt, http as client, normal};
 use crate::compile::ResolvedEndpoint;
 use crate::source::DirectoryWatch;
 
@@ -55,7 +55,7 @@ fn read(written: &str, mesh_file: &Path) -> Result<String, Misspelt> {
     match location(written).map_err(misspelt)? {
         Location::Http(_) => Ok(written.to_owned()),
         Location::File(path) => {
-            let base = mesh_file.parent().unwrap_or(Path::new(""));
+            let base = mesh_file.parent().unwrap_or_else(|| Path::new(""));
             Ok(base.join(path).display().to_string())
         }
     }
@@ -88,7 +88,7 @@ fn location(written: &str) -> Result<Location, String> {
 }
 
 /// Files can be looked at without the network; names in them are not resolved then.
-fn peek(locator: &str) -> Option<Result<Vec<ResolvedEndpoint>, LookError>> {
+fn peek(locator: &str) -> Option<Look> {
     let Ok(Location::File(path)) = location(locator) else {
         return None;
     };
@@ -256,7 +256,7 @@ impl Targets {
         }
     }
 
-    async fn look(&mut self) -> Result<Vec<ResolvedEndpoint>, LookError> {
+    async fn look(&mut self) -> Look {
         if let Some(due) = self.due {
             match &self.location {
                 Location::Http(_) => tokio::time::sleep_until(due).await,
@@ -295,7 +295,7 @@ impl Targets {
         }
     }
 
-    async fn fetch(&mut self) -> Result<Vec<ResolvedEndpoint>, LookError> {
+    async fn fetch(&mut self) -> Look {
         let parsed = match self.location.clone() {
             Location::Http(uri) => {
                 let text = client::get(&self.origin, &uri).await?;
@@ -337,10 +337,7 @@ impl Targets {
 
     /// The endpoints behind targets that are names. A name that cannot be resolved fails the list:
     /// half of it would shift all calls to the other half.
-    async fn resolve(
-        &mut self,
-        named: Vec<(String, u16, ResolvedEndpoint)>,
-    ) -> Result<Vec<ResolvedEndpoint>, LookError> {
+    async fn resolve(&mut self, named: Vec<(String, u16, ResolvedEndpoint)>) -> Look {
         if named.is_empty() {
             return Ok(Vec::new());
         }
@@ -363,7 +360,7 @@ impl Targets {
 }
 
 impl EndpointSource for Targets {
-    fn next(&mut self) -> BoxFuture<'_, Result<Vec<ResolvedEndpoint>, LookError>> {
+    fn next(&mut self) -> BoxFuture<'_, Look> {
         self.look().boxed()
     }
 }
@@ -377,7 +374,7 @@ fn stamp(path: &Path) -> Option<(PathBuf, u64, SystemTime)> {
 
 fn parent(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
-    parent.unwrap_or(Path::new(".")).to_owned()
+    parent.unwrap_or_else(|| Path::new(".")).to_owned()
 }
 
 #[cfg(test)]
