@@ -204,8 +204,12 @@ impl Pilot {
         let (_, admin) = admin.with_context(|| format!("{ADMIN} is not set for the load"))?;
         let process = self.start("load", command)?;
         listening(admin)?;
-        let admin = admin.clone();
-        self.load = Some(Load { process, admin });
+        let load = Load {
+            process,
+            admin: admin.clone(),
+        };
+        load.begins()?;
+        self.load = Some(load);
         Ok(())
     }
 
@@ -326,6 +330,16 @@ struct Load {
 }
 
 impl Load {
+    /// Waits for the first answer.
+    fn begins(&self) -> Result<()> {
+        for _ in 0..30 {
+            if self.whole()? > 0 {
+                return Ok(());
+            }
+        }
+        bail!("no call is answered")
+    }
+
     /// Waits until all answers of a second come from just these servers; no call may have failed.
     fn goes_to(&self, servers: &BTreeSet<String>) -> Result<u64> {
         let mut last = Value::Null;
