@@ -344,7 +344,7 @@ impl Load {
     fn goes_to(&self, servers: &BTreeSet<String>) -> Result<u64> {
         let mut last = Value::Null;
         for _ in 0..30 {
-            last = self.process.event("load")?;
+            last = self.process.fresh("load")?;
             ensure!(last["failed"] == 0, "calls failed: {last}");
             let answering = last["servers"].as_object().into_iter().flatten();
             if answering
@@ -360,7 +360,7 @@ impl Load {
 
     /// How many calls were answered; none may have failed.
     fn whole(&self) -> Result<u64> {
-        let line = self.process.event("load")?;
+        let line = self.process.fresh("load")?;
         ensure!(line["failed"] == 0, "calls failed: {line}");
         line["answered"].as_u64().context("a number")
     }
@@ -370,7 +370,7 @@ impl Load {
         let mut failed = None;
         let mut calm = 0;
         for _ in 0..60 {
-            let line = self.process.event("load")?;
+            let line = self.process.fresh("load")?;
             calm = if failed == line["failed"].as_u64() {
                 calm + 1
             } else {
