@@ -119,22 +119,37 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use sidestep_proto::code;
 
     #[test]
     fn every_failure_has_its_flag() {
         let text = String::new;
         let cases = [
-            (CallError::Config(text()), "NC"),
+            (
+                CallError::Config {
+                    code: code::MESH_ENDED,
+                    reason: text(),
+                },
+                "NC",
+            ),
             (
                 CallError::NoRoute {
                     authority: text(),
                     path: text(),
+                    origin: text(),
                 },
                 "NR",
             ),
-            (CallError::UnsupportedRoute { route: text() }, "NR"),
+            (
+                CallError::UnsupportedRoute {
+                    route: text(),
+                    origin: text(),
+                },
+                "NR",
+            ),
             (
                 CallError::NoEndpoint {
+                    code: code::CANNOT_CONNECT,
                     cluster: text(),
                     reason: text(),
                 },
@@ -144,6 +159,7 @@ mod tests {
                 CallError::Dropped {
                     cluster: text(),
                     category: text(),
+                    origin: text(),
                 },
                 "DO",
             ),
@@ -151,6 +167,7 @@ mod tests {
                 CallError::CircuitOpen {
                     cluster: text(),
                     limit: 1,
+                    origin: text(),
                 },
                 "UO",
             ),
@@ -158,6 +175,7 @@ mod tests {
                 CallError::DeadlineExceeded {
                     after: Duration::ZERO,
                     waiting_for: "an answer",
+                    of: text(),
                 },
                 "UT",
             ),
