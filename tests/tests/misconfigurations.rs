@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sidestep::{BuildError, Channel, Mesh, ServerError, ServerMode};
 use sidestep_proto::code::Code;
-use sidestep_proto::wire::Any;
 use sidestep_server::model::Diagnostic;
 use sidestep_server::{FileSource, ListenAddress, ManagementServer, RawResources, StartError};
 use sidestep_tests::fixture::{
@@ -352,12 +351,6 @@ async fn a_server_of_a_service_that_the_mesh_does_not_have() {
 
 #[tokio::test]
 async fn a_listener_for_another_address() {
-    let address = unused_address();
-    let Any { value, .. } = raw::server_listener("127.0.0.1:9", None);
-    // The name is that of the real address, the content another's: one length, so bytes can be
-    // taken as they are.
-    let own = raw::server_listener(&address, None);
-    assert!(!value.is_empty() && !own.value.is_empty());
     let mut bootstrap = bootstrap("", "greeter");
     let fixture =
         Fixture::raw(RawResources::unchecked([raw::server_listener("127.0.0.1:9", None)]).unwrap())
