@@ -300,7 +300,7 @@ async fn what_stops_a_process_from_starting() {
 fn errors_of_a_running_mesh() {
     let text = String::new;
     let refused = ResourceError::Refused {
-        code: 5,
+        code: 7,
         message: text(),
     };
     assert!(refused.to_string().ends_with("[SX0313]"));
