@@ -327,7 +327,7 @@ fn status_asks_a_server_with_tls() {
     assert_eq!(exit(&output), 0, "{}", stderr(&output));
     for (arguments, reason) in [
         (&[][..], "needs --ca"),
-        (&["--ca", &server_cert], "CertificateRequired"),
+        (&["--ca", &server_cert], "--cert and --key"),
         (&["--ca", &web_cert], "certificate"),
     ] {
         let output = server.status(arguments);
@@ -427,6 +427,9 @@ fn check_says_what_it_did_not_ask() {
     );
     let output = run(&["check", "--json", path(&directory.mesh())]);
     assert!(json(&output)["not_asked"][0].is_string());
+    let output = run(&["explain", "a", "--mesh", path(&directory.mesh())]);
+    let text = stdout(&output);
+    assert!(text.contains("whatever `dns: a.b:1` tells"), "{text}");
 }
 
 #[test]
@@ -437,4 +440,189 @@ fn serve_does_not_begin_with_a_broken_mesh() {
     assert_eq!(exit(&output), 1);
     let expected = format!("{}:1:7: ", path(&mesh));
     assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
+
+/// A process under a control plane, with its admin endpoint, in a runtime of its own.
+struct Process {
+    runtime: tokio::runtime::Runtime,
+    mesh: sidestep::Mesh,
+    admin: String,
+}
+
+impl Process {
+    fn start(control_plane: &str, service: &str) -> Self {
+        let bootstrap = serde_json::json!({
+            "xds_servers": [{
+                "server_uri": control_plane,
+                "channel_creds": [{"type": "insecure"}],
+            }],
+            "node": {"id": format!("{service}-1"), "cluster": service},
+            "server_listener_resource_name_template":
+                "grpc/server?xds.resource.listening_address=%s",
+        });
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let builder = sidestep::Mesh::builder().bootstrap_json(&bootstrap.to_string());
+        let mesh = builder.and_then(|b| b.build()).expect("a valid bootstrap");
+        let guard = runtime.enter();
+        let admin = mesh.admin("127.0.0.1:0").expect("a free port").to_string();
+        drop(guard);
+        Self {
+            runtime,
+            mesh,
+            admin,
+        }
+    }
+
+    /// Dials, and waits until there is a configuration or a reason why not.
+    fn dial(&self, target: &str) -> sidestep::Channel {
+        let _guard = self.runtime.enter();
+        let channel = self.mesh.channel(target).expect("a good target");
+        let settled = async {
+            loop {
+                let process = self.mesh.inspect().await.expect("it runs");
+                let problems = process.targets.iter().filter_map(|t| t.problem());
+                if problems.filter(|p| p.contains("waiting")).count() == 0 {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        self.runtime.block_on(settled);
+        channel
+    }
+
+    /// Serves nothing at `address`, as part of the mesh.
+    fn serve(&self, address: &str) {
+        let server = self.mesh.server(address);
+        let serving = async move { server.serve().await.expect("the port is free") };
+        self.runtime.spawn(serving);
+    }
+
+    /// Waits for a state of the clusters.
+    fn until(&self, wanted: impl Fn(&sidestep::inspect::Connectivity) -> bool) {
+        let reached = async {
+            loop {
+                let clusters = self.mesh.clusters().await.expect("it runs");
+                if clusters.iter().all(|c| wanted(&c.connectivity)) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = std::time::Duration::from_secs(20);
+        let reached = async { tokio::time::timeout(patience, reached).await };
+        self.runtime.block_on(reached).expect("it comes to that");
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Output {
+        run(&[arguments, &["--process", &self.admin]].concat())
+    }
+}
+
+#[test]
+fn a_running_process_tells_what_it_runs_and_where_calls_go() {
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let [one, two] =
+        [free(), free()].map(|socket| socket.local_addr().expect("it is bound").to_string());
+    let mesh = MESH
+        .replace("127.0.0.1:50051", &one)
+        .replace("127.0.0.1:50052", &two);
+    let directory = Directory::with(&mesh);
+    let server = Server::start(&directory.mesh());
+    let backends = Process::start(&server.address, "greeter");
+    backends.serve(&one);
+    backends.serve(&two);
+    let process = Process::start(&server.address, "web");
+    let channel = process.dial("xds:///greeter");
+    process.runtime.block_on(channel.ready());
+
+    let output = process.ask(&["status"]);
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("process web-1 (web), sidestep\nstate LIVE\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("control plane {}: connected\n", server.address)),
+        "{text}"
+    );
+    assert!(text.contains("LDS   greeter"), "{text}");
+    assert!(text.contains("ACKED"), "{text}");
+    assert!(text.contains("round robin"), "{text}");
+    assert_eq!(exit(&output), 0, "{text}");
+    let status = json(&process.ask(&["status", "--json"]));
+    assert_eq!(status["nodes"][0]["id"], "web-1");
+    assert_eq!(status["ready"]["ready"], true);
+    assert!(
+        status["resources"]
+            .as_array()
+            .is_some_and(|all| all.len() >= 4),
+        "{status:#}"
+    );
+    assert!(
+        status["clusters"][0]["host_statuses"].is_array(),
+        "{status:#}"
+    );
+
+    let question = ["explain", "xds:///greeter", "hello.Greeter/SayHello"];
+    let output = process.ask(&question);
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("greeter: /hello.Greeter/SayHello\n"),
+        "{text}"
+    );
+    assert!(text.contains("takes the call"), "{text}");
+    assert_eq!(exit(&output), 0, "{text}");
+    let answer = json(&process.ask(&[&question[..], &["--json"]].concat()));
+    assert_eq!(answer["outcome"]["sent"], true);
+    let unknown = process.ask(&["explain", "nobody"]);
+    assert_eq!(exit(&unknown), 1);
+    assert!(stderr(&unknown).contains("greeter"), "{}", stderr(&unknown));
+
+    // The endpoints go, and calls with them.
+    drop(backends);
+    process.until(|state| matches!(state, sidestep::inspect::Connectivity::TransientFailure(_)));
+    let output = process.ask(&["status"]);
+    assert_eq!(exit(&output), 4);
+    assert!(
+        stdout(&output).contains("TRANSIENT_FAILURE"),
+        "{}",
+        stdout(&output)
+    );
+    let output = process.ask(&question);
+    assert_eq!(exit(&output), 1);
+    assert!(
+        stdout(&output).contains("calls fail"),
+        "{}",
+        stdout(&output)
+    );
+
+    // Something is missing now.
+    let _missing = process.dial("xds:///nobody");
+    let output = process.ask(&["status"]);
+    assert_eq!(exit(&output), 4);
+    let text = stdout(&output);
+    assert!(text.contains("state INITIALIZING\n"), "{text}");
+    assert!(text.contains("target nobody: "), "{text}");
+    assert!(
+        text.contains("RECEIVED_ERROR LDS nobody (nothing of it is in use):\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_process_that_is_not_there_ends_with_3() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let nobody = socket.local_addr().expect("it is bound").to_string();
+    drop(socket);
+    for verb in [&["status"][..], &["explain", "greeter"]] {
+        let output = run(&[verb, &["--process", &nobody]].concat());
+        assert_eq!(exit(&output), 3);
+        assert!(stderr(&output).contains(&nobody), "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("mesh.admin"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
+use sidestep::Mesh;
 use tonic::Code;
 
 /// One flag of a program.
@@ -65,7 +66,7 @@ pub const CLIENT: [Flag; 17] = [
     value("metadata"),
     boolean("cookie-jar").later(),
     boolean("print-metadata"),
-    value("admin").later(),
+    value("admin"),
     value("linger-ms"),
     value("authority"),
 ];
@@ -89,7 +90,7 @@ pub const SERVER: [Flag; 20] = [
     value("orca-named").later(),
     value("orca-oob-ms").later(),
     boolean("log-rpcs").later(),
-    value("admin").later(),
+    value("admin"),
     boolean("not-serving").later(),
     boolean("help").later(),
 ];
@@ -201,6 +202,18 @@ pub fn upper_case(code: Code) -> String {
     name
 }
 
+/// Opens the admin endpoint if `--admin` asks for it, wherever: the flag says so in so many words.
+/// Answers with its real address.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_admin(mesh: &Mesh, flags: &Flags) -> Result<Option<String>, String> {
+    let wanted = flags.text("admin");
+    let opened = wanted.map(|address| mesh.admin_beyond_loopback(address));
+    let real = opened.transpose().map_err(|error| error.to_string())?;
+    Ok(real.map(|address| address.to_string()))
+}
+
 /// Ends the program as the contract has it for bad flags and ports that cannot be bound.
 pub fn refuse(message: &str) -> ! {
     say("error", json!({ "message": message }));
@@ -252,7 +265,7 @@ mod tests {
             let later = flags.iter().filter(|flag| !flag.supported);
             later.map(|flag| flag.name).collect()
         };
-        assert_eq!(missing(&CLIENT), ["cookie-jar", "admin"]);
+        assert_eq!(missing(&CLIENT), ["cookie-jar"]);
         let server = [
             "orca",
             "orca-cpu",
@@ -262,7 +275,6 @@ mod tests {
             "orca-named",
             "orca-oob-ms",
             "log-rpcs",
-            "admin",
             "not-serving",
             "help",
         ];

@@ -11,7 +11,7 @@ use sidestep_cli::bootstrap::{self, Certificates, Process, RequestError, ServerA
 use sidestep_cli::files::{self, Readers};
 
 use super::mesh_or_findings;
-use crate::output::Exit;
+use crate::output::{Exit, Style};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -189,7 +189,10 @@ impl Arguments {
 
 /// Arguments that make no sense together are wrong usage; what is not there is a failure.
 fn refused(error: &RequestError) -> Exit {
-    eprintln!("error: {error}");
+    let style = Style::of(&std::io::stderr());
+    let code = error.code();
+    let text = error.to_string();
+    eprintln!("{}", crate::error::shown(style, code, &text, code.hint()));
     match error {
         RequestError::NoCertificate { .. } | RequestError::UnknownService { .. } => Exit::Failed,
         _ => Exit::Usage,

@@ -1,16 +1,19 @@
 //! `sidestep status`: who runs what.
 
+mod process;
 mod sources;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use sidestep_proto::code;
 use sidestep_proto::wire::operations::{
     ClientStatus, StatusRequest, StatusResponse, TypeStatus, type_status::State,
 };
 use sidestep_server::OPERATIONS_STATUS;
 
 use crate::dial::{Security, chain, dial};
+use crate::error;
 use crate::output::{Cell, Exit, Style, table};
 
 /// A server that answers at all answers at once.
@@ -21,6 +24,7 @@ Examples:
   sidestep status
   sidestep status --server unix:/run/sidestep.sock
   sidestep status --server mesh.example:18000 --ca ca.pem --cert web.pem --key web.key
+  sidestep status --process 127.0.0.1:9901
   sidestep status --json | jq '.clients[] | select(.types[].state == \"NACKED\")'
 
 Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
@@ -30,11 +34,17 @@ Columns: CDS clusters, EDS endpoints, LDS listeners, RDS routes. In each:
   NEVER-SENT  the client asked, nothing has been sent yet
   -           the client has not asked
 
+With --process, one process is asked what it runs: the admin endpoint that it opens by
+mesh.admin(\"127.0.0.1:9901\"), or any gRPC process with client status discovery (CSDS). Shown are
+its resources, and the clusters and endpoints that it calls.
+
 SOURCE lists the living sources of endpoints (`dns`, `targets`): AGE is the time since the source
 last told its list; one that fails keeps the last, and what is wrong follows.
 
-Ends with 0 if all is well, 3 if the server cannot be reached, 4 if a client refused its
-configuration, the newest edit was refused or a source of endpoints fails.";
+Ends with 0 if all is well, 3 if the server or the process cannot be reached, 4 if a client refused
+its configuration, the newest edit was refused or a source of endpoints fails; with --process, 4 if
+the process is not ready, one of its resources is refused, missing or late, or none of the
+endpoints of a cluster can be reached.";
 
 /// Show who is connected, which revision each process runs, and what was refused.
 #[derive(Debug, clap::Args)]
@@ -49,6 +59,10 @@ pub(crate) struct Arguments {
     )]
     server: String,
 
+    /// Ask this process instead: HOST:PORT or unix:/PATH of its admin endpoint
+    #[arg(long, value_name = "ADDR")]
+    process: Option<String>,
+
     #[command(flatten)]
     security: Security,
 
@@ -59,6 +73,9 @@ pub(crate) struct Arguments {
 
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<Exit> {
+        if let Some(process) = &self.process {
+            return Ok(process::run(process, self.json).await);
+        }
         let status = match tokio::time::timeout(PATIENCE, ask(&self.server, &self.security)).await {
             Ok(Ok(status)) => status,
             Ok(Err(reason)) => return Ok(unreachable(&self.server, &reason)),
@@ -74,11 +91,10 @@ impl Arguments {
 }
 
 fn unreachable(server: &str, reason: &str) -> Exit {
-    eprintln!(
-        "error: no answer from {server}: {reason}\n\
-         is `sidestep serve` running there? Choose another with --server ADDR; a server with TLS \
-         needs --ca, one with --client-ca also --cert and --key"
-    );
+    let style = Style::of(&std::io::stderr());
+    let text = format!("no answer from {server}: {reason}");
+    let code = code::NO_ANSWER;
+    eprintln!("{}", error::shown(style, code, &text, code.hint()));
     Exit::Unreachable
 }
 
@@ -296,7 +312,7 @@ mod tests {
     }
 
     /// A pipe: never coloured.
-    fn plain() -> Style {
+    pub(super) fn plain() -> Style {
         let (reader, _writer) = std::io::pipe().expect("a pipe");
         Style::of(&std::os::fd::OwnedFd::from(reader))
     }

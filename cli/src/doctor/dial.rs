@@ -100,9 +100,9 @@ fn tls(credentials: &Credentials) -> Option<ClientTls> {
 
 fn refusal(error: Option<&AttemptError>, reason: String, encrypted: bool) -> Refusal {
     let hint = match error {
-        Some(AttemptError::Tls(text)) => tls_hint(text),
+        Some(AttemptError::Tls { reason: text, .. }) => tls_hint(text),
         Some(AttemptError::Security(_)) => "see the group certificates",
-        Some(AttemptError::Http2(_)) => broken_off_hint(encrypted),
+        Some(AttemptError::Http2 { .. }) => broken_off_hint(encrypted),
         _ => "is `sidestep serve` running there? A firewall in between?",
     };
     Refusal {

@@ -20,7 +20,7 @@ use tonic::body::Body;
 use tonic::server::{Grpc, StreamingService, UnaryService};
 use tonic_prost::ProstCodec;
 
-use super::page::{Context, ENDED};
+use super::page::{Context, ENDED, off_thread};
 use super::timestamp::timestamp;
 use crate::control::Question;
 use crate::inspect::{Resource, ResourceFailure, Status};
@@ -102,11 +102,17 @@ async fn discover(
     };
     let resources = context.ask(Question::Resources).await.map_err(ended)?;
     let with_contents = !request.exclude_resource_contents;
-    let all = resources.into_iter().map(|r| generic(r, with_contents));
+    let all = off_thread(move || {
+        let all = resources.into_iter().map(|r| generic(r, with_contents));
+        all.collect()
+    });
+    let all = all
+        .await
+        .map_err(|failed| GrpcStatus::internal(failed.to_string()))?;
     Ok(ClientStatusResponse {
         config: vec![ClientConfig {
             node: Some(node),
-            generic_xds_configs: all.collect(),
+            generic_xds_configs: all,
             client_scope: String::new(),
         }],
     })

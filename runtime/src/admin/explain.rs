@@ -137,6 +137,9 @@ fn share(snapshot: &Snapshot, index: ClusterIndex, percent: f64, clusters: &[Clu
             .to_owned(),
         security: cluster.map_or_else(String::new, |cluster| cluster.security.clone()),
         state: cluster.map(state),
+        failing: cluster.is_some_and(|cluster| {
+            matches!(cluster.connectivity, Connectivity::TransientFailure(_))
+        }),
         endpoints: cluster.map_or_else(Vec::new, |cluster| {
             cluster.endpoints.iter().map(endpoint).collect()
         }),
@@ -149,6 +152,10 @@ fn state(cluster: &Cluster) -> String {
         max => format!("{} of {max} calls in flight", cluster.in_flight),
     };
     match (&cluster.connectivity, &cluster.error) {
+        // The endpoints below say why.
+        (Connectivity::TransientFailure(_), None) if !cluster.endpoints.is_empty() => {
+            format!("TRANSIENT_FAILURE: calls fail, {calls}")
+        }
         (Connectivity::TransientFailure(failure), _) => {
             format!("TRANSIENT_FAILURE: calls fail: {}; {calls}", failure.0)
         }

@@ -41,12 +41,12 @@ fn text() -> String {
     let mut out = "sidestep admin (read-only)\n".to_owned();
     for page in PAGES {
         // Cannot fail: the target is a string.
-        let _ = writeln!(out, "  {:<14} {}", page.path, page.about);
+        let _ = writeln!(out, "  {:<17} {}", page.path, page.about);
         for (name, about) in page.parameters {
-            let _ = writeln!(out, "  {:<14}   ?{name}= {about}", "");
+            let _ = writeln!(out, "  {:<17}   ?{name}= {about}", "");
         }
     }
-    out.push_str("  gRPC           envoy.service.status.v3.ClientStatusDiscoveryService\n");
+    out.push_str("  gRPC              envoy.service.status.v3.ClientStatusDiscoveryService\n");
     out
 }
 

@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 
 use crate::control::{Asker, Question};
 use crate::telemetry::Telemetry;
@@ -140,11 +141,18 @@ impl Reply {
     }
 }
 
-/// Renders away from the threads on which calls run: a large mesh takes a while.
+/// Works away from the threads on which calls run: a large mesh takes a while.
+pub(super) fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> JoinHandle<T> {
+    tokio::task::spawn_blocking(work)
+}
+
+/// Renders a page [`off_thread`].
 pub(super) async fn render(
     work: impl FnOnce() -> Result<Reply, Reply> + Send + 'static,
 ) -> Result<Reply, Reply> {
-    let done = tokio::task::spawn_blocking(work).await;
+    let done = off_thread(work).await;
     done.unwrap_or_else(|failed| {
         let text = format!("the page could not be made: {failed}");
         Err(Reply::error(StatusCode::INTERNAL_SERVER_ERROR, text))

@@ -72,6 +72,9 @@ pub struct Share {
     /// How it is doing, where a running process is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Whether calls to it fail now, where a running process is asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failing: bool,
     /// The endpoints, with what sets them apart.
     pub endpoints: Vec<String>,
 }
@@ -135,6 +138,17 @@ pub enum Tone {
     Good,
     /// Wrong.
     Bad,
+}
+
+impl Outcome {
+    /// Whether no call goes through: there is no way, or each cluster on it is failing.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        match self {
+            Self::Fails(_) => true,
+            Self::Sent { clusters, .. } => clusters.iter().all(|share| share.failing),
+        }
+    }
 }
 
 impl Answer {
@@ -295,6 +309,7 @@ mod tests {
                 policy: "round robin".into(),
                 security: String::new(),
                 state: Some("ready".into()),
+                failing: false,
                 endpoints: vec!["127.0.0.1:1".into()],
             }],
         }
@@ -314,6 +329,17 @@ mod tests {
              \x20  90.00 %   greeter@v1: round robin, ready\n\
              \x20            127.0.0.1:1\n"
         );
+    }
+
+    #[test]
+    fn a_call_fails_if_every_way_does() {
+        assert!(Outcome::Fails(String::new()).fails());
+        let mut outcome = sent();
+        assert!(!outcome.fails());
+        if let Outcome::Sent { clusters, .. } = &mut outcome {
+            clusters[0].failing = true;
+        }
+        assert!(outcome.fails());
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl<F, B, E> Future for Reply<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
+    B: http_body::Body<Data = Bytes>,
 {
     type Output = Result<Response<ReplyBody<B>>, Infallible>;
 
@@ -197,7 +198,7 @@ where
                 let (deadline, open) = (this.deadline.take(), this.open.take());
                 let mut observed = this.observed.take();
                 if let Some(call) = &mut observed {
-                    call.answered(&response);
+                    call.answered(&response, response.body().is_end_stream());
                 }
                 let carried = std::mem::take(this.carried);
                 return Poll::Ready(Ok(
@@ -217,7 +218,7 @@ where
         this.handler.set(None);
         let reply = trailers_only(status);
         if let Some(mut call) = this.observed.take() {
-            call.answered(&reply);
+            call.answered(&reply, true);
         }
         Poll::Ready(Ok(reply))
     }

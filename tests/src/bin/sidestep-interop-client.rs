@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use sidestep::{Channel, Mesh};
 use sidestep_tests::client::{Calls, Outcome};
-use sidestep_tests::flags::{CLIENT, Flags, refuse, say, upper_case};
+use sidestep_tests::flags::{CLIENT, Flags, open_admin, refuse, say, upper_case};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -34,9 +34,12 @@ async fn run() -> Result<(), String> {
     let pace = Pace::from_flags(&flags)?;
     let concurrency: usize = flags.number("concurrency", 1)?;
     let linger = Duration::from_millis(flags.number("linger-ms", 0)?);
-    let channel = channel(&flags)?;
+    let (channel, admin) = channel(&flags)?;
     let terminated = terminated()?;
-    say("ready", json!({}));
+    say(
+        "ready",
+        admin.map_or_else(|| json!({}), |admin| json!({ "admin": admin })),
+    );
 
     let run = Arc::new(Run {
         calls,
@@ -59,7 +62,8 @@ async fn run() -> Result<(), String> {
     Ok(())
 }
 
-fn channel(flags: &Flags) -> Result<Channel, String> {
+/// The channel, and where the admin endpoint is if it was asked for.
+fn channel(flags: &Flags) -> Result<(Channel, Option<String>), String> {
     let target = flags.text("target").ok_or("--target is missing")?;
     match flags.text("creds").unwrap_or("insecure") {
         "insecure" | "xds" => {}
@@ -72,7 +76,11 @@ fn channel(flags: &Flags) -> Result<Channel, String> {
     }
     let mesh = builder.build().map_err(text)?;
     let channel = mesh.channel(target).map_err(text)?;
-    Ok(channel.wait_for_ready(flags.is_set("wait-for-ready")))
+    let admin = open_admin(&mesh, flags)?;
+    Ok((
+        channel.wait_for_ready(flags.is_set("wait-for-ready")),
+        admin,
+    ))
 }
 
 /// Becomes true at SIGTERM.

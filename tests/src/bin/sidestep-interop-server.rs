@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use sidestep::{Mesh, Server, ServerMode};
-use sidestep_tests::flags::{Flags, SERVER, code_named, refuse, say};
+use sidestep_tests::flags::{Flags, SERVER, code_named, open_admin, refuse, say};
 use sidestep_tests::service::{Faults, Testing};
 use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,7 +26,19 @@ async fn run() -> Result<(), String> {
     let mode = flags.text("mode").unwrap_or("plain");
     let service = TestServiceServer::new(Testing::new(id, faults(&flags)?));
     let listen = flags.text("listen").unwrap_or("127.0.0.1:0");
-    let ready = |addr: &str| say("ready", json!({ "addr": addr, "id": id, "mode": mode }));
+    let mesh = match mode {
+        "xds" => Mesh::from_env(),
+        _ => Mesh::builder().build(),
+    };
+    let mesh = mesh.map_err(text)?;
+    let admin = open_admin(&mesh, &flags)?;
+    let ready = |addr: &str| {
+        let mut event = json!({ "addr": addr, "id": id, "mode": mode });
+        if let Some(admin) = &admin {
+            event["admin"] = json!(admin);
+        }
+        say("ready", event);
+    };
     let mut term = signal(SignalKind::terminate()).map_err(text)?;
     let terminated = async move { _ = term.recv().await };
     match mode {
@@ -42,7 +54,7 @@ async fn run() -> Result<(), String> {
                 .map_err(text)
         }
         "xds" => {
-            let server = meshed(listen)?;
+            let server = meshed(&mesh, listen);
             let bound = server.add_service(service).bind().map_err(text)?;
             ready(&bound.address().to_string());
             bound.serve_with_shutdown(terminated).await.map_err(text)
@@ -54,8 +66,7 @@ async fn run() -> Result<(), String> {
 /// A server whose Listener comes from the control plane that the environment names. With or without
 /// `--xds-creds`: it follows the security that xDS asks for in any case, and takes plaintext where
 /// xDS asks for none.
-fn meshed(listen: &str) -> Result<Server, String> {
-    let mesh = Mesh::from_env().map_err(text)?;
+fn meshed(mesh: &Mesh, listen: &str) -> Server {
     let server = mesh.server(listen).on_mode_change(|address, mode| {
         let (mode, error) = match mode {
             ServerMode::Serving => ("SERVING", None),
@@ -66,7 +77,7 @@ fn meshed(listen: &str) -> Result<Server, String> {
             json!({ "mode": mode, "addr": address.to_string(), "error": error }),
         );
     });
-    Ok(server.plaintext_where_unsecured())
+    server.plaintext_where_unsecured()
 }
 
 fn faults(flags: &Flags) -> Result<Faults, String> {

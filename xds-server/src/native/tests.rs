@@ -7,7 +7,10 @@ fn outcome(body: &str) -> (Option<CompiledResource>, Vec<String>) {
     let (mesh, _) = Mesh::parse(&[("m.yaml", &text)]).expect("a mesh file");
     let mut report = Report::default();
     let made = compile(&mesh.resources[0], &mut report);
-    let lines = report.diagnostics.iter().map(ToString::to_string);
+    let lines = report
+        .diagnostics
+        .iter()
+        .map(crate::model::Diagnostic::uncoded);
     (made, lines.collect())
 }
 
@@ -40,6 +43,81 @@ fn a_cluster_is_carried_with_the_fields_that_only_envoy_knows() {
         timeout.as_message().expect("a message").to_string(),
         "seconds:2,nanos:500000000"
     );
+}
+
+/// What admin pages show is written from the small set of descriptors; protobuf's own mapping of the
+/// whole set is the judge.
+#[test]
+fn messages_are_shown_as_protobufs_json_has_them() {
+    let bodies = [
+        r#"
+    "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
+    name: c
+    type: EDS
+    eds_cluster_config: {eds_config: {ads: {}, resource_api_version: V3}, service_name: s}
+    lb_policy: LEAST_REQUEST
+    least_request_lb_config: {choice_count: 3}
+    circuit_breakers: {thresholds: [{priority: HIGH, max_requests: 7}, {max_requests: 0}]}
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificate_provider_instance: {instance_name: default}
+          combined_validation_context:
+            default_validation_context:
+              ca_certificate_provider_instance: {instance_name: default}
+              match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "spiffe://a"}}]
+"#,
+        r#"
+    "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
+    name: r
+    virtual_hosts:
+      - name: v
+        domains: ["*"]
+        routes:
+          - name: first
+            match:
+              prefix: /a.B/
+              headers: [{name: x, range_match: {start: -5, end: 9000000000}}]
+              runtime_fraction: {default_value: {numerator: 25, denominator: HUNDRED}}
+            route:
+              weighted_clusters: {clusters: [{name: c, weight: 3}, {name: d, weight: 0}]}
+              max_stream_duration: {max_stream_duration: 1.250s, grpc_timeout_header_max: 0s}
+              retry_policy: {retry_on: unavailable, num_retries: 2, retry_back_off: {base_interval: 0.025s}}
+          - match: {safe_regex: {regex: "/x.*"}}
+            non_forwarding_action: {}
+"#,
+        r#"
+    "@type": type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment
+    cluster_name: c
+    endpoints:
+      - locality: {region: r, zone: "ü"}
+        priority: 1
+        load_balancing_weight: 4
+        lb_endpoints:
+          - health_status: DRAINING
+            load_balancing_weight: 2
+            endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 443}}, hostname: h}
+            metadata:
+              filter_metadata: {a: {list: [1, 2.5, true, null, {b: c}]}}
+    policy: {drop_overloads: [{category: x, drop_percentage: {numerator: 1, denominator: MILLION}}]}
+"#,
+    ];
+    for body in bodies {
+        let (made, found) = outcome(body);
+        let any = made.unwrap_or_else(|| panic!("{found:?}")).to_any();
+        let descriptor = pool().get_message_by_name(any.type_name()).expect("known");
+        let message = DynamicMessage::decode(descriptor, any.value.clone()).expect("decodes");
+        let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
+        let theirs = message
+            .serialize_with_options(serde_json::value::Serializer, &options)
+            .expect("is JSON");
+        let mut ours = wire::json::render(&any).json;
+        let fields = ours.as_object_mut().expect("an object");
+        fields.shift_remove("@type");
+        assert_eq!(ours, theirs, "{body}");
+    }
 }
 
 #[test]

