@@ -126,7 +126,6 @@ mod tests {
     use sidestep_proto::code;
 
     use super::*;
-    use sidestep_proto::code;
 
     #[test]
     fn every_failure_has_its_flag() {
