@@ -219,6 +219,12 @@ pub struct Published {
 }
 
 impl Published {
+    /// Whether the last try to connect to any endpoint has failed: why there may be nobody to pick.
+    pub(crate) fn unreachable(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.unreachable.load(Ordering::Relaxed))
+    }
+
     /// The endpoint that the picker of this very value answered with.
     #[must_use]
     pub fn slot(&self, id: SubchannelId) -> Option<&Arc<Slot>> {
@@ -363,6 +369,8 @@ pub struct Slot {
     /// What attempts that go there are labelled with. An endpoint may move to another locality.
     pub(crate) backend: ArcSwap<Backend>,
     pub(crate) connect_requested: AtomicBool,
+    /// The last try to connect failed. For the words of calls that found no endpoint.
+    pub(crate) unreachable: AtomicBool,
 }
 
 impl Slot {
@@ -372,6 +380,7 @@ impl Slot {
             load,
             address: address.into(),
             backend: ArcSwap::new(backend),
+            unreachable: AtomicBool::new(false),
             connect_requested: AtomicBool::new(false),
         }
     }

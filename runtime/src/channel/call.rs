@@ -162,15 +162,15 @@ fn go<B>(
         call.routed(&route.name, false);
         call.attempt_started_at_once(cluster.backend());
     }
-    match pick(
-        inner,
-        cluster,
-        &cluster.published(),
-        &call,
-        terms.wait_for_ready,
-    ) {
+    let published = cluster.published();
+    match pick(inner, cluster, &published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
-        Picked::Fail(error) => Go::Fail(error),
+        Picked::Fail(error) => {
+            if let Some(call) = observed {
+                call.found_nobody(&published);
+            }
+            Go::Fail(error)
+        }
         Picked::Send {
             connection,
             in_flight,

@@ -365,19 +365,20 @@ impl Run<'_> {
             .wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
         loop {
             let seen = self.cluster.version();
-            let picked = call::pick(
-                self.inner,
-                &self.cluster,
-                &self.cluster.published(),
-                &call,
-                self.terms.wait_for_ready,
-            );
+            let published = Arc::clone(&self.cluster.published());
+            let wait_for_ready = self.terms.wait_for_ready;
+            let picked = call::pick(self.inner, &self.cluster, &published, &call, wait_for_ready);
             match picked {
                 Picked::Send {
                     connection,
                     in_flight,
                 } => return Ok((connection, in_flight, waited)),
-                Picked::Fail(error) => return Err(error),
+                Picked::Fail(error) => {
+                    if let Some(call) = &mut *self.observed {
+                        call.found_nobody(&published);
+                    }
+                    return Err(error);
+                }
                 Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
@@ -393,9 +394,12 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (_, _, cluster) =
+            let (name, _, cluster) =
                 route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
             if !cluster.is_removed() {
+                if let Some(call) = &mut *self.observed {
+                    call.routed(name, false);
+                }
                 self.cluster = Arc::clone(cluster);
                 return Ok(());
             }

@@ -128,7 +128,6 @@ where
         let mut observed = self.observe(&mut request);
         if let Err(status) = self.check_route(&request) {
             refused(&mut observed, Refusal::NoRoute);
-            tracing::debug!(target: "sidestep::server", path = request.uri().path(), %status, "refused");
             return Reply::status(status, observed);
         }
         let deadline = match grpc_timeout(request.headers()) {

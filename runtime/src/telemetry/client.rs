@@ -18,6 +18,7 @@ use super::events::{AttemptEnd, AttemptKind, ClientEnd, ClientEvents, ClientStar
 use super::messages::{Messages, Outgoing};
 use crate::channel::CallError;
 use crate::channel::status::{CANCELLED, UNAVAILABLE, UNKNOWN, code_of_head, code_of_headers};
+use crate::snapshot::Published;
 use crate::subchannel::SendFailure;
 
 /// From the call's start to its end.
@@ -37,6 +38,8 @@ pub(crate) struct ClientCall {
     answer: Option<u32>,
     /// The retry policy allows no further attempt.
     exhausted: bool,
+    /// Connections could not be made when no endpoint was found.
+    unreachable: bool,
     over: bool,
     wants_messages: bool,
     events: Vec<Box<dyn ClientEvents>>,
@@ -95,6 +98,7 @@ impl ClientCall {
             delay: Duration::ZERO,
             answer: None,
             exhausted: false,
+            unreachable: false,
             over: false,
             wants_messages: events.iter().any(|events| events.wants_messages()),
             events,
@@ -106,6 +110,11 @@ impl ClientCall {
         for events in &mut self.events {
             events.routed(route, waited);
         }
+    }
+
+    /// There was no endpoint to pick.
+    pub(crate) fn found_nobody(&mut self, published: &Published) {
+        self.unreachable = published.unreachable();
     }
 
     /// The retry policy would try again, and may not.
@@ -312,6 +321,7 @@ impl ClientCall {
             message: cause.message,
             trailers: cause.trailers,
             exhausted: self.exhausted,
+            unreachable: self.unreachable,
             error: cause.error,
             dropped: cause.dropped,
             attempts: self.attempts,

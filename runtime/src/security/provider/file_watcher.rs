@@ -66,7 +66,10 @@ impl FileWatcher {
     pub fn reload_now(&self) {
         if let Err(error) = self.reload() {
             let code = error.code();
-            tracing::warn!(%code, %error, "certificate files are not usable; the last good ones stay in use");
+            tracing::warn!(
+                target: "sidestep::security", %code, %error,
+                "certificate files are not usable; the last good ones stay in use"
+            );
         }
     }
 
@@ -137,7 +140,7 @@ pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
         // Files may live on a slow disk; the runtime's threads should not.
         let reloaded = tokio::task::spawn_blocking(move || watcher.reload_now()).await;
         if reloaded.is_err() {
-            tracing::warn!("reading certificate files was interrupted");
+            tracing::warn!(target: "sidestep::security", "reading certificate files was interrupted");
         }
     }
 }

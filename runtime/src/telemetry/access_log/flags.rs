@@ -96,6 +96,11 @@ impl Flags {
         }
     }
 
+    /// Short and long name of every flag that there is.
+    pub fn names_of_all() -> impl Iterator<Item = (&'static str, &'static str)> {
+        ALL.iter().map(|(_, short, long)| (*short, *long))
+    }
+
     /// `UF,URX`; empty if there are none.
     #[must_use]
     pub fn short(self) -> String {
