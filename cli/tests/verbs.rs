@@ -626,3 +626,36 @@ fn a_process_that_is_not_there_ends_with_3() {
         );
     }
 }
+
+#[test]
+fn errors_of_the_command_line_have_codes() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let cases: &[(&str, &[&str])] = &[
+        ("SX0603", &["serve", "m", "--listen", "nowhere"]),
+        ("SX0606", &["serve", "m", "--listen", "0.0.0.0:0"]),
+        ("SX0701", &["frobnicate"]),
+        ("SX0702", &["status", "--server", "127.0.0.1:1"]),
+        ("SX0703", &["explain", "greter", "--mesh", path(&mesh)]),
+        ("SX0704", &["help", "SX9999"]),
+    ];
+    for (code, arguments) in cases {
+        let said = stderr(&run(arguments));
+        assert!(said.starts_with(&format!("error[{code}]: ")), "{said}");
+        assert!(said.contains("\n  hint: "), "{said}");
+    }
+}
+
+#[test]
+fn help_explains_each_code_and_each_verb() {
+    let list = run(&["help", "--list", "--json"]);
+    let codes = json(&list);
+    let codes = codes.as_array().expect("a list");
+    assert!(codes.len() > 100, "{}", codes.len());
+    let one = codes[0]["code"].as_str().expect("a code");
+    let page = stdout(&run(&["help", one]));
+    assert!(page.starts_with(&format!("# {one}: ")), "{page}");
+    assert!(page.contains("**What to do:**"), "{page}");
+    assert!(stdout(&run(&["help", "serve"])).contains("Examples:"));
+    assert!(stdout(&run(&["help"])).contains("Commands:"));
+}

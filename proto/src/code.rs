@@ -377,8 +377,8 @@ codes! {
         "renew it; check the clocks of both machines";
     WRONG_NAME = 809, "the peer's certificate is good, but made out to somebody else",
         "issue one with the name that is expected, or correct `identity` and `trust_domain`";
-    NOT_TLS = 810, "the peer does not speak TLS",
-        "set the service's `mtls` to what its servers really do; check the port";
+    NOT_TLS = 810, "the peer does not answer in TLS",
+        "set the service's `mtls` to what its servers really do; check the port and the server's log";
     HANDSHAKE_FAILED = 811, "the TLS handshake failed",
         "see the cause, and the log of the other side";
     CERTIFICATE_REFUSED = 812, "the peer refused this process's certificate, or the lack of one",

@@ -204,8 +204,12 @@ impl Pilot {
         let (_, admin) = admin.with_context(|| format!("{ADMIN} is not set for the load"))?;
         let process = self.start("load", command)?;
         listening(admin)?;
-        let admin = admin.clone();
-        self.load = Some(Load { process, admin });
+        let load = Load {
+            process,
+            admin: admin.clone(),
+        };
+        load.begins()?;
+        self.load = Some(load);
         Ok(())
     }
 
@@ -326,11 +330,21 @@ struct Load {
 }
 
 impl Load {
+    /// Waits for the first answer.
+    fn begins(&self) -> Result<()> {
+        for _ in 0..30 {
+            if self.whole()? > 0 {
+                return Ok(());
+            }
+        }
+        bail!("no call is answered")
+    }
+
     /// Waits until all answers of a second come from just these servers; no call may have failed.
     fn goes_to(&self, servers: &BTreeSet<String>) -> Result<u64> {
         let mut last = Value::Null;
         for _ in 0..30 {
-            last = self.process.event("load")?;
+            last = self.process.fresh("load")?;
             ensure!(last["failed"] == 0, "calls failed: {last}");
             let answering = last["servers"].as_object().into_iter().flatten();
             if answering
@@ -346,7 +360,7 @@ impl Load {
 
     /// How many calls were answered; none may have failed.
     fn whole(&self) -> Result<u64> {
-        let line = self.process.event("load")?;
+        let line = self.process.fresh("load")?;
         ensure!(line["failed"] == 0, "calls failed: {line}");
         line["answered"].as_u64().context("a number")
     }
@@ -356,7 +370,7 @@ impl Load {
         let mut failed = None;
         let mut calm = 0;
         for _ in 0..60 {
-            let line = self.process.event("load")?;
+            let line = self.process.fresh("load")?;
             calm = if failed == line["failed"].as_u64() {
                 calm + 1
             } else {

@@ -53,7 +53,9 @@ What it does not do:
   - The ingress port is the file's own: `mtls` of the mesh file does not change it. With --certs it
     demands a certificate of the same root, without it takes plaintext.
   - An Envoy reads the certificate files when it starts; restart it after a renewal.
-  - Envoy's side of `mtls: strict` and `permissive` services: see `--egress` above.";
+  - Egress reaches services with `mtls: off` only. Clusters of strict and permissive services name
+    gRPC's certificate providers, which Envoy does not have: it refuses them (`sidestep status`
+    shows the NACK) and calls to them fail; nothing is ever sent in plaintext instead.";
 
 /// Write a bootstrap file: who a process is, where its control plane is
 #[derive(Debug, clap::Args)]

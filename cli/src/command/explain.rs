@@ -5,7 +5,7 @@ mod answer;
 use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use sidestep::explain::{Answer, Outcome, Tone};
+use sidestep::explain::{Answer, Tone};
 use sidestep_proto::code;
 
 use crate::error::{self, Coded};

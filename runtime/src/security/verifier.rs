@@ -88,13 +88,17 @@ pub(crate) fn handshake_error(error: &io::Error) -> (Code, String) {
         Some(Error::InvalidCertificate(CertificateError::Other(ours))) => {
             (code::WRONG_NAME, ours.to_string())
         }
-        Some(Error::InvalidMessage(_)) => {
-            let text = format!("the peer does not answer in TLS ({error})");
-            (code::NOT_TLS, text)
-        }
+        Some(Error::InvalidMessage(_)) => not_tls(error),
         Some(cause) => (code_of(cause), error.to_string()),
+        // A server that expects plaintext hangs up on a hello.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => not_tls(error),
         None => (code::HANDSHAKE_FAILED, error.to_string()),
     }
+}
+
+fn not_tls(error: &io::Error) -> (Code, String) {
+    let text = format!("the peer does not answer in TLS ({error})");
+    (code::NOT_TLS, text)
 }
 
 fn code_of(error: &Error) -> Code {

@@ -8,7 +8,7 @@ use sidestep_proto::wire::status::{
     ClientConfig, ClientResourceStatus, client_config::GenericXdsConfig,
 };
 
-use super::{TYPES, seconds, short_type};
+use super::{seconds, short_type};
 use crate::output::{Cell, Exit, Style, table};
 use crate::process::{Process, no_answer};
 
