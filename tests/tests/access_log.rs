@@ -407,8 +407,7 @@ async fn the_environment_turns_it_on_and_a_bad_format_stops_the_start() {
 
     let refused = environment("%REQ(:PATH)% %DURATOIN%").unwrap_err();
     assert!(matches!(refused, BuildError::AccessLog(_)), "{refused:?}");
-    assert_eq!(
-        refused.to_string(),
-        "access log format, column 15: no operator %DURATOIN%; did you mean %DURATION%?"
-    );
+    let text = refused.to_string();
+    let expected = "access log format, column 15: no operator %DURATOIN%; did you mean %DURATION%?";
+    assert!(text.starts_with(expected), "{text}");
 }

@@ -74,7 +74,7 @@ impl Task {
         }
     }
 
-    fn inspect(&mut self) -> Process {
+    fn inspect(&self) -> Process {
         let source = self.source.as_ref();
         let mut targets = self.clients.inspect();
         targets.extend(self.directs.inspect());

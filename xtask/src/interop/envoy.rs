@@ -136,11 +136,11 @@ impl Envoy {
         protocol: Protocol,
     ) -> Result<Self> {
         let file = folder.join("envoy.json");
-        let written = bootstrap(sidestep, control_plane, protocol)
+        let status = bootstrap(sidestep, control_plane, protocol)
             .arg("--out")
             .arg(&file)
             .status()?;
-        ensure!(written.success(), "sidestep bootstrap envoy: {written}");
+        ensure!(status.success(), "sidestep bootstrap envoy: {status}");
         let admin = folder.join("envoy-admin.address");
         if admin.exists() {
             // An earlier one's.

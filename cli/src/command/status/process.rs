@@ -298,6 +298,7 @@ fn to_json(found: &Found) -> Value {
 mod tests {
     use sidestep_proto::wire::status::UpdateFailureState;
 
+    use super::super::TYPES;
     use super::super::tests::plain;
     use super::*;
 

@@ -123,83 +123,61 @@ impl Flags {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
     use sidestep_proto::code;
+
+    use super::*;
 
     #[test]
     fn every_failure_has_its_flag() {
         let text = String::new;
+        let transport = |code| CallError::Transport {
+            code,
+            endpoint: text(),
+            reason: text(),
+        };
+        let config = CallError::Config {
+            code: code::MESH_ENDED,
+            reason: text(),
+        };
+        let no_route = CallError::NoRoute {
+            authority: text(),
+            path: text(),
+            origin: text(),
+        };
+        let unsupported = CallError::UnsupportedRoute {
+            route: text(),
+            origin: text(),
+        };
+        let no_endpoint = CallError::NoEndpoint {
+            code: code::MESH_ENDED,
+            cluster: text(),
+            reason: text(),
+        };
+        let dropped = CallError::Dropped {
+            cluster: text(),
+            category: text(),
+            origin: text(),
+        };
+        let open = CallError::CircuitOpen {
+            cluster: text(),
+            limit: 1,
+            origin: text(),
+        };
+        let late = CallError::DeadlineExceeded {
+            after: Duration::ZERO,
+            waiting_for: "an answer",
+            of: text(),
+        };
         let cases = [
-            (
-                CallError::Config {
-                    code: code::MESH_ENDED,
-                    reason: text(),
-                },
-                "NC",
-            ),
-            (
-                CallError::NoRoute {
-                    authority: text(),
-                    path: text(),
-                    origin: text(),
-                },
-                "NR",
-            ),
-            (
-                CallError::UnsupportedRoute {
-                    route: text(),
-                    origin: text(),
-                },
-                "NR",
-            ),
-            (
-                CallError::NoEndpoint {
-                    code: code::CANNOT_CONNECT,
-                    cluster: text(),
-                    reason: text(),
-                },
-                "UH",
-            ),
-            (
-                CallError::Dropped {
-                    cluster: text(),
-                    category: text(),
-                    origin: text(),
-                },
-                "DO",
-            ),
-            (
-                CallError::CircuitOpen {
-                    cluster: text(),
-                    limit: 1,
-                    origin: text(),
-                },
-                "UO",
-            ),
-            (
-                CallError::DeadlineExceeded {
-                    after: Duration::ZERO,
-                    waiting_for: "an answer",
-                    of: text(),
-                },
-                "UT",
-            ),
-            (
-                CallError::Transport {
-                    code: 14,
-                    endpoint: text(),
-                    reason: text(),
-                },
-                "UC",
-            ),
-            (
-                CallError::Transport {
-                    code: 13,
-                    endpoint: text(),
-                    reason: text(),
-                },
-                "UR",
-            ),
+            (config, "NC"),
+            (no_route, "NR"),
+            (unsupported, "NR"),
+            (no_endpoint, "UH"),
+            (dropped, "DO"),
+            (open, "UO"),
+            (late, "UT"),
+            (transport(14), "UC"),
+            (transport(13), "UR"),
             (CallError::RequestBody(text()), "DC"),
         ];
         for (error, flag) in cases {
