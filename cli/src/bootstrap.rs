@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde_json::{Value, json};
+use sidestep_proto::code::{self, Code};
 use sidestep_server::model::Mesh;
 use sidestep_server::nearest;
 
@@ -242,6 +243,23 @@ impl fmt::Display for ServerAddress {
             Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl RequestError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownService { .. } => code::NO_SUCH_SERVICE,
+            Self::PlaintextToOthers(_) | Self::PlaintextIngress(_) => code::BOOTSTRAP_PLAINTEXT,
+            Self::NoCertificate { .. } => code::CERTIFICATE_UNREADABLE,
+            Self::BadServer(_)
+            | Self::NoService
+            | Self::NoPorts
+            | Self::SamePort(_)
+            | Self::OpenAdmin(_) => code::WRONG_USAGE,
         }
     }
 }

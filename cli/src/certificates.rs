@@ -17,6 +17,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
 };
+use sidestep_proto::code::{self, Code};
 use sidestep_server::model::Mesh;
 use sidestep_server::nearest;
 
@@ -94,6 +95,29 @@ pub struct IssuedFile {
     pub names: Vec<String>,
     /// Good until then.
     pub not_after: SystemTime,
+}
+
+impl CertificateError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::UnknownService { .. } => code::NO_SUCH_SERVICE,
+            Self::NoServices
+            | Self::BadName(_)
+            | Self::ReservedName(_)
+            | Self::TrustDomainDiffers { .. }
+            | Self::BadTrustDomain(_)
+            | Self::BadHost(_) => code::WRONG_USAGE,
+            Self::HalfAnAuthority { .. }
+            | Self::ForeignAuthority { .. }
+            | Self::ExpiredAuthority { .. }
+            | Self::WrongAuthorityKey { .. }
+            | Self::Unusable { .. }
+            | Self::Write { .. }
+            | Self::Generate(_) => code::CERTIFICATES_NOT_ISSUED,
+        }
+    }
 }
 
 /// Why nothing, or not everything, was issued.

@@ -17,6 +17,7 @@ mod certificates;
 mod control_plane;
 mod dial;
 mod ports;
+mod sources;
 
 use std::time::{Duration, SystemTime};
 

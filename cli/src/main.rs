@@ -5,11 +5,14 @@
 mod command;
 mod demo;
 mod dial;
+mod error;
 mod output;
+mod pages;
 mod process;
 
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
 use crate::command::Command;
@@ -18,6 +21,7 @@ use crate::output::{Exit, Style};
 /// A service mesh without sidecars: control plane and tools.
 #[derive(Debug, Parser)]
 #[command(name = "sidestep", version, max_term_width = 100, after_long_help = AFTER_HELP)]
+#[command(disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -58,6 +62,7 @@ Begin here:
   sidestep doctor --call greeter       what is wrong here? (with the process's GRPC_XDS_BOOTSTRAP)
   sidestep explain greeter --mesh mesh.yaml
                                        where would a call go, and why?
+  sidestep help SX0205                 what an error means, and what to do about it
 
 Exit codes:
   0  everything is in order
@@ -80,16 +85,29 @@ Environment:
 A flag wins over its environment variable.";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_understood(&error),
+    };
     log_to_stderr(arguments.log_format, arguments.command.log_filter());
     match run(arguments) {
         Ok(exit) => exit.into(),
         Err(error) => {
             let style = Style::of(&std::io::stderr());
-            eprintln!("{} {error:#}", style.bad("error:"));
+            eprintln!("{}", error::ended(style, &error));
             Exit::Failed.into()
         }
     }
+}
+
+/// Help and version come this way too, to standard output.
+fn not_understood(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        error.exit();
+    }
+    let style = Style::of(&std::io::stderr());
+    eprintln!("{}", error::usage(style, &error.render().to_string()));
+    Exit::Usage.into()
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<Exit> {

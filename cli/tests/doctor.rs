@@ -89,8 +89,22 @@ struct Serve {
 
 impl Serve {
     fn start(mesh: &Path) -> Self {
+        Self::with(mesh, &[])
+    }
+
+    /// Over TLS, with the certificates of this directory; it demands one too.
+    fn secured(mesh: &Path, certs: &Path) -> Self {
+        let file = |name| certs.join(name).to_str().expect("a plain path").to_owned();
+        let files = ["control-plane.pem", "control-plane.key", "ca.pem"].map(file);
+        let [certificate, key, roots] = files.each_ref().map(String::as_str);
+        let first = ["--tls-cert", certificate, "--tls-key", key];
+        Self::with(mesh, &[&first[..], &["--client-ca", roots]].concat())
+    }
+
+    fn with(mesh: &Path, more: &[&str]) -> Self {
         let mut child = sidestep()
             .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+            .args(more)
             .arg(mesh)
             .stdout(Stdio::piped())
             .spawn()
@@ -378,6 +392,37 @@ fn certificates_that_do_not_hold() {
         "fail",
         "the mesh file says spiffe://other.test/sa/web",
     );
+}
+
+#[test]
+fn a_control_plane_over_tls() {
+    let directory = Directory::with(&mesh("127.0.0.1:1"));
+    let certs = directory.certificates("certs", SystemTime::now());
+    let server = Serve::secured(&directory.mesh(), &certs);
+    let bootstrap = directory.bootstrap("web", &server.address, Some(&certs));
+    let checks = doctor(0, &bootstrap, &[]);
+    find(&checks, "control plane", "ok", "connected by TLS");
+    find(&checks, "subscription", "ok", "arrived");
+
+    let hinted = |bootstrap: &Path, hint: &str| {
+        let checks = doctor(1, bootstrap, &[]);
+        find(&checks, "control plane", "fail", &server.address);
+        let failed = checks
+            .iter()
+            .find(|check| check["group"] == "control plane");
+        let text = failed.expect("there")["hint"].to_string();
+        assert!(text.contains(hint), "{checks:#?}");
+    };
+    let other = directory.certificates("other", SystemTime::now());
+    let others = directory.bootstrap("web", &server.address, Some(&other));
+    hinted(&others, "of another authority");
+    let plain = directory.bootstrap("web", &server.address, None);
+    hinted(&plain, "may want TLS");
+
+    let server = Serve::start(&directory.mesh());
+    let bootstrap = directory.bootstrap("web", &server.address, Some(&certs));
+    let checks = doctor(1, &bootstrap, &[]);
+    find(&checks, "control plane", "fail", "TLS handshake");
 }
 
 #[test]

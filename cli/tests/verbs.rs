@@ -327,7 +327,7 @@ fn status_asks_a_server_with_tls() {
     assert_eq!(exit(&output), 0, "{}", stderr(&output));
     for (arguments, reason) in [
         (&[][..], "needs --ca"),
-        (&["--ca", &server_cert], "CertificateRequired"),
+        (&["--ca", &server_cert], "--cert and --key"),
         (&["--ca", &web_cert], "certificate"),
     ] {
         let output = server.status(arguments);
@@ -427,6 +427,9 @@ fn check_says_what_it_did_not_ask() {
     );
     let output = run(&["check", "--json", path(&directory.mesh())]);
     assert!(json(&output)["not_asked"][0].is_string());
+    let output = run(&["explain", "a", "--mesh", path(&directory.mesh())]);
+    let text = stdout(&output);
+    assert!(text.contains("whatever `dns: a.b:1` tells"), "{text}");
 }
 
 #[test]
@@ -622,4 +625,37 @@ fn a_process_that_is_not_there_ends_with_3() {
             stderr(&output)
         );
     }
+}
+
+#[test]
+fn errors_of_the_command_line_have_codes() {
+    let directory = Directory::with(MESH);
+    let mesh = directory.mesh();
+    let cases: &[(&str, &[&str])] = &[
+        ("SX0603", &["serve", "m", "--listen", "nowhere"]),
+        ("SX0606", &["serve", "m", "--listen", "0.0.0.0:0"]),
+        ("SX0701", &["frobnicate"]),
+        ("SX0702", &["status", "--server", "127.0.0.1:1"]),
+        ("SX0703", &["explain", "greter", "--mesh", path(&mesh)]),
+        ("SX0704", &["help", "SX9999"]),
+    ];
+    for (code, arguments) in cases {
+        let said = stderr(&run(arguments));
+        assert!(said.starts_with(&format!("error[{code}]: ")), "{said}");
+        assert!(said.contains("\n  hint: "), "{said}");
+    }
+}
+
+#[test]
+fn help_explains_each_code_and_each_verb() {
+    let list = run(&["help", "--list", "--json"]);
+    let codes = json(&list);
+    let codes = codes.as_array().expect("a list");
+    assert!(codes.len() > 100, "{}", codes.len());
+    let one = codes[0]["code"].as_str().expect("a code");
+    let page = stdout(&run(&["help", one]));
+    assert!(page.starts_with(&format!("# {one}: ")), "{page}");
+    assert!(page.contains("**What to do:**"), "{page}");
+    assert!(stdout(&run(&["help", "serve"])).contains("Examples:"));
+    assert!(stdout(&run(&["help"])).contains("Commands:"));
 }

@@ -1,8 +1,10 @@
 //! The greeter's client on the mesh.
 //!
 //! ```text
-//! GRPC_XDS_BOOTSTRAP=examples/hello/client.json cargo run -p sidestep-examples --bin hello-client
+//! GRPC_XDS_BOOTSTRAP=certs/web.json cargo run -p sidestep-examples --bin hello-client
 //! ```
+//!
+//! `examples/hello/README.md` has the commands that write that file.
 
 use sidestep::Mesh;
 use sidestep_examples::hello::HelloRequest;

@@ -1,8 +1,10 @@
 //! The greeter as a meshed server.
 //!
 //! ```text
-//! GRPC_XDS_BOOTSTRAP=examples/hello/server.json cargo run -p sidestep-examples --bin hello-server
+//! GRPC_XDS_BOOTSTRAP=certs/greeter.json cargo run -p sidestep-examples --bin hello-server
 //! ```
+//!
+//! `examples/hello/README.md` has the commands that write that file.
 
 use sidestep::Mesh;
 use sidestep_examples::Greeting;

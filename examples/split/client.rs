@@ -2,7 +2,7 @@
 //! canary with it. The decision is the mesh file's; the program only sets the header.
 //!
 //! ```text
-//! GRPC_XDS_BOOTSTRAP=examples/hello/client.json cargo run -p sidestep-examples --bin split-client
+//! GRPC_XDS_BOOTSTRAP=certs/web.json cargo run -p sidestep-examples --bin split-client
 //! ```
 //!
 //! A number as argument is how many calls to make (default 4); every other one has the header.

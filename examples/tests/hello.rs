@@ -1,12 +1,16 @@
-//! The examples run as the README says, and meshing a service changes as little as it says.
+//! The examples run as their README says, over TLS with certificates and bootstraps of the tools,
+//! and meshing a service changes as little as it says.
 
 use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use serde_json::json;
-use sidestep_server::source::SourceText;
-use sidestep_server::{Configuration, ManagementServer, RawResources, Running};
+use sidestep_cli::bootstrap::{self, Certificates};
+use sidestep_cli::certificates::{self, CONTROL_PLANE, Order};
+use sidestep_server::model::Mesh;
+use sidestep_server::{FileSource, ManagementServer, Running, ServerTls};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
@@ -49,31 +53,65 @@ fn meshing_a_service_changes_at_most_five_lines_a_side() {
     }
 }
 
-async fn control_plane(mesh: &str, ports: [u16; 2]) -> (Running, RawResources) {
-    let text = mesh
-        .replace("127.0.0.1:50051", &format!("127.0.0.1:{}", ports[0]))
-        .replace("127.0.0.1:50052", &format!("127.0.0.1:{}", ports[1]));
-    let source = SourceText {
-        path: "mesh.yaml".to_owned(),
-        text,
+/// The README's `cert dev`: an authority, and certificates for all services of the mesh.
+fn cert_dev(mesh: &str, directory: &Path) {
+    let (mesh, _) = Mesh::parse(&[("mesh.yaml", mesh)]).expect("a good mesh file");
+    let (trust_domain, identities) =
+        certificates::identities(Some(&mesh), None, &[]).expect("it has services");
+    let order = Order {
+        directory: directory.to_owned(),
+        identities,
+        trust_domain,
+        control_plane_hosts: Vec::new(),
+        lifetime: Duration::from_secs(3_600),
+        renew: false,
+        now: SystemTime::now(),
     };
-    let resources = RawResources::unchecked([]).expect("no resource lacks a name");
-    resources.replace_configuration(Configuration::from_mesh(&[source]).expect("a good mesh file"));
-    let running = ManagementServer::builder()
-        .source(resources.clone())
-        .start()
-        .await;
-    (running.expect("a free port"), resources)
+    certificates::issue(&order).expect("issues");
 }
 
-/// A program of the examples, with a committed bootstrap that names this control plane.
-fn program(path: &str, bootstrap: &str, server: &Running) -> Command {
-    let mut bootstrap: serde_json::Value = serde_json::from_str(bootstrap).expect("JSON");
-    bootstrap["xds_servers"][0]["server_uri"] = json!(server.address().to_string());
+/// The README's `serve`, with a file of targets beside the mesh file: nobody gets an answer without
+/// a certificate.
+async fn control_plane(mesh: &str, directory: &Path, ports: [u16; 2]) -> Running {
+    let addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    let [first, second] = &addresses;
+    let mesh = mesh
+        .replace("127.0.0.1:50051", first)
+        .replace("127.0.0.1:50052", second);
+    let targets = format!("[{{\"targets\": {addresses:?}}}]");
+    let file = directory.join("mesh.yaml");
+    fs::write(&file, mesh).expect("writes");
+    fs::write(directory.join("targets.json"), targets).expect("writes");
+    let [certificate, key] =
+        ["pem", "key"].map(|end| directory.join(format!("{CONTROL_PLANE}.{end}")));
+    let tls = ServerTls::from_files(certificate, key).client_ca(directory.join("ca.pem"));
+    let running = ManagementServer::builder()
+        .source(FileSource::new([file]))
+        .tls(tls)
+        .start()
+        .await;
+    running.expect("a free port")
+}
+
+/// A program of the examples as `service`, with the README's `bootstrap`.
+fn program(path: &str, service: &str, certs: &Path, server: &Running) -> Command {
+    let address = server.address().to_string();
+    let certificates = Certificates::of(certs, service).expect("it has a certificate");
+    let process = bootstrap::Process::new(
+        service,
+        address.parse().expect("an address"),
+        Some(certificates),
+        false,
+    );
+    let process = process.expect("it makes sense");
+    assert!(process.tls);
     let mut command = Command::new(path);
     command
         .env_remove("GRPC_XDS_BOOTSTRAP")
-        .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string())
+        .env(
+            "GRPC_XDS_BOOTSTRAP_CONFIG",
+            bootstrap::grpc(&process).to_string(),
+        )
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     command
@@ -99,15 +137,20 @@ async fn lines(mut child: Child) -> Vec<String> {
     all
 }
 
-const CLIENT: &str = include_str!("../hello/client.json");
-const SERVER: &str = include_str!("../hello/server.json");
-
 /// Starts the control plane and two servers, and runs `client` until calls reach both.
 async fn run(mesh: &str, client: &str) -> (Vec<String>, [u16; 2]) {
     let ports = [free_port(), free_port()];
-    let (control, _resources) = control_plane(mesh, ports).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let certs = directory.path();
+    cert_dev(mesh, certs);
+    let control = control_plane(mesh, certs, ports).await;
     let servers = ports.map(|port| {
-        let mut server = program(env!("CARGO_BIN_EXE_hello-server"), SERVER, &control);
+        let mut server = program(
+            env!("CARGO_BIN_EXE_hello-server"),
+            "greeter",
+            certs,
+            &control,
+        );
         server
             .arg(format!("127.0.0.1:{port}"))
             .spawn()
@@ -127,7 +170,7 @@ async fn run(mesh: &str, client: &str) -> (Vec<String>, [u16; 2]) {
         .await
         .expect("both serve");
     let printed = lines(
-        program(client, CLIENT, &control)
+        program(client, "web", certs, &control)
             .spawn()
             .expect("it starts"),
     )

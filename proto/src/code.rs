@@ -127,6 +127,14 @@ codes! {
         "add it under `authorities` in the bootstrap, or dial xds:///service";
     NO_LISTENER_TEMPLATE = 111, "the bootstrap does not say how servers find their Listener",
         "add \"server_listener_resource_name_template\": \"grpc/server?xds.resource.listening_address=%s\" to the bootstrap";
+    BAD_MODE = 112, "SIDESTEP_MODE has a value that means nothing",
+        "set it to `mesh` or `direct`, or unset it";
+    NOT_STATIC = 113, "the resources of a mesh with a control plane were to be replaced",
+        "change them at the control plane; only Mesh::from_static() takes them from the program";
+    ACCESS_LOG_FORMAT = 114, "the format of the access log is not valid",
+        "correct the operator at the place named; docs/access-log.md lists them";
+    ACCESS_LOG_FILE = 115, "the access log cannot be written",
+        "check the path, and that this process may write there";
 
     // Mesh file.
     FILE_UNREADABLE = 201, "a mesh file cannot be read",
@@ -197,6 +205,12 @@ codes! {
         "give the native resource another name";
     DANGLING_REFERENCE = 234, "a resource mentions another one that does not exist",
         "add the resource that is mentioned, or correct the name";
+    BAD_SOURCE = 235, "a source of endpoints is not written as it should be",
+        "write `dns: NAME:PORT`, `targets: FILE` or `targets: http://HOST/PATH`";
+    VERSIONS_NOT_TOLD = 236, "the source of endpoints does not tell versions",
+        "use `static` or `targets`, or a service for each version";
+    SOURCE_NEEDS_SERVER = 237, "the source of endpoints needs a control plane that asks it",
+        "write `static:` and a list where there is no control plane";
 
     // xDS resources.
     RESOURCE_FIELD_MISSING = 301, "a resource lacks a required field",
@@ -263,6 +277,8 @@ codes! {
         "look at the code that makes the request's messages";
     NAME_NOT_RESOLVED = 417, "a host name cannot be resolved",
         "check the spelling of the host and this machine's DNS";
+    NO_DETOUR = 418, "SIDESTEP_MODE=direct, and the channel does not say where its calls go then",
+        "add .or_direct(\"http://host:port\") to the channel, or unset SIDESTEP_MODE";
 
     // Servers.
     SERVER_ADDRESS = 501, "the text is no address to listen on",
@@ -293,6 +309,16 @@ codes! {
         "add a default filter chain to the Listener, or one that matches";
     REFUSED_HANDSHAKE = 514, "a client failed the server's TLS handshake",
         "give the client a certificate of the mesh's authority; plaintext clients need `mtls: permissive`";
+    SERVER_DIRECT = 515, "SIDESTEP_MODE=direct, and the server does not allow to serve without the mesh",
+        "add .or_direct_plaintext() to the server, or unset SIDESTEP_MODE";
+    ADMIN_ADDRESS = 516, "the text is no address for the admin endpoint",
+        "give IP:port, [IPv6]:port or unix:/path";
+    ADMIN_NOT_LOOPBACK = 517, "other machines could reach the admin endpoint",
+        "use a loopback address or a Unix socket, or Mesh::admin_beyond_loopback() if that is meant";
+    ADMIN_BIND = 518, "the admin endpoint cannot listen on its address",
+        "stop what listens there already (`ss -ltnp` names it), or take another port";
+    ADMIN_NO_RUNTIME = 519, "the admin endpoint has no tokio runtime to run on",
+        "call Mesh::admin() inside a tokio runtime";
 
     // Control plane and its sources.
     CONTROL_PLANE_UNREACHABLE = 601, "no control plane can be reached",
@@ -306,21 +332,31 @@ codes! {
     NODE_UNKNOWN_SERVICE = 605, "a server's process says that it is a service that the mesh does not have",
         "correct node.cluster in the server's bootstrap, or add the service to the mesh file";
     CONTROL_PLANE_PLAINTEXT = 606, "other machines could reach the control plane without encryption",
-        "listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted";
+        "give --tls-cert and --tls-key, listen on 127.0.0.1 or a Unix socket, or say --insecure if the network is trusted";
     CLIENT_NACK = 607, "a client refused a part of its configuration",
         "correct the resource that its message names; the client keeps the last good one";
+    SOURCE_NO_SUCH_NAME = 608, "a name that endpoints come from does not exist",
+        "correct the name in the mesh file, or add it to DNS; what was found last stays in use";
+    SOURCE_UNREACHABLE = 609, "a source of endpoints does not answer",
+        "check the file, the URL or the name servers; what was found last stays in use";
+    SOURCE_CONTENT = 610, "a source of endpoints answers with something that cannot be used",
+        "write a list of targets as Prometheus does: [{\"targets\": [\"host:port\"], \"labels\": {}}]";
 
     // Command line.
     WRONG_USAGE = 701, "the command line makes no sense",
         "see the examples of `sidestep VERB --help`";
     NO_ANSWER = 702, "the server does not answer the command line",
-        "check that `sidestep serve` runs there, or choose another with --server ADDR";
+        "check that `sidestep serve` runs there, or give --server ADDR; one with TLS needs --ca, one with --client-ca also --cert and --key";
     NO_SUCH_SERVICE = 703, "the mesh file has no service of this name",
         "correct the name, or add the service to the mesh file";
     NO_SUCH_CODE = 704, "there is no such error code",
         "see `sidestep help --list`";
     COMMAND_FAILED = 705, "the command could not do its work",
         "see the system's message";
+    BOOTSTRAP_PLAINTEXT = 706, "the bootstrap that is asked for would leave traffic to other machines unencrypted",
+        "give --certs DIR (`sidestep cert dev` makes them), or say --insecure if the network is trusted";
+    CERTIFICATES_NOT_ISSUED = 707, "the development certificates cannot be issued",
+        "see the cause; --renew begins a new authority";
 
     // Certificates and TLS.
     NO_PROVIDER = 801, "the bootstrap has no certificate provider of this name",
@@ -341,8 +377,8 @@ codes! {
         "renew it; check the clocks of both machines";
     WRONG_NAME = 809, "the peer's certificate is good, but made out to somebody else",
         "issue one with the name that is expected, or correct `identity` and `trust_domain`";
-    NOT_TLS = 810, "the peer does not speak TLS",
-        "set the service's `mtls` to what its servers really do; check the port";
+    NOT_TLS = 810, "the peer does not answer in TLS",
+        "set the service's `mtls` to what its servers really do; check the port and the server's log";
     HANDSHAKE_FAILED = 811, "the TLS handshake failed",
         "see the cause, and the log of the other side";
     CERTIFICATE_REFUSED = 812, "the peer refused this process's certificate, or the lack of one",

@@ -9,7 +9,7 @@
 //!
 //! Read in this order: [`mesh`], [`channel`], [`snapshot`], [`routing`], [`balancer`],
 //! [`subchannel`], then [`control`], where everything that changes is owned; [`server`] is the
-//! other end.
+//! other end. What is told of it all is in [`telemetry`].
 
 pub mod admin;
 pub mod balancer;

@@ -1,6 +1,7 @@
 //! The process's part in the mesh: one [`Mesh`], shared by all its channels and servers.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::uri::Authority;
 use sidestep_proto::ads::Variant;
-use sidestep_proto::bootstrap::{Bootstrap, BootstrapError, Node};
+use sidestep_proto::bootstrap::{Bootstrap, BootstrapError, NameError, Node};
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::codec::Context;
 use sidestep_proto::resource::Address;
 
@@ -198,7 +200,10 @@ impl Mesh {
         let authority = (!authority.is_empty()).then_some(authority);
         let listener = bootstrap
             .client_listener_name(authority, name)
-            .map_err(|e| bad(e.to_string()))?;
+            .map_err(|error| BuildError::Authority {
+                target: target.to_owned(),
+                error,
+            })?;
         Ok((self.inner.control.target(&listener, name), name.to_owned()))
     }
 
@@ -571,7 +576,16 @@ impl MeshBuilder {
             self.bootstrap.get_or_insert_with(nobody);
         }
         for key in self.bootstrap.iter().flat_map(|b| &b.ignored) {
-            tracing::warn!(target: "sidestep::config", key, "unknown bootstrap key ignored");
+            let code = code::BOOTSTRAP_UNKNOWN_KEY;
+            tracing::warn!(target: "sidestep::config", %code, key, "unknown bootstrap key ignored");
+        }
+        if self
+            .bootstrap
+            .as_ref()
+            .is_some_and(|b| b.node.id.is_empty())
+        {
+            let (code, key) = (code::BOOTSTRAP_NO_NODE_ID, "node.id");
+            tracing::warn!(target: "sidestep::config", %code, key, "the bootstrap names no node id");
         }
         let configured = match &self.bootstrap {
             Some(bootstrap) => {
@@ -681,24 +695,16 @@ const ADMIN_VARIABLE: &str = "SIDESTEP_ADMIN";
 const SERVER_LISTENER_TEMPLATE: &str = "grpc/server?xds.resource.listening_address=%s";
 
 /// Why a mesh, a channel or a server could not be made. Nothing was sent.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum BuildError {
     /// `SIDESTEP_ADMIN` asks for an admin endpoint that cannot be opened.
-    #[error("{ADMIN_VARIABLE}: {0}")]
-    Admin(#[from] AdminError),
+    Admin(AdminError),
     /// The access log cannot be written as asked.
-    #[error(transparent)]
-    AccessLog(#[from] AccessLogError),
+    AccessLog(AccessLogError),
     /// The environment names no bootstrap.
-    #[error(
-        "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to its text, \
-         pass one to Mesh::builder().bootstrap_json(), or dial a target that needs none \
-         (dns:///host:port, host:port, unix:path)"
-    )]
     NoBootstrap,
     /// The bootstrap file cannot be read.
-    #[error("bootstrap {}: {source}", path.display())]
     Read {
         /// As `GRPC_XDS_BOOTSTRAP` says.
         path: PathBuf,
@@ -706,7 +712,6 @@ pub enum BuildError {
         source: std::io::Error,
     },
     /// The bootstrap is not valid.
-    #[error("bootstrap {origin}: {error}")]
     Bootstrap {
         /// The file, or where else the text came from.
         origin: String,
@@ -714,28 +719,129 @@ pub enum BuildError {
         error: BootstrapError,
     },
     /// A target that cannot be dialled.
-    #[error("target {target:?}: {reason}")]
     Target {
         /// As given.
         target: String,
         /// What is wrong with it.
         reason: String,
     },
+    /// A target whose authority the bootstrap does not have.
+    Authority {
+        /// As given.
+        target: String,
+        /// Which authority.
+        error: NameError,
+    },
     /// Transport security cannot be set up.
-    #[error(transparent)]
-    Security(#[from] SecurityError),
+    Security(SecurityError),
     /// Static resources that cannot be used.
-    #[error("static resources: {0}")]
-    StaticResources(#[from] InvalidResources),
+    StaticResources(InvalidResources),
     /// Resources were to be replaced in a mesh that has a control plane.
-    #[error(
-        "this mesh takes its resources from a control plane: only one made by from_static() or static_resources() can have them replaced"
-    )]
     NotStatic,
     /// `SIDESTEP_MODE` has a value that means nothing.
-    #[error("SIDESTEP_MODE is {value:?}; allowed are `mesh` (the default) and `direct`")]
     Mode {
         /// As set.
         value: String,
     },
+}
+
+impl BuildError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Admin(error) => error.code(),
+            Self::AccessLog(error) => error.code(),
+            Self::NoBootstrap => code::NO_BOOTSTRAP,
+            Self::Read { .. } => code::BOOTSTRAP_UNREADABLE,
+            Self::Bootstrap { error, .. } => error.code(),
+            Self::Target { .. } => code::BAD_TARGET,
+            Self::Authority { error, .. } => error.code(),
+            Self::Security(error) => error.code(),
+            Self::StaticResources(error) => error.code(),
+            Self::NotStatic => code::NOT_STATIC,
+            Self::Mode { .. } => code::BAD_MODE,
+        }
+    }
+
+    /// What to do about it, in one line.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.code().hint()
+    }
+
+    fn say(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin(error) => write!(f, "{ADMIN_VARIABLE}: {error}"),
+            Self::AccessLog(error) => match error.source() {
+                Some(cause) => write!(f, "{error}: {cause}"),
+                None => write!(f, "{error}"),
+            },
+            Self::NoBootstrap => write!(
+                f,
+                "no xDS bootstrap: set {FILE_VARIABLE} to a bootstrap file or {TEXT_VARIABLE} to \
+                 its text, pass one to Mesh::builder().bootstrap_json(), or dial a target that \
+                 needs none (dns:///host:port, host:port, unix:path)"
+            ),
+            Self::Read { path, source } => write!(f, "bootstrap {}: {source}", path.display()),
+            Self::Bootstrap { origin, error } => write!(f, "bootstrap {origin}: {error}"),
+            Self::Target { target, reason } => write!(f, "target {target:?}: {reason}"),
+            Self::Authority { target, error } => write!(f, "target {target:?}: {error}"),
+            Self::Security(error) => write!(f, "{error}"),
+            Self::StaticResources(error) => write!(f, "static resources: {error}"),
+            Self::NotStatic => f.write_str(
+                "this mesh takes its resources from a control plane: only one made by \
+                 from_static() or static_resources() can have them replaced",
+            ),
+            Self::Mode { value } => write!(
+                f,
+                "SIDESTEP_MODE is {value:?}; allowed are `mesh` (the default) and `direct`"
+            ),
+        }
+    }
+}
+
+/// What and where on the first line, which ends with the code; what to do on the second.
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say(f)?;
+        // Of several faults, each shows its own code.
+        if !matches!(self, Self::StaticResources(_)) {
+            write!(f, " [{}]", self.code())?;
+        }
+        write!(f, "\n  hint: {}", self.hint())
+    }
+}
+
+impl std::error::Error for BuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Read { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl From<AdminError> for BuildError {
+    fn from(error: AdminError) -> Self {
+        Self::Admin(error)
+    }
+}
+
+impl From<AccessLogError> for BuildError {
+    fn from(error: AccessLogError) -> Self {
+        Self::AccessLog(error)
+    }
+}
+
+impl From<SecurityError> for BuildError {
+    fn from(error: SecurityError) -> Self {
+        Self::Security(error)
+    }
+}
+
+impl From<InvalidResources> for BuildError {
+    fn from(error: InvalidResources) -> Self {
+        Self::StaticResources(error)
+    }
 }

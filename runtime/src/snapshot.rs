@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::balancer::{Call, Connectivity, Failure, Load, Pick, Picker, SubchannelId};
 use crate::circuit_breaker::CircuitBreaker;
-use crate::control::{Handle, Input, WeakInbox};
+use crate::control::{Handle, Input, SharedOrigin, WeakInbox};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::subchannel::Connection;
 use crate::telemetry::Backend;
@@ -37,6 +37,8 @@ pub struct Target {
     version: watch::Sender<u64>,
     /// Told when this is dropped; keeps the control task alive.
     control: Option<Handle>,
+    /// Whom to ask about it, if there is a control plane.
+    origin: Option<SharedOrigin>,
 }
 
 /// What is known of a target.
@@ -82,7 +84,21 @@ impl Target {
             state: ArcSwap::from_pointee(TargetState::Pending),
             version: watch::Sender::new(0),
             control,
+            origin: None,
         }
+    }
+
+    /// With whom to ask about it.
+    pub(crate) fn with_origin(mut self, origin: Option<SharedOrigin>) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    /// Ends the texts of failed calls: the control plane's server and this process's node, after
+    /// a space. Empty where there is no control plane.
+    pub(crate) fn origin(&self) -> String {
+        let origin = self.origin.as_ref().map(|origin| origin.load());
+        origin.map_or_else(String::new, |origin| format!(" {origin}"))
     }
 
     /// The listener name, or the direct address as dialled.
@@ -203,6 +219,12 @@ pub struct Published {
 }
 
 impl Published {
+    /// Whether the last try to connect to any endpoint has failed: why there may be nobody to pick.
+    pub(crate) fn unreachable(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.unreachable.load(Ordering::Relaxed))
+    }
+
     /// The endpoint that the picker of this very value answered with.
     #[must_use]
     pub fn slot(&self, id: SubchannelId) -> Option<&Arc<Slot>> {
@@ -347,6 +369,8 @@ pub struct Slot {
     /// What attempts that go there are labelled with. An endpoint may move to another locality.
     pub(crate) backend: ArcSwap<Backend>,
     pub(crate) connect_requested: AtomicBool,
+    /// The last try to connect failed. For the words of calls that found no endpoint.
+    pub(crate) unreachable: AtomicBool,
 }
 
 impl Slot {
@@ -356,6 +380,7 @@ impl Slot {
             load,
             address: address.into(),
             backend: ArcSwap::new(backend),
+            unreachable: AtomicBool::new(false),
             connect_requested: AtomicBool::new(false),
         }
     }

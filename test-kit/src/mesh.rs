@@ -236,6 +236,7 @@ struct State {
 }
 
 /// How configuration and calls travel.
+#[allow(clippy::large_enum_variant, reason = "held once per mesh")]
 enum Plane {
     /// Over loopback sockets. `None` while it is being cut or restored.
     Ads(Mutex<Option<ControlPlane>>),

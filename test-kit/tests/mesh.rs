@@ -52,7 +52,7 @@ async fn codes(client: &mut Client, calls: usize) -> Vec<Code> {
 }
 
 /// Calls until each of them has answered, and nobody else.
-async fn all_answer(client: &mut Client, wanted: &[&Backend]) {
+async fn all_answer(client: &Client, wanted: &[&Backend]) {
     let wanted: BTreeSet<String> = wanted.iter().map(|backend| backend.address()).collect();
     let seen = std::cell::RefCell::new(BTreeSet::new());
     eventually(|| async {
@@ -101,7 +101,7 @@ async fn suite(mesh: TestMesh) {
     one.heal();
 
     let two = backend(&mesh, "two").await;
-    all_answer(&mut client, &[&one, &two]).await;
+    all_answer(&client, &[&one, &two]).await;
     one.kill().await;
     // Without a retry, what was under way may be lost; what comes later is not.
     eventually(|| {
@@ -114,7 +114,7 @@ async fn suite(mesh: TestMesh) {
         assert_eq!(call(&mut client).await.unwrap(), two.address());
     }
     one.revive().await.unwrap();
-    all_answer(&mut client, &[&one, &two]).await;
+    all_answer(&client, &[&one, &two]).await;
 
     two.remove().await.unwrap();
     for _ in 0..10 {

@@ -1,5 +1,11 @@
 //! The `tracing` events of docs/events.md, as they come out of a live mesh.
 
+use sidestep::Mesh;
+use sidestep::telemetry::Reading;
+use sidestep::telemetry::instruments::{
+    Instrument, SUBCHANNEL_CONNECTION_ATTEMPTS_FAILED, SUBCHANNEL_CONNECTION_ATTEMPTS_SUCCEEDED,
+    SUBCHANNEL_DISCONNECTIONS, SUBCHANNEL_OPEN_CONNECTIONS,
+};
 use sidestep_proto::wire::{Any, cluster};
 use sidestep_server::RawResources;
 use sidestep_tests::events::{Events, Told};
@@ -146,4 +152,117 @@ async fn an_endpoint_that_leaves_is_told_as_shut_down() {
         .await;
     assert_eq!(closed.field("disconnect"), "subchannel shutdown");
     assert_eq!(closed.level, Level::DEBUG);
+}
+
+/// Labels and value of each series of an instrument.
+fn counted(mesh: &Mesh, instrument: &'static Instrument) -> Vec<(String, i64)> {
+    let mut all = Vec::new();
+    mesh.telemetry()
+        .read(instrument, |labels, reading| match reading {
+            Reading::Number(n) => all.push((labels.join("|"), n)),
+            Reading::Histogram(_) => panic!("{} is a number", instrument.name),
+        });
+    all
+}
+
+#[tokio::test]
+async fn connections_are_counted_by_reason() {
+    let mut events = Events::catch();
+    let fixture = Fixture::start(&plain_mesh(&[])).await;
+    let servers = fixture.mesh("greeter");
+    let [a, b] = ["a", "b"].map(|id| Backend::start(&servers, id, Faults::default()));
+    fixture.push(&plain_mesh(&[&a.address, &b.address]));
+    let mesh = fixture.mesh("web");
+    let channel = mesh.channel("xds:///greeter").unwrap();
+    channel.ready().await;
+    for backend in [&a, &b] {
+        let here = |told: &Told| told.field("endpoint") == backend.address;
+        events.wait(CONNECTION, "ready", here).await;
+    }
+    let labels = |more: &str| format!("xds:///greeter|greeter|{more}");
+    let open = |mesh: &Mesh| counted(mesh, &SUBCHANNEL_OPEN_CONNECTIONS);
+    let succeeded = counted(&mesh, &SUBCHANNEL_CONNECTION_ATTEMPTS_SUCCEEDED);
+    assert_eq!(succeeded, [(labels(""), 2)]);
+    assert_eq!(
+        open(&mesh),
+        [("xds:///greeter|none|greeter|".to_owned(), 2)]
+    );
+    assert_eq!(counted(&mesh, &SUBCHANNEL_DISCONNECTIONS), []);
+
+    // One goes away, and cannot be reached any more; the other one is taken out.
+    let address = a.address.clone();
+    a.shutdown().await;
+    let gone = |told: &Told| told.field("endpoint") == address;
+    events.wait(CONNECTION, "failed", gone).await;
+    fixture.push(&plain_mesh(&[&address]));
+    events
+        .wait(CONNECTION, "closed", |told| {
+            told.field("endpoint") == b.address
+        })
+        .await;
+    let mut reasons = counted(&mesh, &SUBCHANNEL_DISCONNECTIONS);
+    reasons.sort();
+    assert_eq!(
+        reasons,
+        [
+            (labels("|GOAWAY NO_ERROR"), 1),
+            (labels("|subchannel shutdown"), 1)
+        ]
+    );
+    assert_eq!(
+        open(&mesh),
+        [("xds:///greeter|none|greeter|".to_owned(), 0)]
+    );
+    let failed = counted(&mesh, &SUBCHANNEL_CONNECTION_ATTEMPTS_FAILED);
+    assert!(failed[0].1 >= 1, "{failed:?}");
+}
+
+/// Every event of the runtime's source is in the table, so that people can rely on it.
+#[test]
+fn every_event_is_in_the_documentation() {
+    let documented = include_str!("../../docs/events.md");
+    let call = regex::Regex::new(
+        r#"(?s)tracing::(error|warn|info|debug|trace)!\((?:[^;"]|"sidestep::\w+")*?"([^":][^"]*)"\s*\)"#,
+    );
+    let (call, mut seen) = (call.unwrap(), 0);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../runtime/src");
+    let mut folders = vec![std::path::PathBuf::from(source)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for event in call.captures_iter(&text) {
+                let (level, message) = (&event[1], &event[2]);
+                let target = event[0].split('"').nth(1).unwrap();
+                assert!(
+                    target.starts_with("sidestep::"),
+                    "{}: {}",
+                    path.display(),
+                    &event[0]
+                );
+                let row = |line: &str| {
+                    line.starts_with(&format!("| `{target}` |"))
+                        && line.contains(level)
+                        && line.contains(&format!("| {message} |"))
+                };
+                assert!(
+                    documented.lines().any(row),
+                    "{target} {level} {message:?} of {} is not in docs/events.md",
+                    path.display()
+                );
+                seen += 1;
+            }
+            let written = text.matches("tracing::warn!(").count()
+                + text.matches("tracing::info!(").count()
+                + text.matches("tracing::debug!(").count()
+                + text.matches("tracing::error!(").count();
+            let understood = call.captures_iter(&text).count();
+            assert_eq!(understood, written, "{}", path.display());
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use futures_util::stream;
 use http::Response;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, PeriodicReader, SdkMeterProvider};
 use sidestep::telemetry::instruments::{
     CLIENT_ATTEMPT_DURATION, CLIENT_ATTEMPT_RCVD, CLIENT_ATTEMPT_SENT, CLIENT_ATTEMPT_STARTED,
     CLIENT_CALL_DURATION, CLIENT_CALL_RETRIES, CLIENT_CALL_RETRY_DELAY,
@@ -386,6 +388,67 @@ async fn a_call_that_the_caller_drops_or_lets_run_out_counts_so() {
 }
 
 #[tokio::test]
+async fn the_wait_for_the_configuration_belongs_to_the_call_alone() {
+    let o = observed(Faults::default(), "").await;
+    let mut ready = TestServiceClient::new(o.fixture.mesh("web").channel(TARGET).unwrap());
+    until(&mut ready, Result::is_ok).await.unwrap();
+    // The first call of this process: nothing was heard from the control plane yet.
+    let mut client = TestServiceClient::new(wait_for_ready(&o.clients));
+    call(&mut client).await.unwrap();
+    let whole = sum(&o.clients, &CLIENT_CALL_DURATION);
+    let attempt = sum(&o.clients, &CLIENT_ATTEMPT_DURATION);
+    assert!(attempt < whole, "{attempt} of {whole}");
+    // The next waits for nothing: call and attempt begin and end together.
+    call(&mut client).await.unwrap();
+    let whole = sum(&o.clients, &CLIENT_CALL_DURATION) - whole;
+    let attempt = sum(&o.clients, &CLIENT_ATTEMPT_DURATION) - attempt;
+    assert!((whole - attempt).abs() < 1e-9, "{attempt} of {whole}");
+}
+
+/// Not gRPC: what is counted is what the HTTP status stands for.
+#[tokio::test]
+async fn plain_http_counts_by_its_http_status() {
+    let fixture = Fixture::start(&mesh_file(&[], "")).await;
+    let servers = on(&fixture, "greeter");
+    let page = |request: http::Request<tonic::body::Body>| async move {
+        let status = match request.uri().path() {
+            "/there" => 200,
+            _ => 404,
+        };
+        let body = http_body_util::Full::new(bytes::Bytes::from_static(b"page"));
+        let reply = Response::builder().status(status).body(body);
+        Ok::<_, std::convert::Infallible>(reply.unwrap())
+    };
+    let server = servers.server("127.0.0.1:0");
+    let server = server.layer(tower::layer::layer_fn(move |_| tower::service_fn(page)));
+    let bound = server.bind().unwrap();
+    fixture.push(&plain_mesh(&[&bound.address().to_string()]));
+    tokio::spawn(bound.serve());
+    let clients = on(&fixture, "web");
+    let mut channel = wait_for_ready(&clients);
+    for path in ["/there", "/not-there"] {
+        let request = http::Request::get(path).body(http_body_util::Empty::new());
+        let reply = tower::Service::call(&mut channel, request.unwrap()).await;
+        let body = http_body_util::BodyExt::collect(reply.unwrap().into_body()).await;
+        assert_eq!(body.unwrap().to_bytes(), "page");
+    }
+    assert_eq!(
+        counts(&clients, &CLIENT_CALL_DURATION),
+        [
+            (format!("other {TARGET} OK"), 1),
+            (format!("other {TARGET} UNIMPLEMENTED"), 1)
+        ]
+    );
+    assert_eq!(
+        counts(&servers, &SERVER_CALL_DURATION),
+        [
+            ("other OK".to_owned(), 1),
+            ("other UNIMPLEMENTED".to_owned(), 1)
+        ]
+    );
+}
+
+#[tokio::test]
 async fn retries_are_attempts_of_one_call() {
     let faults = Faults {
         fail_attempts_below: 2,
@@ -593,7 +656,7 @@ async fn off_means_that_nothing_is_counted_until_it_is_turned_on() {
         let text = mesh.telemetry().prometheus_text();
         let calls = text
             .lines()
-            .find(|line| line.contains("_call_") || line.contains("_attempt_"));
+            .find(|line| line.contains("grpc_client_") || line.contains("grpc_server_"));
         assert_eq!(calls, None);
     }
     clients.telemetry().turn_on();
@@ -640,6 +703,67 @@ async fn the_prometheus_text_parses_and_says_what_was_counted() {
     let ok = format!(r#"grpc_method="{UNARY}",grpc_status="OK""#);
     let count = format!("grpc_server_call_duration_seconds_count{{{ok}}}");
     assert_eq!(server.samples[&count], 2.0);
+}
+
+#[tokio::test]
+async fn a_registry_of_the_applications_own_takes_the_metrics() {
+    let o = observed(Faults::default(), "").await;
+    let mut client = TestServiceClient::new(wait_for_ready(&o.clients));
+    call(&mut client).await.unwrap();
+    let mut registry = prometheus_client::registry::Registry::with_prefix("app");
+    registry.register_collector(Box::new(o.clients.telemetry().clone()));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let started = Exposition::parse(&text);
+    let labels = format!(r#"grpc_method="{UNARY}",grpc_target="{TARGET}""#);
+    let started = started.samples[&format!("app_grpc_client_attempt_started_total{{{labels}}}")];
+    assert_eq!(started, 1.0);
+}
+
+#[tokio::test]
+async fn an_opentelemetry_meter_gets_the_same() {
+    let exporter = InMemoryMetricExporter::default();
+    let reader = PeriodicReader::builder(exporter.clone()).build();
+    let provider = SdkMeterProvider::builder().with_reader(reader).build();
+    let o = observed(Faults::default(), "").await;
+    let options = TelemetryOptions::default().opentelemetry(&provider);
+    let clients = o.fixture.builder("web").telemetry(options).build().unwrap();
+    let mut client = TestServiceClient::new(wait_for_ready(&clients));
+    for _ in 0..2 {
+        call(&mut client).await.unwrap();
+    }
+    provider.force_flush().unwrap();
+    let finished = exporter.get_finished_metrics().unwrap();
+    let metrics = finished.iter().flat_map(|m| m.scope_metrics());
+    let metrics = metrics.flat_map(|scope| scope.metrics());
+    let mut names = Vec::new();
+    for metric in metrics.filter(|metric| metric.name().starts_with("grpc.client.")) {
+        names.push(metric.name());
+        if let AggregatedMetrics::F64(MetricData::Histogram(durations)) = metric.data() {
+            let points: Vec<_> = durations.data_points().collect();
+            assert_eq!(
+                (points.len(), points[0].count()),
+                (1, 2),
+                "{}",
+                metric.name()
+            );
+            let mut attributes = points[0].attributes();
+            let status = attributes.find(|kv| kv.key.as_str() == "grpc.status");
+            assert_eq!(status.unwrap().value.as_str(), "OK");
+            assert_eq!(points[0].bounds().count(), 41);
+        }
+    }
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "grpc.client.attempt.duration",
+            "grpc.client.attempt.rcvd_total_compressed_message_size",
+            "grpc.client.attempt.sent_total_compressed_message_size",
+            "grpc.client.attempt.started",
+            "grpc.client.call.duration",
+        ]
+    );
 }
 
 /// OpenMetrics text, read strictly: each family is described once and before its samples, and

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use prost::Message as _;
+use sidestep_proto::code;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{Address, ResourceType};
 use sidestep_proto::wire::Any;
@@ -29,7 +30,13 @@ fn unasked(service: &Service) -> Option<Diagnostic> {
         source.id.kind
     );
     let place = &source.written.place;
-    Some(Diagnostic::new(Severity::Error, place, &path, message))
+    Some(Diagnostic::new(
+        code::SOURCE_NEEDS_SERVER,
+        Severity::Error,
+        place,
+        &path,
+        message,
+    ))
 }
 
 /// Everything that the processes of a mesh would be sent.

@@ -35,6 +35,7 @@ pub fn check(paths: &[PathBuf]) -> Result<Checked, SourceError> {
             match &told {
                 None => not_asked.push(format!("{place}: {id} was not asked")),
                 Some(Err(error)) => warnings.push(Diagnostic::new(
+                    error.code(),
                     Severity::Warning,
                     place,
                     "",

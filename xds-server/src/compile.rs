@@ -20,6 +20,7 @@ mod route;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use sidestep_proto::code;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{Resource, ResourceType};
 use sidestep_proto::wire::Any;
@@ -130,7 +131,12 @@ fn check_versions(
             "no endpoint from `{}` has the version {:?} now",
             source.written.value, version.value
         );
-        report.warning(&version.place, &path, message);
+        report.warning(
+            code::VERSION_WITHOUT_ENDPOINT,
+            &version.place,
+            &path,
+            message,
+        );
     }
 }
 
@@ -174,7 +180,12 @@ fn check_unique(resources: &[CompiledResource], report: &mut Report) {
                 |known| known.wire_name().to_owned(),
             );
             let message = format!("the {noun} {:?} is already made at {first}", resource.name);
-            report.error(&resource.provenance, "resources", message);
+            report.error(
+                code::RESOURCE_TWICE,
+                &resource.provenance,
+                "resources",
+                message,
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
 use serde_json::Value as Json;
+use sidestep_proto::code;
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::{self, Any};
@@ -94,7 +95,12 @@ fn descriptor(native: &NativeResource, report: &mut Report) -> Option<MessageDes
         let help = near.first().map(|name| format!("did you mean {name:?}?"));
         let place = locate::key_place(&native.node, "@type");
         report
-            .error(place, &native.node.path, format!("unknown type {name:?}"))
+            .error(
+                code::UNKNOWN_RESOURCE_TYPE,
+                place,
+                &native.node.path,
+                format!("unknown type {name:?}"),
+            )
             .help(help.unwrap_or_default());
     }
     found
@@ -112,19 +118,29 @@ fn checked(
     let decoded = match codec::decode(known, any, &Context::default()) {
         Ok(decoded) => decoded,
         Err(reason) => {
-            report.error(&node.place, &node.path, format!("{known}: {reason}"));
+            report.error(
+                reason.code(),
+                &node.place,
+                &node.path,
+                format!("{known}: {reason}"),
+            );
             return None;
         }
     };
     for ignored in &decoded.ignored {
         let (place, path) = locate::field(node, &ignored.path);
-        report.warning(place, &path, format!("{}: {}", ignored.path, ignored.note));
+        report.warning(
+            code::RESOURCE_FIELD_IGNORED,
+            place,
+            &path,
+            format!("{}: {}", ignored.path, ignored.note),
+        );
     }
     match decoded.result {
         Ok(_) => Some(decoded.name),
         Err(invalid) => {
             let (place, path) = locate::field(node, &invalid.path);
-            report.error(place, &path, invalid.to_string());
+            report.error(invalid.code(), place, &path, invalid.text());
             None
         }
     }
@@ -143,7 +159,12 @@ fn own_name(
         .filter(|name| !name.is_empty());
     if name.is_none() {
         let node = &native.node;
-        report.error(&node.place, &node.path, "the resource has no name");
+        report.error(
+            code::RESOURCE_UNNAMED,
+            &node.place,
+            &node.path,
+            "the resource has no name",
+        );
     }
     name
 }

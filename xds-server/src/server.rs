@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidestep_proto::code::{self, Code};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -246,7 +247,7 @@ pub enum StartError {
     #[error("TLS of the ADS port: {0}")]
     Tls(#[from] TlsError),
     /// The address cannot be listened on.
-    #[error("cannot listen on {address}: {error}")]
+    #[error("cannot listen on {address}: {error} [{}]", code::CONTROL_PLANE_BIND)]
     Bind {
         /// The address.
         address: ListenAddress,
@@ -254,6 +255,18 @@ pub enum StartError {
         #[source]
         error: io::Error,
     },
+}
+
+impl StartError {
+    /// Its code; that of the first fault, if there are several.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Source(error) => error.code(),
+            Self::Tls(error) => error.code(),
+            Self::Bind { .. } => code::CONTROL_PLANE_BIND,
+        }
+    }
 }
 
 async fn load(mut source: Box<dyn Source>, store: &Store) -> Result<Box<dyn Source>, StartError> {

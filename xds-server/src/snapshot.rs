@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message as _;
 use sidestep_proto::ads::Entry;
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::wire::Any;
 
 use crate::model::Place;
@@ -53,7 +54,10 @@ impl RawResource {
 
 /// A resource whose name cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a resource of type {type_url:?} has no readable name")]
+#[error(
+    "a resource of type {type_url:?} has no readable name [{}]",
+    code::RESOURCE_UNNAMED
+)]
 pub struct UnnamedResource {
     /// Its type.
     pub type_url: String,
@@ -304,12 +308,23 @@ pub enum FaultKind {
     },
 }
 
+impl FaultKind {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Hole { .. } => code::DANGLING_REFERENCE,
+            Self::Duplicate { .. } => code::RESOURCE_TWICE,
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(origin) = &self.origin {
             write!(f, "{origin}: ")?;
         }
-        self.kind.fmt(f)
+        write!(f, "{} [{}]", self.kind, self.kind.code())
     }
 }
 
@@ -425,10 +440,10 @@ mod tests {
         .expect_err("four holes");
         assert_eq!(
             error.to_string(),
-            "mesh.yaml:3:1: Listener \"greeter\" mentions RouteConfiguration \"absent-routes\", which does not exist\n\
-             RouteConfiguration \"r\" mentions Cluster \"absent-a\", which does not exist\n\
-             RouteConfiguration \"r\" mentions Cluster \"absent-b\", which does not exist\n\
-             Cluster \"c\" mentions ClusterLoadAssignment \"c\", which does not exist"
+            "mesh.yaml:3:1: Listener \"greeter\" mentions RouteConfiguration \"absent-routes\", which does not exist [SX0234]\n\
+             RouteConfiguration \"r\" mentions Cluster \"absent-a\", which does not exist [SX0234]\n\
+             RouteConfiguration \"r\" mentions Cluster \"absent-b\", which does not exist [SX0234]\n\
+             Cluster \"c\" mentions ClusterLoadAssignment \"c\", which does not exist [SX0234]"
         );
     }
 
@@ -442,7 +457,7 @@ mod tests {
         let error = build(resources).expect_err("a duplicate");
         assert_eq!(
             error.to_string(),
-            "b.yaml:9:1: Cluster \"greeter-v1\" is defined twice, already at a.yaml:2:1"
+            "b.yaml:9:1: Cluster \"greeter-v1\" is defined twice, already at a.yaml:2:1 [SX0233]"
         );
     }
 

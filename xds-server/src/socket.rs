@@ -13,7 +13,8 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use sidestep_proto::code::{self, Code};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
@@ -29,8 +30,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client that is turned away may take to notice.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What such a client may still send, in bytes.
+const LAST_BYTES: u64 = 64 << 10;
+
 /// TLS handshakes at the same time; further connections wait in the backlog.
-const HANDSHAKES: usize = 256;
+const HANDSHAKES: usize = 1024;
 
 /// What new connections use for TLS; `None`: plaintext.
 pub(crate) type CurrentTls = Option<watch::Receiver<Arc<ServerConfig>>>;
@@ -88,8 +95,19 @@ impl FromStr for ListenAddress {
 
 /// A text that is no address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no address to listen on, expected IP:PORT or unix:/PATH")]
+#[error(
+    "{0:?} is no address to listen on, expected IP:PORT or unix:/PATH [{code}]",
+    code = code::CONTROL_PLANE_ADDRESS
+)]
 pub struct InvalidListenAddress(String);
+
+impl InvalidListenAddress {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        code::CONTROL_PLANE_ADDRESS
+    }
+}
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -175,8 +193,9 @@ impl Listener {
                 }
                 continue;
             };
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-                return;
+            let permit = tokio::select! {
+                permit = Arc::clone(&handshakes).acquire_owned() => permit,
+                _ = stop.wait_for(|stop| *stop) => return,
             };
             let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
             let (connections, mut cut) = (connections.clone(), cut.clone());
@@ -237,11 +256,15 @@ async fn handshake(
     socket: Socket,
     peer: &Peer,
 ) -> Option<Box<TlsStream<Socket>>> {
-    let error = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(socket)).await {
+    let accepting = acceptor.accept(socket).into_fallible();
+    let error = match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
         Ok(Ok(stream)) => return Some(Box::new(stream)),
         // Probes of load balancers connect and leave.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err((error, _))) if error.kind() == io::ErrorKind::UnexpectedEof => return None,
+        Ok(Err((error, socket))) => {
+            let _ = tokio::time::timeout(LAST_WORDS, last_words(socket)).await;
+            error.to_string()
+        }
         Err(_) => format!("not done within {HANDSHAKE_TIMEOUT:?}"),
     };
     tracing::warn!(
@@ -249,6 +272,15 @@ async fn handshake(
         "a client was turned away: the TLS handshake failed"
     );
     None
+}
+
+/// Lets the TLS alert arrive, which says why: a socket that is closed with something unread in it
+/// takes back what it has sent.
+async fn last_words(mut socket: Socket) -> io::Result<()> {
+    socket.shutdown().await?;
+    let mut sink = tokio::io::sink();
+    tokio::io::copy(&mut socket.take(LAST_BYTES), &mut sink).await?;
+    Ok(())
 }
 
 /// The two kinds of socket.

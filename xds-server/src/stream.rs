@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use sidestep_proto::ads::{
     Request, ServerEvent, ServerOutput, ServerResponse, ServerStream, Variant, View as _,
 };
+use sidestep_proto::code;
 use sidestep_proto::resource::ResourceType;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -311,6 +312,7 @@ fn log(info: &StreamInfo, event: &ServerEvent) {
             ..
         } => tracing::warn!(
             target: "sidestep_server::stream",
+            code = %code::CLIENT_NACK,
             stream = info.id,
             type_url,
             version,

@@ -16,6 +16,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sidestep_proto::code::{self, Code};
 use tokio::sync::watch;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -159,6 +160,16 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Unreadable { .. } => code::CERTIFICATE_UNREADABLE,
+            Self::Unfit { .. } => code::CERTIFICATE_INVALID,
+            Self::Mismatch { .. } => code::KEY_MISMATCH,
+        }
+    }
+
     fn unfit(path: &Path, reason: impl fmt::Display) -> Self {
         Self::Unfit {
             path: path.to_owned(),

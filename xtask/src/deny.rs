@@ -12,16 +12,25 @@ use serde_json::Value;
 use crate::codegen::root;
 
 /// Dependencies that a crate must not reach, whatever the way.
-const LAYERS: [(&str, &[&str]); 3] = [
+const LAYERS: [(&str, &[&str]); 5] = [
     (
         "sidestep-proto",
         &["tokio", "hyper", "tower", "tonic", "h2"],
     ),
     (
         "sidestep",
-        &["sidestep-server", "sidestep-cli", "prost-reflect", "ring"],
+        &[
+            "sidestep-server",
+            "sidestep-cli",
+            "sidestep-test",
+            "prost-reflect",
+            "ring",
+        ],
     ),
-    ("sidestep-server", &["sidestep", "ring"]),
+    ("sidestep-server", &["sidestep", "sidestep-test", "ring"]),
+    // Only tests and examples stand on the test kit.
+    ("sidestep-cli", &["sidestep-test"]),
+    ("sidestep-benches", &["sidestep-test"]),
 ];
 
 pub(crate) fn check() -> Result<()> {

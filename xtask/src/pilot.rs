@@ -46,7 +46,7 @@ const BUILD: Duration = Duration::from_secs(900);
 const ALERT: Duration = Duration::from_secs(180);
 
 /// Panels that are empty as long as all is well.
-const QUIET: [&str; 13] = [
+const QUIET: [&str; 14] = [
     "Calls failed",
     "Cut off",
     "Resources refused",
@@ -58,6 +58,7 @@ const QUIET: [&str; 13] = [
     "Retries",
     "Waiting between attempts",
     "Refused resources",
+    "Around the mesh",
     "Streams that failed",
     "Updates refused",
 ];
@@ -89,6 +90,9 @@ fn play(folder: &Path, say: impl Fn(&str)) -> Result<()> {
     say("the README's commands work; the server takes TLS alone");
 
     let prometheus = pilot.watch(&load)?;
+    load.goes_to(&pilot.addresses(&[0, 1]))?;
+    pilot.write_targets(&[0])?;
+    pilot.follow_targets()?;
     for (about, servers) in [
         ("the first", &[0][..]),
         ("both", &[0, 1]),
@@ -200,8 +204,12 @@ impl Pilot {
         let (_, admin) = admin.with_context(|| format!("{ADMIN} is not set for the load"))?;
         let process = self.start("load", command)?;
         listening(admin)?;
-        let admin = admin.clone();
-        self.load = Some(Load { process, admin });
+        let load = Load {
+            process,
+            admin: admin.clone(),
+        };
+        load.begins()?;
+        self.load = Some(load);
         Ok(())
     }
 
@@ -218,6 +226,14 @@ impl Pilot {
             .collect()
     }
 
+    /// Has the mesh file name the `targets` file in place of its fixed list.
+    fn follow_targets(&self) -> Result<()> {
+        let file = self.folder.join("hello/mesh.yaml");
+        let text = fs::read_to_string(&file)?;
+        fs::write(&file, with_targets(&text).context("no static endpoints")?)?;
+        Ok(())
+    }
+
     /// Writes the `targets` file as a deployment would: whole, and renamed into place.
     fn write_targets(&self, servers: &[usize]) -> Result<()> {
         let file = self.folder.join("hello/targets.json");
@@ -226,6 +242,19 @@ impl Pilot {
         fs::write(&new, groups.to_string())?;
         Ok(fs::rename(new, file)?)
     }
+}
+
+/// A mesh file with a `targets` file in place of its one list of endpoints.
+fn with_targets(mesh: &str) -> Option<String> {
+    let (before, rest) = mesh.split_once("static:\n")?;
+    let indented = before.len() - before.trim_end_matches(' ').len();
+    let is_item = |line: &&str| line.len() - line.trim_start().len() > indented;
+    let items: usize = rest
+        .split_inclusive('\n')
+        .take_while(is_item)
+        .map(str::len)
+        .sum();
+    Some(format!("{before}targets: targets.json\n{}", &rest[items..]))
 }
 
 /// Copies the example's files, with its ports replaced.
@@ -301,11 +330,21 @@ struct Load {
 }
 
 impl Load {
+    /// Waits for the first answer.
+    fn begins(&self) -> Result<()> {
+        for _ in 0..30 {
+            if self.whole()? > 0 {
+                return Ok(());
+            }
+        }
+        bail!("no call is answered")
+    }
+
     /// Waits until all answers of a second come from just these servers; no call may have failed.
     fn goes_to(&self, servers: &BTreeSet<String>) -> Result<u64> {
         let mut last = Value::Null;
         for _ in 0..30 {
-            last = self.process.event("load")?;
+            last = self.process.fresh("load")?;
             ensure!(last["failed"] == 0, "calls failed: {last}");
             let answering = last["servers"].as_object().into_iter().flatten();
             if answering
@@ -321,7 +360,7 @@ impl Load {
 
     /// How many calls were answered; none may have failed.
     fn whole(&self) -> Result<u64> {
-        let line = self.process.event("load")?;
+        let line = self.process.fresh("load")?;
         ensure!(line["failed"] == 0, "calls failed: {line}");
         line["answered"].as_u64().context("a number")
     }
@@ -331,7 +370,7 @@ impl Load {
         let mut failed = None;
         let mut calm = 0;
         for _ in 0..60 {
-            let line = self.process.event("load")?;
+            let line = self.process.fresh("load")?;
             calm = if failed == line["failed"].as_u64() {
                 calm + 1
             } else {
@@ -373,17 +412,20 @@ fn has_read(prometheus: &Prometheus, calls: u64) -> Result<()> {
     Ok(())
 }
 
-/// Every query of the dashboard is answered, and finds something unless it is about faults.
+/// Every query of the dashboard is answered, and every panel shows something unless it is about
+/// faults.
 fn panels_show(prometheus: &Prometheus) -> Result<usize> {
     let queries = dashboard::read()?.queries();
+    let mut empty: BTreeSet<&str> = queries.iter().map(|(panel, _)| panel.as_str()).collect();
     for (panel, query) in &queries {
-        let found = prometheus.query(query)?;
-        let quiet = QUIET.contains(&panel.as_str());
-        ensure!(
-            quiet || !found.is_empty(),
-            "panel {panel:?} is empty: {query}"
-        );
+        if !prometheus.query(query)?.is_empty() {
+            empty.remove(panel.as_str());
+        }
     }
+    for panel in QUIET {
+        empty.remove(panel);
+    }
+    ensure!(empty.is_empty(), "these panels are empty: {empty:?}");
     Ok(queries.len())
 }
 
@@ -396,5 +438,24 @@ fn within<T>(limit: Duration, mut step: impl FnMut() -> Result<T>) -> Result<T> 
             Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => std::thread::sleep(Duration::from_millis(200)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_take_the_place_of_a_list() {
+        let mesh = "s:\n  endpoints:\n    static:\n      - a\n      - b\n  balance: x\n";
+        let edited = "s:\n  endpoints:\n    targets: targets.json\n  balance: x\n";
+        assert_eq!(with_targets(mesh).unwrap(), edited);
+        assert_eq!(with_targets("s: {}\n"), None);
+    }
+
+    #[test]
+    fn the_example_has_a_list_to_replace() {
+        let mesh = fs::read_to_string(root().join(EXAMPLE).join("mesh.yaml")).unwrap();
+        assert!(with_targets(&mesh).is_some());
     }
 }

@@ -11,7 +11,7 @@ use sidestep_cli::bootstrap::{self, Certificates, Process, RequestError, ServerA
 use sidestep_cli::files::{self, Readers};
 
 use super::mesh_or_findings;
-use crate::output::Exit;
+use crate::output::{Exit, Style};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,7 +53,9 @@ What it does not do:
   - The ingress port is the file's own: `mtls` of the mesh file does not change it. With --certs it
     demands a certificate of the same root, without it takes plaintext.
   - An Envoy reads the certificate files when it starts; restart it after a renewal.
-  - Envoy's side of `mtls: strict` and `permissive` services: see `--egress` above.";
+  - Egress reaches services with `mtls: off` only. Clusters of strict and permissive services name
+    gRPC's certificate providers, which Envoy does not have: it refuses them (`sidestep status`
+    shows the NACK) and calls to them fail; nothing is ever sent in plaintext instead.";
 
 /// Write a bootstrap file: who a process is, where its control plane is
 #[derive(Debug, clap::Args)]
@@ -189,7 +191,10 @@ impl Arguments {
 
 /// Arguments that make no sense together are wrong usage; what is not there is a failure.
 fn refused(error: &RequestError) -> Exit {
-    eprintln!("error: {error}");
+    let style = Style::of(&std::io::stderr());
+    let code = error.code();
+    let text = error.to_string();
+    eprintln!("{}", crate::error::shown(style, code, &text, code.hint()));
     match error {
         RequestError::NoCertificate { .. } | RequestError::UnknownService { .. } => Exit::Failed,
         _ => Exit::Usage,

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::json;
-use sidestep_server::model::Diagnostic;
 use sidestep_server::{Bundle, Checked, SourceError};
 
+use crate::error;
 use crate::output::{Exit, Style};
 
 const EXAMPLES: &str = "\
@@ -18,8 +18,9 @@ Examples:
   sidestep check mesh.yaml --json | jq '.errors[].message'
 
 Runs the code with which the server reads, compiles and checks: what passes here is served. Each
-finding names file, line and column, and the nearest valid key or name. Files of targets are read;
-what would need the network (`dns`, `targets` at a URL) is not asked, and said not to have been.
+finding names file, line and column, a code that `sidestep help CODE` explains, and what to do.
+Files of targets are read; what would need the network (`dns`, `targets` at a URL) is not asked, and
+said not to have been.
 
 Ends with 0 if the mesh can be served (warnings or not), 1 if not.";
 
@@ -69,7 +70,7 @@ impl Arguments {
         match result {
             Ok(checked) => {
                 for warning in &checked.configuration.warnings {
-                    eprintln!("{}", style.odd(&warning.to_string()));
+                    eprintln!("{}", error::finding(style, warning));
                 }
                 if self.show_defaults {
                     print!("{}", checked.mesh.show_defaults());
@@ -84,7 +85,7 @@ impl Arguments {
             Err(error) => {
                 let found = error.diagnostics();
                 for diagnostic in &found {
-                    print_finding(diagnostic, style);
+                    eprintln!("{}", error::finding(style, diagnostic));
                 }
                 let errors = found.iter().filter(|finding| finding.is_error()).count();
                 eprintln!("{}", counted(errors));
@@ -98,27 +99,21 @@ impl Arguments {
                 "ok": true,
                 "summary": checked.configuration.summary,
                 "errors": [],
-                "warnings": checked.configuration.warnings,
+                "warnings": error::findings(&checked.configuration.warnings),
                 "not_asked": checked.not_asked,
                 "with_defaults": self.show_defaults.then(|| checked.mesh.show_defaults()),
             }),
             Err(error) => {
-                let (errors, warnings): (Vec<_>, Vec<_>) = error
-                    .diagnostics()
-                    .into_iter()
-                    .partition(Diagnostic::is_error);
-                json!({"ok": false, "errors": errors, "warnings": warnings})
+                let found = error.diagnostics();
+                let (errors, warnings): (Vec<_>, Vec<_>) =
+                    found.iter().partition(|finding| finding.is_error());
+                json!({
+                    "ok": false,
+                    "errors": error::findings(errors),
+                    "warnings": error::findings(warnings),
+                })
             }
         }
-    }
-}
-
-pub(super) fn print_finding(diagnostic: &Diagnostic, style: Style) {
-    if diagnostic.is_error() {
-        eprintln!("{} {diagnostic}", style.bad("error:"));
-    } else {
-        // A warning says so itself.
-        eprintln!("{}", style.odd(&diagnostic.to_string()));
     }
 }
 

@@ -104,7 +104,9 @@ impl Arguments {
         let origin = match self.origin() {
             Ok(origin) => origin,
             Err(error) => {
-                eprintln!("error: {error}");
+                let (code, text) = (error.code(), error.to_string());
+                let style = Style::of(&std::io::stderr());
+                eprintln!("{}", crate::error::shown(style, code, &text, code.hint()));
                 return Ok(Exit::Usage);
             }
         };

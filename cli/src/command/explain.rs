@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use sidestep::explain::{Answer, Tone};
+use sidestep_proto::code;
 
+use crate::error::{self, Coded};
 use crate::output::{Exit, Style};
 use crate::process::{Process, no_answer, parameter};
 use answer::Question;
@@ -80,7 +82,7 @@ impl Arguments {
             Err(error) => {
                 let style = Style::of(&std::io::stderr());
                 for diagnostic in error.diagnostics() {
-                    super::check::print_finding(&diagnostic, style);
+                    eprintln!("{}", error::finding(style, &diagnostic));
                 }
                 return Ok(Exit::Failed);
             }
@@ -91,7 +93,8 @@ impl Arguments {
             headers: self.headers.into_iter().collect::<HeaderMap>(),
             caller: self.caller,
         };
-        let answer = answer::find(&checked, &question).map_err(anyhow::Error::msg)?;
+        let answer = answer::find(&checked, &question)
+            .map_err(|text| Coded::new(code::NO_SUCH_SERVICE, text))?;
         print(&answer, self.json)
     }
 }

@@ -7,6 +7,7 @@ mod completions;
 mod demo;
 mod doctor;
 mod explain;
+mod help;
 mod man;
 mod schema;
 mod serve;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Explain(explain::Arguments),
     /// Print the mesh file's JSON Schema, for editors
     Schema(schema::Arguments),
+    /// Explain a verb, or the code of an error
+    Help(help::Arguments),
     /// Print what a shell needs to complete the verbs and their flags
     Completions(completions::Arguments),
     /// Print the manual page, or write one for each verb
@@ -71,6 +74,7 @@ impl Command {
             Self::Status(arguments) => arguments.run().await,
             Self::Explain(arguments) => arguments.run().await,
             Self::Schema(arguments) => arguments.run(),
+            Self::Help(arguments) => arguments.run(),
             Self::Doctor(arguments) => arguments.run().await,
             Self::Cert(arguments) => arguments.run(),
             Self::Bootstrap(arguments) => arguments.run(),
@@ -90,7 +94,7 @@ fn mesh_or_findings(paths: &[PathBuf]) -> Result<Option<Mesh>, ()> {
         Err(error) => {
             let style = Style::of(&io::stderr());
             for diagnostic in error.diagnostics() {
-                check::print_finding(&diagnostic, style);
+                eprintln!("{}", crate::error::finding(style, &diagnostic));
             }
             Err(())
         }

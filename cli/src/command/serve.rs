@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
+use sidestep_proto::code;
 use sidestep_server::model::Diagnostic;
 use sidestep_server::store::Report;
 use sidestep_server::{
@@ -11,6 +12,7 @@ use sidestep_server::{
 };
 use tokio::sync::watch;
 
+use crate::error;
 use crate::output::{Exit, Style};
 
 const EXAMPLES: &str = "\
@@ -79,12 +81,11 @@ impl Arguments {
         };
         let tls = self.tls();
         if !self.listen.is_local() && !self.insecure && tls.is_none() {
-            eprintln!(
-                "error: other machines can reach {}, and the stream is not encrypted\n\
-                 give --tls-cert and --tls-key, listen on 127.0.0.1 or a Unix socket, or say \
-                 --insecure if the network is trusted",
-                self.listen
-            );
+            let style = Style::of(&std::io::stderr());
+            let address = &self.listen;
+            let text = format!("other machines can reach {address}, and nothing is encrypted");
+            let code = code::CONTROL_PLANE_PLAINTEXT;
+            eprintln!("{}", error::shown(style, code, &text, code.hint()));
             return Ok(Exit::Usage);
         }
         let source = FileSource::new(self.paths.clone());
@@ -191,7 +192,7 @@ impl Voice {
                     "security": security,
                     "revision": report.revision,
                     "summary": report.summary,
-                    "warnings": report.warnings,
+                    "warnings": error::findings(&report.warnings),
                 })
             );
             return;
@@ -228,7 +229,7 @@ impl Voice {
                     report.revision
                 );
                 for diagnostic in refusal.error.diagnostics() {
-                    println!("  {diagnostic}");
+                    println!("{}", error::finding(self.style, &diagnostic));
                 }
             }
         }
@@ -236,18 +237,21 @@ impl Voice {
 
     fn warnings(self, report: &Report) {
         for warning in &report.warnings {
-            println!("  {}", self.style.odd(&warning.to_string()));
+            println!("{}", error::finding(self.style, warning));
         }
     }
 
     /// There is nothing to begin with.
     fn broken(self, errors: &[Diagnostic]) {
         if self.json {
-            println!("{}", json!({"event": "refused", "errors": errors}));
+            println!(
+                "{}",
+                json!({"event": "refused", "errors": error::findings(errors)})
+            );
             return;
         }
         for error in errors {
-            eprintln!("{} {error}", self.style.bad("error:"));
+            eprintln!("{}", error::finding(self.style, error));
         }
     }
 }
@@ -258,13 +262,13 @@ fn change_as_json(report: &Report) -> serde_json::Value {
             "event": "changed",
             "revision": report.revision,
             "summary": report.summary,
-            "warnings": report.warnings,
+            "warnings": error::findings(&report.warnings),
             "took_ms": u64::try_from(report.took.as_millis()).unwrap_or(u64::MAX),
         }),
         Some(refusal) => json!({
             "event": "refused",
             "revision": report.revision,
-            "errors": refusal.error.diagnostics(),
+            "errors": error::findings(&refusal.error.diagnostics()),
         }),
     }
 }

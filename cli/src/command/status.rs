@@ -6,12 +6,14 @@ mod sources;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use sidestep_proto::code;
 use sidestep_proto::wire::operations::{
     ClientStatus, StatusRequest, StatusResponse, TypeStatus, type_status::State,
 };
 use sidestep_server::OPERATIONS_STATUS;
 
 use crate::dial::{Security, chain, dial};
+use crate::error;
 use crate::output::{Cell, Exit, Style, table};
 
 /// A server that answers at all answers at once.
@@ -89,11 +91,10 @@ impl Arguments {
 }
 
 fn unreachable(server: &str, reason: &str) -> Exit {
-    eprintln!(
-        "error: no answer from {server}: {reason}\n\
-         is `sidestep serve` running there? Choose another with --server ADDR; a server with TLS \
-         needs --ca, one with --client-ca also --cert and --key"
-    );
+    let style = Style::of(&std::io::stderr());
+    let text = format!("no answer from {server}: {reason}");
+    let code = code::NO_ANSWER;
+    eprintln!("{}", error::shown(style, code, &text, code.hint()));
     Exit::Unreachable
 }
 

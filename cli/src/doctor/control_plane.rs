@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_prost::ProstCodec;
 
 use super::dial::{Link, broken_off_hint, dial};
-use super::{Group, PATIENCE, Report, State, chain, span};
+use super::{Group, PATIENCE, Report, State, chain, sources, span};
 
 const GROUP: Group = Group::ControlPlane;
 
@@ -94,6 +94,7 @@ fn judge(uri: &str, status: &StatusResponse, report: &mut Report) {
         report.add(GROUP, State::Partial, says).hint =
             Some("correct the mesh file; `sidestep check` shows every fault".to_owned());
     }
+    sources::check(uri, &status.sources, SystemTime::now(), report);
     let nacked: Vec<&ClientStatus> = status
         .clients
         .iter()

@@ -100,9 +100,9 @@ fn tls(credentials: &Credentials) -> Option<ClientTls> {
 
 fn refusal(error: Option<&AttemptError>, reason: String, encrypted: bool) -> Refusal {
     let hint = match error {
-        Some(AttemptError::Tls(text)) => tls_hint(text),
+        Some(AttemptError::Tls { reason: text, .. }) => tls_hint(text),
         Some(AttemptError::Security(_)) => "see the group certificates",
-        Some(AttemptError::Http2(_)) => broken_off_hint(encrypted),
+        Some(AttemptError::Http2 { .. }) => broken_off_hint(encrypted),
         _ => "is `sidestep serve` running there? A firewall in between?",
     };
     Refusal {
@@ -130,11 +130,11 @@ pub(super) fn broken_off_hint(encrypted: bool) -> &'static str {
 
 /// By rustls' words for it.
 fn tls_hint(text: &str) -> &'static str {
+    const OTHER_AUTHORITY: &str = "the server's certificate is of another authority: give this process the ca.pem of that one";
     let known = [
-        (
-            "UnknownIssuer",
-            "the server's certificate is of another authority: give this process the ca.pem of that one",
-        ),
+        ("UnknownIssuer", OTHER_AUTHORITY),
+        // Development authorities have one name and many keys.
+        ("BadSignature", OTHER_AUTHORITY),
         (
             "not valid for name",
             "the server's certificate lacks the name that is dialled: \

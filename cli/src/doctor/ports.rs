@@ -63,6 +63,12 @@ async fn endpoints(mesh: &Mesh, report: &mut Report) {
         });
     }
     let left_out = all.count();
+    if tries.is_empty() {
+        return report.skip(
+            GROUP,
+            "the mesh file lists no endpoints; targets and dns are the server's",
+        );
+    }
     let mut tried = tries.join_all().await;
     tried.sort_by_key(|(service, address, _)| (service.clone(), address.to_string()));
     for (service, address, failed) in tried {

@@ -27,6 +27,7 @@ mod timestamp;
 
 use std::sync::Arc;
 
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 
 use crate::control::{Asker, Question};
@@ -74,6 +75,25 @@ pub enum AdminError {
     /// There is nothing to run it on.
     #[error("admin endpoint: no tokio runtime: call Mesh::admin() inside one")]
     NoRuntime,
+}
+
+impl AdminError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Address(_) => code::ADMIN_ADDRESS,
+            Self::NotLoopback(_) => code::ADMIN_NOT_LOOPBACK,
+            Self::Bind { .. } => code::ADMIN_BIND,
+            Self::NoRuntime => code::ADMIN_NO_RUNTIME,
+        }
+    }
+
+    /// What to do about it, in one line.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.code().hint()
+    }
 }
 
 /// Who may connect.

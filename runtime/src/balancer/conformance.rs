@@ -83,7 +83,7 @@ impl Rig {
     }
 
     pub(super) fn update_failed(&mut self, error: &str) {
-        let error = Failure(error.into());
+        let error = Failure::new(sidestep_proto::code::CANNOT_CONNECT, error);
         self.run(|p, now, out| p.update(now, &[], Some(&error), out));
     }
 
@@ -92,7 +92,13 @@ impl Rig {
     }
 
     pub(super) fn fail(&mut self, id: SubchannelId, text: &str) {
-        self.set(id, Connectivity::TransientFailure(Failure(text.into())));
+        self.set(
+            id,
+            Connectivity::TransientFailure(Failure::new(
+                sidestep_proto::code::CANNOT_CONNECT,
+                text,
+            )),
+        );
     }
 
     pub(super) fn connect_requested(&mut self, id: SubchannelId) {
@@ -185,12 +191,15 @@ fn each_policy_has_one_factory() {
 fn an_empty_set_fails_calls_and_says_why() {
     for (name, mut rig) in rigs(1) {
         rig.update(&[]);
-        let Pick::Fail(Failure(text)) = rig.pick(0) else {
+        let Pick::Fail(Failure(text, _)) = rig.pick(0) else {
             panic!("{name}");
         };
         assert_eq!(&**text, "the cluster has no usable endpoint", "{name}");
         rig.update_failed("EDS resource \"x\" does not exist");
-        let expected = Failure("EDS resource \"x\" does not exist".into());
+        let expected = Failure::new(
+            sidestep_proto::code::CANNOT_CONNECT,
+            "EDS resource \"x\" does not exist",
+        );
         assert_eq!(rig.pick(0), Pick::Fail(&expected), "{name}");
         assert_eq!(
             rig.state(),
@@ -227,7 +236,7 @@ fn all_failing_says_so_and_keeps_trying() {
             let again: BTreeSet<_> = rig.connects.iter().copied().collect();
             assert!(again.len() > asked, "{name}");
         }
-        let Pick::Fail(Failure(text)) = rig.pick(0) else {
+        let Pick::Fail(Failure(text, _)) = rig.pick(0) else {
             panic!("{name}: {:?}", rig.pick(0));
         };
         assert!(text.contains("3 endpoints"), "{name}: {text}");
@@ -336,13 +345,19 @@ impl World {
         let next = if self.ready(id) {
             self.asked.remove(&id);
             match self.rng.u8(..3) {
-                0 => Connectivity::TransientFailure(Failure("lost".into())),
+                0 => Connectivity::TransientFailure(Failure::new(
+                    sidestep_proto::code::CANNOT_CONNECT,
+                    "lost",
+                )),
                 _ => Connectivity::Idle,
             }
         } else if self.states[&id] == Connectivity::Connecting {
             self.asked.remove(&id);
             match self.rng.u8(..2) {
-                0 => Connectivity::TransientFailure(Failure("refused".into())),
+                0 => Connectivity::TransientFailure(Failure::new(
+                    sidestep_proto::code::CANNOT_CONNECT,
+                    "refused",
+                )),
                 _ => Connectivity::Ready,
             }
         } else if self.asked.contains(&id) {

@@ -8,6 +8,7 @@
 //! ```
 
 use super::{Action, Actions, Connectivity, Endpoint, Failure, SubchannelId};
+use sidestep_proto::code;
 
 /// Endpoints with what is known of their connections.
 #[derive(Debug, Default)]
@@ -137,15 +138,16 @@ fn alike(a: &Endpoint, b: &Endpoint) -> bool {
 
 /// What a call is told when a set of `count` endpoints has all failed.
 pub(super) fn unreachable(count: usize, last: &Option<Failure>) -> Failure {
+    let code = last.as_ref().map_or(code::CANNOT_CONNECT, |last| last.1);
     let last = last.as_ref().map_or("not known", |failure| &*failure.0);
     let text = match count {
         1 => format!("the only endpoint cannot be reached: {last}"),
         _ => format!("none of {count} endpoints can be reached; the last error: {last}"),
     };
-    Failure(text.into())
+    Failure::new(code, text)
 }
 
 /// What a call is told when there is nowhere to go.
 pub(super) fn no_endpoints() -> Failure {
-    Failure("the cluster has no usable endpoint".into())
+    Failure::new(code::NO_ENDPOINTS, "the cluster has no usable endpoint")
 }

@@ -133,9 +133,10 @@ impl LocalityBalancer {
         match (failures.next_back(), self.children.len()) {
             (None, _) => self.error.clone().unwrap_or_else(no_endpoints),
             (Some(failure), 1) => failure.clone(),
-            (Some(Failure(last)), count) => {
-                Failure(format!("no endpoint in {count} localities; in the last one {last}").into())
-            }
+            (Some(Failure(last, code)), count) => Failure::new(
+                *code,
+                format!("no endpoint in {count} localities; in the last one {last}"),
+            ),
         }
     }
 

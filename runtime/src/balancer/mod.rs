@@ -30,11 +30,13 @@ mod priority;
 mod round_robin;
 mod stride;
 
+use std::fmt;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Instant;
 
+use sidestep_proto::code::Code;
 use sidestep_proto::resource::{LbPolicy, Locality};
 
 pub use crate::routing::Call;
@@ -86,9 +88,24 @@ pub enum Connectivity {
     TransientFailure(Failure),
 }
 
-/// Why no call can be sent: becomes the text of an `UNAVAILABLE` status.
+/// Why no call can be sent: becomes the text of an `UNAVAILABLE` status, and its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure(pub Arc<str>);
+pub struct Failure(pub Arc<str>, pub Code);
+
+impl Failure {
+    /// A failure of this kind.
+    #[must_use]
+    pub fn new(code: Code, text: impl Into<Arc<str>>) -> Self {
+        Self(text.into(), code)
+    }
+}
+
+/// The text, which ends with the code.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.0, self.1)
+    }
+}
 
 /// Decides over a cluster's connections and publishes pickers.
 pub trait LoadBalancer: Send {

@@ -369,7 +369,10 @@ mod tests {
         rig.fail(A, "refused");
         rig.fail(B, "no route");
         let text = "none of 2 endpoints can be reached; the last error: no route";
-        assert_eq!(rig.pick(0), Pick::Fail(&Failure(text.into())));
+        assert_eq!(
+            rig.pick(0),
+            Pick::Fail(&Failure::new(sidestep_proto::code::CANNOT_CONNECT, text))
+        );
         assert_eq!(rig.connects, [A, B, A, B]);
         rig.set(A, Connectivity::Connecting);
         assert!(matches!(rig.pick(0), Pick::Fail(_)));

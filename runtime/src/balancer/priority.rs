@@ -424,7 +424,10 @@ mod tests {
         assert_eq!(rig.pick(0), Pick::Queue);
         rig.fail(B, "no route");
         let text = "the only endpoint cannot be reached: no route";
-        assert_eq!(rig.pick(0), Pick::Fail(&Failure(text.into())));
+        assert_eq!(
+            rig.pick(0),
+            Pick::Fail(&Failure::new(sidestep_proto::code::CANNOT_CONNECT, text))
+        );
     }
 
     #[test]

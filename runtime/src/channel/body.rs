@@ -95,14 +95,15 @@ impl Open {
     fn late(&mut self) -> Option<CallError> {
         let streaming = std::mem::replace(&mut self.streaming, true);
         let deadline = self.deadline.filter(|_| streaming)?;
-        (deadline.at <= deadline::now()).then(|| too_late(deadline))
+        (deadline.at <= deadline::now()).then(|| too_late(deadline, self.in_flight.endpoint()))
     }
 }
 
-fn too_late(deadline: Deadline) -> CallError {
+fn too_late(deadline: Deadline, endpoint: &str) -> CallError {
     CallError::DeadlineExceeded {
         after: deadline.after,
         waiting_for: "the rest of the answer",
+        of: format!("endpoint {endpoint}"),
     }
 }
 
@@ -177,7 +178,7 @@ impl Body for ResponseBody {
                 if fired != Some(Poll::Ready(())) {
                     return Poll::Pending;
                 }
-                too_late(deadline)
+                too_late(deadline, open.in_flight.endpoint())
             }
         };
         let grpc = open.grpc;

@@ -146,11 +146,12 @@ fn go<B>(
     };
     let call = view(inner, terms, request.uri(), request.headers());
     let Some(route) = snapshot.routes.find(&call) else {
-        return Go::Fail(no_route(&call));
+        return Go::Fail(no_route(inner, &call));
     };
     let Action::Forward(forward) = &route.action else {
         return Go::Fail(CallError::UnsupportedRoute {
             route: route.name.to_string(),
+            origin: inner.target.origin(),
         });
     };
     if forward.retry.is_some() {
@@ -159,11 +160,17 @@ fn go<B>(
     let cluster = snapshot.cluster(forward.pick(terms.random));
     if let Some(call) = observed {
         call.routed(&route.name, false);
-        call.attempt_started(0, cluster.backend());
+        call.attempt_started_at_once(cluster.backend());
     }
-    match pick(cluster, &cluster.published(), &call, terms.wait_for_ready) {
+    let published = cluster.published();
+    match pick(inner, cluster, &published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
-        Picked::Fail(error) => Go::Fail(error),
+        Picked::Fail(error) => {
+            if let Some(call) = observed {
+                call.found_nobody(&published);
+            }
+            Go::Fail(error)
+        }
         Picked::Send {
             connection,
             in_flight,
@@ -204,10 +211,11 @@ pub(super) fn view<'a>(
     }
 }
 
-pub(super) fn no_route(call: &Call<'_>) -> CallError {
+pub(super) fn no_route(inner: &Inner, call: &Call<'_>) -> CallError {
     CallError::NoRoute {
         authority: call.authority.to_owned(),
         path: call.path.to_owned(),
+        origin: inner.target.origin(),
     }
 }
 
@@ -224,6 +232,7 @@ pub(super) enum Picked {
 
 /// Picks an endpoint and takes the circuit breaker's permit for it.
 pub(super) fn pick(
+    inner: &Inner,
     cluster: &Cluster,
     published: &Published,
     call: &Call<'_>,
@@ -238,12 +247,17 @@ pub(super) fn pick(
         }
         Pick::Fail(_) if wait_for_ready => return Picked::Wait,
         Pick::Fail(failure) => {
-            return Picked::Fail(CallError::no_endpoint(cluster.name(), failure));
+            return Picked::Fail(CallError::no_endpoint(
+                cluster.name(),
+                failure,
+                &inner.target.origin(),
+            ));
         }
         Pick::Drop { category } => {
             return Picked::Fail(CallError::Dropped {
                 cluster: cluster.name().to_string(),
                 category: category.to_owned(),
+                origin: inner.target.origin(),
             });
         }
     };
@@ -261,6 +275,7 @@ pub(super) fn pick(
         None => Picked::Fail(CallError::CircuitOpen {
             cluster: cluster.name().to_string(),
             limit: cluster.breaker().max(),
+            origin: inner.target.origin(),
         }),
     }
 }
@@ -278,7 +293,7 @@ pub(super) fn answer(
         endpoint: Arc::clone(in_flight.endpoint()),
         attempts,
     };
-    let observed = observed.and_then(|call| call.goes_on(response.headers()));
+    let observed = observed.and_then(|call| call.goes_on(&response, grpc));
     let mut response =
         response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc, observed));
     response.extensions_mut().insert(info);
@@ -341,11 +356,13 @@ where
                 if let Some(timer) = this.timer.as_mut().as_pin_mut() {
                     ready!(timer.poll(cx));
                 }
+                let rest = this.rest.as_mut();
+                let endpoint = rest.as_ref().map(|rest| rest.in_flight.endpoint());
                 let error = CallError::DeadlineExceeded {
                     after: deadline.after,
                     waiting_for: "an answer",
+                    of: endpoint.map_or_else(String::new, |e| format!("endpoint {e}")),
                 };
-                let rest = this.rest.as_mut();
                 if let Some(call) = rest.and_then(|rest| rest.observed.as_mut()) {
                     call.failed(&error);
                 }

@@ -161,7 +161,10 @@ impl Channel {
 }
 
 fn config_error(failure: Failure) -> CallError {
-    CallError::Config(failure.0.to_string())
+    CallError::Config {
+        code: failure.1,
+        reason: failure.0.to_string(),
+    }
 }
 
 impl<B> Service<http::Request<B>> for Channel

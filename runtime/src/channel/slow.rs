@@ -19,6 +19,7 @@ use crate::retry::replay::Replay;
 use crate::routing::{Action, Forward, RouteTimeout};
 use crate::snapshot::{Cluster, Snapshot, TargetState};
 use crate::subchannel::{BoxError, Connection, Incoming, RequestBody, SendError, SendFailure};
+use sidestep_proto::code;
 
 type Request<B> = http::Request<RequestBody<B>>;
 
@@ -57,6 +58,7 @@ where
     let state = within(
         own,
         "configuration",
+        inner.target.name(),
         configured(inner, terms.wait_for_ready),
     )
     .await??;
@@ -103,7 +105,10 @@ async fn configured(inner: &Inner, wait_for_ready: bool) -> Result<Arc<TargetSta
 }
 
 fn no_configuration(inner: &Inner) -> CallError {
-    CallError::Config(format!("{}: no configuration", inner.target.name()))
+    CallError::Config {
+        code: code::MESH_ENDED,
+        reason: format!("{}: no configuration", inner.target.name()),
+    }
 }
 
 fn route<'a>(
@@ -117,10 +122,11 @@ fn route<'a>(
     let route = snapshot
         .routes
         .find(&call)
-        .ok_or_else(|| call::no_route(&call))?;
+        .ok_or_else(|| call::no_route(inner, &call))?;
     let Action::Forward(forward) = &route.action else {
         return Err(CallError::UnsupportedRoute {
             route: route.name.to_string(),
+            origin: inner.target.origin(),
         });
     };
     let cluster = snapshot.cluster(forward.pick(terms.random));
@@ -131,6 +137,7 @@ fn route<'a>(
 async fn within<T>(
     deadline: Option<Deadline>,
     waiting_for: &'static str,
+    of: &str,
     wait: impl Future<Output = T>,
 ) -> Result<T, CallError> {
     let Some(deadline) = deadline else {
@@ -141,6 +148,7 @@ async fn within<T>(
         .map_err(|_| CallError::DeadlineExceeded {
             after: deadline.after,
             waiting_for,
+            of: of.to_owned(),
         })
 }
 
@@ -178,7 +186,7 @@ impl Run<'_> {
                 } if unbegun < MOST_UNBEGUN => {
                     if !full {
                         unbegun += 1;
-                        self.attempt_ended(error.code());
+                        self.attempt_ended(error.grpc_code());
                     }
                     request = next;
                 }
@@ -212,7 +220,7 @@ impl Run<'_> {
             let (outcome, end) = match self.attempt(request, previous).await {
                 // Dropped, circuit open, deadline: final whatever the policy says.
                 Err(error @ CallError::NoEndpoint { .. }) => {
-                    (Outcome::failed(error.code()), Err(error))
+                    (Outcome::failed(error.grpc_code()), Err(error))
                 }
                 Err(error) => return Err(error),
                 Ok(Attempt::Failed { full: true, .. }) => {
@@ -223,8 +231,10 @@ impl Run<'_> {
                     error,
                     unbegun: true,
                     ..
-                }) => (Outcome::unbegun(error.code()), Err(error)),
-                Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.code()), Err(error)),
+                }) => (Outcome::unbegun(error.grpc_code()), Err(error)),
+                Ok(Attempt::Failed { error, .. }) => {
+                    (Outcome::failed(error.grpc_code()), Err(error))
+                }
                 Ok(Attempt::Answered(response, in_flight)) => {
                     let outcome = match trailers_only(&response) {
                         Some(code) => Outcome::answered(code, response.headers()),
@@ -255,7 +265,13 @@ impl Run<'_> {
             drop(end);
             self.attempt_ended(outcome.code());
             if !after.is_zero() {
-                within(self.deadline, "a retry", tokio::time::sleep(after)).await?;
+                within(
+                    self.deadline,
+                    "a retry",
+                    self.inner.target.name(),
+                    tokio::time::sleep(after),
+                )
+                .await?;
             }
         }
         unreachable!("a body is whole at its first attempt, and is looked at before each other one")
@@ -276,8 +292,10 @@ impl Run<'_> {
         if let Some(call) = self.observed {
             call.attempt_started(previous, self.cluster.backend());
         }
+        let inner = self.inner;
         let picked = self.picked(&head, previous);
-        let (connection, in_flight, waited) = within(deadline, "an endpoint", picked).await??;
+        let (connection, in_flight, waited) =
+            within(deadline, "an endpoint", inner.target.name(), picked).await??;
         let mut request = http::Request::from_parts(head, body);
         head::address(self.inner, connection.scheme(), &mut request);
         let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
@@ -296,7 +314,8 @@ impl Run<'_> {
             let count = self.observed.as_mut().and_then(|call| call.outgoing());
             exchange.poll_counted(cx, count)
         });
-        let sent = within(deadline, "an answer", sent).await?;
+        let endpoint = in_flight.endpoint().clone();
+        let sent = within(deadline, "an answer", &endpoint, sent).await?;
         Ok(match sent {
             Ok(response) => {
                 if let Some(call) = self.observed {
@@ -313,7 +332,13 @@ impl Run<'_> {
                 let full = matches!(cause, SendFailure::Full);
                 drop(in_flight);
                 if full {
-                    within(self.deadline, "room on a connection", connection.room()).await?;
+                    within(
+                        self.deadline,
+                        "room on a connection",
+                        &endpoint,
+                        connection.room(),
+                    )
+                    .await?;
                 }
                 // A request that HTTP/2 cannot carry goes nowhere else either.
                 let unbegun = unbegun && !matches!(cause, SendFailure::Invalid(_));
@@ -340,18 +365,20 @@ impl Run<'_> {
             .wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
         loop {
             let seen = self.cluster.version();
-            let picked = call::pick(
-                &self.cluster,
-                &self.cluster.published(),
-                &call,
-                self.terms.wait_for_ready,
-            );
+            let published = Arc::clone(&self.cluster.published());
+            let wait_for_ready = self.terms.wait_for_ready;
+            let picked = call::pick(self.inner, &self.cluster, &published, &call, wait_for_ready);
             match picked {
                 Picked::Send {
                     connection,
                     in_flight,
                 } => return Ok((connection, in_flight, waited)),
-                Picked::Fail(error) => return Err(error),
+                Picked::Fail(error) => {
+                    if let Some(call) = &mut *self.observed {
+                        call.found_nobody(&published);
+                    }
+                    return Err(error);
+                }
                 Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
                 Picked::Wait => self.cluster.changed_since(seen).await,
             }
@@ -367,9 +394,12 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (_, _, cluster) =
+            let (name, _, cluster) =
                 route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
             if !cluster.is_removed() {
+                if let Some(call) = &mut *self.observed {
+                    call.routed(name, false);
+                }
                 self.cluster = Arc::clone(cluster);
                 return Ok(());
             }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 
+use sidestep_proto::code::{self, Code};
+
 use crate::balancer::Failure;
 
 /// A call that ended in this process: no server sent this status.
@@ -19,21 +21,32 @@ use crate::balancer::Failure;
 pub enum CallError {
     /// The configuration cannot route calls yet, or no longer: the text names resource, server
     /// and node. `UNAVAILABLE`.
-    Config(String),
+    Config {
+        /// The kind of failure.
+        code: Code,
+        /// What is missing or wrong, with resource, server and node.
+        reason: String,
+    },
     /// No route takes the call. `UNAVAILABLE` (gRFC A28).
     NoRoute {
         /// What was dialled.
         authority: String,
         /// `/package.Service/Method`.
         path: String,
+        /// Whom to ask: see [`CallError::Dropped`].
+        origin: String,
     },
     /// The matched route does something that gRPC does not have. `UNAVAILABLE`.
     UnsupportedRoute {
         /// The route's name.
         route: String,
+        /// Whom to ask: see [`CallError::Dropped`].
+        origin: String,
     },
     /// No endpoint can take the call. `UNAVAILABLE`.
     NoEndpoint {
+        /// The kind of failure: that of the last connection error.
+        code: Code,
         /// The cluster.
         cluster: String,
         /// Why, with the last connection error.
@@ -45,6 +58,9 @@ pub enum CallError {
         cluster: String,
         /// Which category.
         category: String,
+        /// Whom to ask: the control plane's server and this process's node; empty where there is
+        /// no control plane.
+        origin: String,
     },
     /// Too many calls of this process are in flight (gRFC A32). `UNAVAILABLE`, never retried.
     CircuitOpen {
@@ -52,6 +68,8 @@ pub enum CallError {
         cluster: String,
         /// The limit.
         limit: u32,
+        /// Whom to ask: see [`CallError::Dropped`].
+        origin: String,
     },
     /// The deadline passed. `DEADLINE_EXCEEDED`.
     DeadlineExceeded {
@@ -59,6 +77,8 @@ pub enum CallError {
         after: Duration,
         /// What it was doing: waiting for configuration, for an endpoint, for an answer.
         waiting_for: &'static str,
+        /// Of whom: the target, or the endpoint.
+        of: String,
     },
     /// The connection broke, or the stream was reset, before the answer was complete.
     Transport {
@@ -74,21 +94,48 @@ pub enum CallError {
 }
 
 impl CallError {
-    pub(crate) fn no_endpoint(cluster: &str, failure: &Failure) -> Self {
+    /// `origin` as in [`CallError::Dropped`].
+    pub(crate) fn no_endpoint(
+        cluster: &str,
+        Failure(reason, code): &Failure,
+        origin: &str,
+    ) -> Self {
+        // What the control plane itself said names it already.
+        let origin = if reason.contains(" (xDS server ") {
+            ""
+        } else {
+            origin
+        };
         Self::NoEndpoint {
+            code: *code,
             cluster: cluster.to_owned(),
-            reason: failure.0.to_string(),
+            reason: format!("{reason}{origin}"),
+        }
+    }
+
+    /// Its code, with which the status's message ends.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Config { code, .. } | Self::NoEndpoint { code, .. } => *code,
+            Self::NoRoute { .. } => code::NO_ROUTE,
+            Self::UnsupportedRoute { .. } => code::UNSUPPORTED_ROUTE,
+            Self::Dropped { .. } => code::DROPPED,
+            Self::CircuitOpen { .. } => code::CIRCUIT_OPEN,
+            Self::DeadlineExceeded { .. } => code::DEADLINE_EXCEEDED,
+            Self::Transport { .. } => code::CONNECTION_LOST,
+            Self::RequestBody(_) => code::REQUEST_BODY,
         }
     }
 
     /// The gRPC status code: the one table (gRFC A54, A27, A31, A32).
     #[must_use]
-    pub fn code(&self) -> u32 {
+    pub fn grpc_code(&self) -> u32 {
         match self {
             Self::RequestBody(_) => CANCELLED,
             Self::DeadlineExceeded { .. } => DEADLINE_EXCEEDED,
             Self::Transport { code, .. } => *code,
-            Self::Config(_)
+            Self::Config { .. }
             | Self::NoRoute { .. }
             | Self::UnsupportedRoute { .. }
             | Self::NoEndpoint { .. }
@@ -122,7 +169,7 @@ impl CallError {
 
     fn kind(&self) -> &'static str {
         match self {
-            Self::Config(_) => "config",
+            Self::Config { .. } => "config",
             Self::NoRoute { .. } => "no-route",
             Self::UnsupportedRoute { .. } => "unsupported-route",
             Self::NoEndpoint { .. } => "no-endpoint",
@@ -136,7 +183,7 @@ impl CallError {
 
     /// Writes the status as gRPC sends it: `grpc-status`, `grpc-message` and the mark.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        headers.insert("grpc-status", HeaderValue::from(self.code()));
+        headers.insert("grpc-status", HeaderValue::from(self.grpc_code()));
         let text = self.to_string();
         let message = percent_encode(&text);
         if let Ok(value) = HeaderValue::from_str(&message) {
@@ -160,31 +207,52 @@ impl CallError {
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say(f)?;
+        write!(f, " [{}]", self.code())
+    }
+}
+
+impl CallError {
+    fn say(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) => f.write_str(text),
-            Self::NoRoute { authority, path } => {
-                write!(f, "no route of {authority:?} takes {path}")
-            }
-            Self::UnsupportedRoute { route } => {
-                write!(
-                    f,
-                    "route {route:?} has an action that gRPC clients do not have"
-                )
-            }
-            Self::NoEndpoint { cluster, reason } => write!(f, "cluster {cluster:?}: {reason}"),
-            Self::Dropped { cluster, category } => {
-                write!(f, "cluster {cluster:?}: dropped by category {category:?}")
-            }
-            Self::CircuitOpen { cluster, limit } => write!(
+            Self::Config { reason, .. } => f.write_str(reason),
+            Self::NoRoute {
+                authority,
+                path,
+                origin,
+            } => write!(f, "no route of {authority:?} takes {path}{origin}"),
+            Self::UnsupportedRoute { route, origin } => write!(
                 f,
-                "cluster {cluster:?}: {limit} calls are in flight, the most its circuit breaker allows"
+                "route {route:?} has an action that gRPC clients do not have{origin}"
             ),
-            Self::DeadlineExceeded { after, waiting_for } => {
-                write!(
-                    f,
-                    "deadline exceeded after {after:?}, waiting for {waiting_for}"
-                )
-            }
+            Self::NoEndpoint {
+                cluster, reason, ..
+            } => write!(f, "cluster {cluster:?}: {reason}"),
+            Self::Dropped {
+                cluster,
+                category,
+                origin,
+            } => write!(
+                f,
+                "cluster {cluster:?}: dropped by category {category:?}{origin}"
+            ),
+            Self::CircuitOpen {
+                cluster,
+                limit,
+                origin,
+            } => write!(
+                f,
+                "cluster {cluster:?}: {limit} calls are in flight, the most its circuit breaker \
+                 allows{origin}"
+            ),
+            Self::DeadlineExceeded {
+                after,
+                waiting_for,
+                of,
+            } => write!(
+                f,
+                "deadline exceeded after {after:?}, waiting for {waiting_for} of {of}"
+            ),
             Self::Transport {
                 endpoint, reason, ..
             } => write!(f, "endpoint {endpoint}: {reason}"),
@@ -273,6 +341,7 @@ mod tests {
         let error = CallError::NoRoute {
             authority: "a".into(),
             path: "/b%\u{e9}".into(),
+            origin: String::new(),
         };
         error.write(&mut headers);
         assert_eq!(headers["grpc-status"], "14");
@@ -290,29 +359,38 @@ mod tests {
     #[test]
     fn every_kind_is_listed() {
         let all = [
-            CallError::Config(String::new()),
+            CallError::Config {
+                code: code::MESH_ENDED,
+                reason: String::new(),
+            },
             CallError::NoRoute {
                 authority: String::new(),
                 path: String::new(),
+                origin: String::new(),
             },
             CallError::UnsupportedRoute {
                 route: String::new(),
+                origin: String::new(),
             },
             CallError::NoEndpoint {
+                code: code::CANNOT_CONNECT,
                 cluster: String::new(),
                 reason: String::new(),
             },
             CallError::Dropped {
                 cluster: String::new(),
                 category: String::new(),
+                origin: String::new(),
             },
             CallError::CircuitOpen {
                 cluster: String::new(),
                 limit: 1,
+                origin: String::new(),
             },
             CallError::DeadlineExceeded {
                 after: Duration::ZERO,
                 waiting_for: "an answer",
+                of: String::new(),
             },
             CallError::Transport {
                 code: 14,
@@ -323,7 +401,7 @@ mod tests {
         ];
         assert_eq!(all.each_ref().map(CallError::kind), KINDS);
         assert_eq!(
-            all.each_ref().map(CallError::code),
+            all.each_ref().map(CallError::grpc_code),
             [14, 14, 14, 14, 14, 14, 4, 14, 1]
         );
     }

@@ -5,7 +5,9 @@ use tokio::sync::oneshot;
 use super::{Input, WeakInbox};
 use crate::balancer::SubchannelId;
 use crate::snapshot::ClusterId;
-use crate::subchannel::{self, Closed, ConnectTarget, Connection, Connector, Disconnect};
+use crate::subchannel::{
+    self, Closed, ConnectError, ConnectTarget, Connection, Connector, Disconnect,
+};
 
 /// Names one try to connect: what an overtaken one still says is not heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(crate) enum Outcome {
     /// Calls can be sent.
     Connected(Connection),
     /// It could not be made, and why.
-    Failed(String),
+    Failed(ConnectError),
     /// It takes no new calls, and why. Those in flight go on.
     Lost(Closed),
 }
@@ -84,7 +86,7 @@ async fn run(
     };
     let (connection, mut driver) = match made {
         Ok(made) => made,
-        Err(error) => return report.send(Outcome::Failed(error.to_string())),
+        Err(error) => return report.send(Outcome::Failed(error)),
     };
     report.send(Outcome::Connected(connection.clone()));
     tokio::select! {

@@ -252,6 +252,7 @@ impl Watch {
         }
         tracing::warn!(
             target: "sidestep::config",
+            code = %failure.1,
             reason = &*failure.0,
             "no usable configuration"
         );

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use sidestep_proto::code;
 use sidestep_proto::resource::{DropCategory, LbPolicy, UpstreamTls};
 
 use super::WeakInbox;
@@ -418,7 +419,8 @@ impl Cluster {
             (_, Some(tls), Transport::Unsaid) => {
                 let made = ClientTls::new(tls, cx.providers);
                 Security::Tls(Arc::new(made.map_err(|error| {
-                    Failure(format!("cluster {:?}: {error}", self.shared.name()).into())
+                    let text = format!("cluster {:?}: {error}", self.shared.name());
+                    Failure::new(error.code(), text)
                 })?))
             }
             (_, None, Transport::Unsaid) => Security::Unsaid,
@@ -530,5 +532,8 @@ impl Drop for Cluster {
 }
 
 fn no_endpoints(cluster: &str) -> Failure {
-    Failure(format!("cluster {cluster:?} has no endpoint that may take calls").into())
+    Failure::new(
+        code::NO_ENDPOINTS,
+        format!("cluster {cluster:?} has no endpoint that may take calls"),
+    )
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use sidestep_proto::ads::{
     ClientConfig, ClientStream, Event, Known, Output, ServerFeatures, ServerInfo,
 };
@@ -12,7 +13,7 @@ use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
 
-use super::dependency::{self, Origin};
+use super::dependency::{self, Origin, SharedOrigin};
 use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
 use super::xds_metrics::XdsMetrics;
@@ -34,6 +35,8 @@ pub(super) struct ConfigSource {
     links: u64,
     cache: ResourceCache,
     origin: Origin,
+    /// The same, for the texts of calls.
+    shared_origin: SharedOrigin,
     unreachable: Option<String>,
     node: Node,
     stream: Stream,
@@ -89,6 +92,10 @@ impl ConfigSource {
             now,
         );
         let first = servers.first().map_or("", |server| &server.uri);
+        let origin = Origin {
+            server: first.into(),
+            node: bootstrap.node.id.as_str().into(),
+        };
         Some(Self {
             inbox,
             static_resources,
@@ -102,10 +109,8 @@ impl ConfigSource {
             link: None,
             links: 0,
             cache: ResourceCache::default(),
-            origin: Origin {
-                server: first.into(),
-                node: bootstrap.node.id.as_str().into(),
-            },
+            shared_origin: Arc::new(ArcSwap::from_pointee(origin.clone())),
+            origin,
             servers,
             unreachable: None,
             node,
@@ -119,6 +124,11 @@ impl ConfigSource {
     /// What the control plane has said.
     pub(super) fn cache(&self) -> &ResourceCache {
         &self.cache
+    }
+
+    /// Ends the texts of failed calls, whatever the server in use is by then.
+    pub(super) fn shared_origin(&self) -> SharedOrigin {
+        Arc::clone(&self.shared_origin)
     }
 
     /// Ends every failure's text.
@@ -297,6 +307,7 @@ impl ConfigSource {
         match &event {
             Event::StreamUp { server } => {
                 self.origin.server = self.servers[*server].uri.as_str().into();
+                self.shared_origin.store(Arc::new(self.origin.clone()));
                 self.unreachable = None;
                 self.stream = Stream {
                     server: *server,

@@ -3,6 +3,7 @@
 //! call.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::snapshot::Slot;
 use crate::subchannel::{Closed, Connection, Disconnect};
@@ -58,6 +59,7 @@ impl ConnectionLog {
     pub(super) fn ready(&mut self, connection: &Connection) {
         self.given_up("replaced by a connection under the new security");
         self.failures = 0;
+        self.slot.unreachable.store(false, Ordering::Relaxed);
         let tls = *connection.scheme() == http::uri::Scheme::HTTPS;
         tracing::info!(
             target: "sidestep::connection",
@@ -81,6 +83,7 @@ impl ConnectionLog {
     /// and tell nothing new.
     pub(super) fn failed(&mut self, reason: &str) {
         self.failures = self.failures.saturating_add(1);
+        self.slot.unreachable.store(true, Ordering::Relaxed);
         let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
         let failures = self.failures;
         if failures == 1 {
@@ -141,5 +144,6 @@ impl ConnectionLog {
 impl Drop for ConnectionLog {
     fn drop(&mut self) {
         self.given_up("the endpoint left the configuration");
+        self.slot.unreachable.store(false, Ordering::Relaxed);
     }
 }

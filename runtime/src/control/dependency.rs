@@ -13,7 +13,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sidestep_proto::ads::ResourceError;
+use sidestep_proto::code;
 use sidestep_proto::resource::{
     Cluster, Discovery, EndpointAssignment, HttpConnectionManager, Listener, ListenerKind,
     ResourceType, RouteAction, RouteConfiguration, RouteSource, ServerListener,
@@ -29,12 +31,15 @@ pub(super) type Needs = BTreeSet<Key>;
 
 /// Whom to ask about a failure; ends every text.
 #[derive(Debug, Clone)]
-pub(super) struct Origin {
+pub(crate) struct Origin {
     /// URI of the control plane that is in use.
     pub(super) server: Arc<str>,
     /// This process's node id.
     pub(super) node: Arc<str>,
 }
+
+/// Written by the task, read by calls that fail.
+pub(crate) type SharedOrigin = Arc<ArcSwap<Origin>>;
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +108,7 @@ pub(super) fn client_routes(
     };
     let ListenerKind::Api(http) = &found.kind else {
         let text = format!("Listener {listener:?} is a server's, not a client's {origin}");
-        return Resolution::Failed(Failure(text.into()));
+        return Resolution::Failed(Failure::new(code::WRONG_LISTENER_KIND, text));
     };
     match routes(cache, origin, http, needs) {
         Resolution::Waiting => Resolution::Waiting,
@@ -166,7 +171,7 @@ pub(super) fn server_routes(
     };
     let ListenerKind::Server(server) = &listener.kind else {
         let text = format!("Listener {name:?} is a client's, not a server's {origin}");
-        return Resolution::Failed(Failure(text.into()));
+        return Resolution::Failed(Failure::new(code::WRONG_LISTENER_KIND, text));
     };
     let mut waiting = false;
     let mut chains = Vec::new();
@@ -188,12 +193,16 @@ pub(super) fn server_routes(
 
 /// Why nothing is known of a name although the control plane was tried.
 pub(super) fn unreachable(origin: &Origin, what: &str, reason: &str) -> Failure {
-    Failure(format!("no control plane answers for {what}: {reason} {origin}").into())
+    let text = format!("no control plane answers for {what}: {reason} {origin}");
+    Failure::new(code::CONTROL_PLANE_UNREACHABLE, text)
 }
 
 /// A listener was asked for, and there is nobody to ask.
 pub(super) fn no_bootstrap() -> Failure {
-    Failure("no control plane: xds: targets and meshed servers need a bootstrap".into())
+    Failure::new(
+        code::NO_BOOTSTRAP,
+        "no control plane: xds: targets and meshed servers need a bootstrap",
+    )
 }
 
 /// Each chain's connection manager, the default chain's last.
@@ -234,7 +243,7 @@ fn select(
             "RouteConfiguration {:?} has no virtual host for {authority:?} {origin}",
             configuration.name
         );
-        return Resolution::Failed(Failure(text.into()));
+        return Resolution::Failed(Failure::new(code::NO_VIRTUAL_HOST, text));
     };
     let mut host = host.clone();
     host.domains = vec!["*".into()];
@@ -267,7 +276,8 @@ fn not_supported(cluster: &Cluster, origin: &Origin) -> Failure {
         Discovery::Eds { .. } => "EDS",
     };
     let name = &cluster.name;
-    Failure(format!("Cluster {name:?}: {kind} clusters are not supported yet {origin}").into())
+    let text = format!("Cluster {name:?}: {kind} clusters are not supported yet {origin}");
+    Failure::new(code::UNSUPPORTED_CLUSTER, text)
 }
 
 fn failed<T>(
@@ -286,7 +296,7 @@ pub(super) fn failure(
     error: &ResourceError,
 ) -> Failure {
     let text = match error {
-        ResourceError::Invalid(invalid) => format!("invalid {invalid}"),
+        ResourceError::Invalid(invalid) => format!("invalid {}", invalid.text()),
         ResourceError::Deleted => format!("{resource_type} {name:?} was deleted"),
         ResourceError::DoesNotExist => format!("{resource_type} {name:?} does not exist"),
         ResourceError::Refused { code, message } => {
@@ -294,7 +304,7 @@ pub(super) fn failure(
         }
         ResourceError::TimedOut => format!("{resource_type} {name:?} was not answered in time"),
     };
-    Failure(format!("{text} {origin}").into())
+    Failure::new(error.code(), format!("{text} {origin}"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use sidestep_proto::code;
 use sidestep_proto::resource::{
     Address, Cluster, Discovery, Endpoint, EndpointAssignment, Forward, Health, LocalityEndpoints,
     PathMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, Text, VirtualHost,
@@ -118,7 +119,10 @@ impl Directs {
                 }
                 // Addresses that were found once stay in use.
                 if !known {
-                    let failure = Failure(format!("{direct} cannot be resolved: {reason}").into());
+                    let failure = Failure::new(
+                        code::NAME_NOT_RESOLVED,
+                        format!("{direct} cannot be resolved: {reason}"),
+                    );
                     let failed = config(direct, &watch.name, Err(failure));
                     self.clusters
                         .change(&watch.name, |cluster| cluster.configure(cx, failed));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 
 use super::attempt::{self, AttemptId, Claim, Outcome, Owner};
@@ -120,7 +121,7 @@ impl Endpoint {
         if self.slot.connection.load().is_some() {
             match self.dial(step) {
                 Ok(claim) => self.replacement = Some(claim),
-                Err(failure) => self.outlawed(step.now, &failure.0, &mut outputs),
+                Err(failure) => self.outlawed(step.now, failure.1, &failure.0, &mut outputs),
             }
         } else if self.claim.is_some() {
             // A try by the old rules must not succeed any more.
@@ -183,10 +184,10 @@ impl Endpoint {
                 self.hold(connection);
                 self.machine.connected(out);
             }
-            Outcome::Failed(reason) => {
+            Outcome::Failed(error) => {
                 self.claim = None;
-                self.log.failed(&reason);
-                let failure = self.failure(&reason);
+                self.log.failed(&error.to_string());
+                let failure = self.failure(error.code(), &error.to_string());
                 self.last_error = Some((now, failure.clone()));
                 self.machine.failed(now, failure, out);
             }
@@ -203,14 +204,14 @@ impl Endpoint {
             }
             // What the control plane now demands cannot be had. The connection in use was made
             // by other rules and must not stay; the reconnect will say what is wrong.
-            Outcome::Failed(reason) => self.outlawed(now, &reason, out),
+            Outcome::Failed(error) => self.outlawed(now, error.code(), &error.to_string(), out),
             Outcome::Lost(closed) => self.lost(now, &closed, out),
         }
     }
 
     /// There is no connection by the new rules, so the one by the old rules goes.
-    fn outlawed(&mut self, now: Instant, reason: &str, out: &mut Outputs) {
-        self.last_error = Some((now, self.failure(reason)));
+    fn outlawed(&mut self, now: Instant, code: Code, reason: &str, out: &mut Outputs) {
+        self.last_error = Some((now, self.failure(code, reason)));
         self.log.failed(reason);
         self.log.given_up("the cluster's security has changed");
         self.release();
@@ -228,7 +229,7 @@ impl Endpoint {
     }
 
     fn lost(&mut self, now: Instant, closed: &Closed, out: &mut Outputs) {
-        self.last_error = Some((now, self.failure(&closed.reason)));
+        self.last_error = Some((now, self.failure(code::CONNECTION_LOST, &closed.reason)));
         self.log.closed(closed);
         self.release();
         self.machine.lost(out);
@@ -298,6 +299,7 @@ impl Endpoint {
         let local: Vec<_> = all.filter(|address| is_local(address)).cloned().collect();
         if local.is_empty() {
             return Err(self.failure(
+                code::PLAINTEXT_NOT_ALLOWED,
                 "the control plane gives no transport security and the peer is not local; \
                  plaintext_where_unsecured() of the builder allows it",
             ));
@@ -305,8 +307,8 @@ impl Endpoint {
         Ok(local)
     }
 
-    fn failure(&self, reason: &str) -> Failure {
-        Failure(format!("endpoint {}: {reason}", self.slot.address).into())
+    fn failure(&self, code: Code, reason: &str) -> Failure {
+        Failure::new(code, format!("endpoint {}: {reason}", self.slot.address))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use sidestep_proto::ads::{Event, ResourceError};
 use sidestep_proto::bootstrap::Server;
+use sidestep_proto::code;
 use sidestep_proto::resource::ResourceType;
 
 use super::dependency::Origin;
@@ -13,6 +14,7 @@ const NOT_FOUND: i32 = 5;
 /// Tells of one event. `origin` is the server of the stream and our node.
 pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
     let node = &*origin.node;
+    let code = code::CONTROL_PLANE_UNREACHABLE;
     match event {
         Event::StreamUp { server } => {
             let server = &*servers[*server].uri;
@@ -27,11 +29,11 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
             if *had_response {
                 tracing::info!(target: "sidestep::xds", server, node, reason, "stream down");
             } else {
-                tracing::warn!(target: "sidestep::xds", server, node, reason, "no stream");
+                tracing::warn!(target: "sidestep::xds", %code, server, node, reason, "no stream");
             }
         }
         Event::Unreachable { reason } => {
-            tracing::warn!(target: "sidestep::xds", node, reason, "no control plane can be reached");
+            tracing::warn!(target: "sidestep::xds", %code, node, reason, "no control plane can be reached");
         }
         Event::Accepted {
             resource_type,
@@ -70,7 +72,8 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
             for field in fields {
                 let (path, note) = (&*field.path, field.note);
                 tracing::warn!(
-                    target: "sidestep::config", %resource_type, name, path, note, "field ignored"
+                    target: "sidestep::config", code = %code::RESOURCE_FIELD_IGNORED,
+                    %resource_type, name, path, note, "field ignored"
                 );
             }
         }
@@ -104,13 +107,13 @@ fn problem(
             );
         }
         ResourceError::Invalid(invalid) => tracing::warn!(
-            target: "sidestep::config",
+            target: "sidestep::config", code = %error.code(),
             %resource_type, name, path = &*invalid.path, reason = %invalid.reason, server, node,
             last_good_stays = cached,
             "bad resource"
         ),
         _ => tracing::warn!(
-            target: "sidestep::config",
+            target: "sidestep::config", code = %error.code(),
             %resource_type, name, reason = %error, server, node, last_good_stays = cached,
             "bad resource"
         ),

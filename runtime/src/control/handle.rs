@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sidestep_proto::code;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Asker, Config, Inbox, Input, ServerState, Task};
+use super::{Asker, Config, Inbox, Input, ServerState, SharedOrigin, Task};
 use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
 use crate::snapshot::{Target, TargetState};
@@ -19,6 +20,8 @@ use crate::source::static_::StaticResources;
 pub struct Handle {
     inbox: Inbox,
     unstarted: Arc<Mutex<Option<Task>>>,
+    /// Whom to ask about failures; `None` without a control plane.
+    origin: Option<SharedOrigin>,
 }
 
 impl Handle {
@@ -27,8 +30,10 @@ impl Handle {
     pub fn new(config: Config) -> Self {
         let (inbox, inputs) = mpsc::unbounded_channel();
         let task = Task::new(config, inbox.downgrade(), inputs);
+        let origin = task.origin();
         Self {
             inbox,
+            origin,
             unstarted: Arc::new(Mutex::new(Some(task))),
         }
     }
@@ -37,7 +42,8 @@ impl Handle {
     /// path as dialled (gRFC A27), not the listener name, which may be a template's result.
     #[must_use]
     pub fn target(&self, listener_name: &str, authority: &str) -> Arc<Target> {
-        let target = Arc::new(Target::new(listener_name, Some(self.clone())));
+        let target = Target::new(listener_name, Some(self.clone()));
+        let target = Arc::new(target.with_origin(self.origin.clone()));
         self.send(Input::Watch {
             listener: listener_name.into(),
             authority: authority.into(),
@@ -64,7 +70,10 @@ impl Handle {
     #[must_use]
     pub(crate) fn nowhere(&self, name: &str, reason: &str) -> Arc<Target> {
         let target = Target::new(name, Some(self.clone()));
-        target.publish(Arc::new(TargetState::Ended(Failure(reason.into()))));
+        target.publish(Arc::new(TargetState::Ended(Failure::new(
+            code::NO_DETOUR,
+            reason,
+        ))));
         Arc::new(target)
     }
 

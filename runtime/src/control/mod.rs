@@ -34,6 +34,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
+use sidestep_proto::code;
 use sidestep_proto::resource::{Address, ServerListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -48,6 +49,7 @@ use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 use crate::telemetry::Telemetry;
 
+pub(crate) use dependency::SharedOrigin;
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;
 
@@ -145,10 +147,10 @@ fn refuse(input: Input) {
 }
 
 fn ended() -> Failure {
-    Failure(
+    Failure::new(
+        code::MESH_ENDED,
         "the control task of this mesh has ended: the tokio runtime on which the mesh was first \
-         used was shut down, or it panicked"
-            .into(),
+         used was shut down, or it panicked",
     )
 }
 

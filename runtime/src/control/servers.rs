@@ -167,7 +167,12 @@ fn compile(routes: &Result<Arc<RouteConfiguration>, Failure>) -> RoutesState {
     match routes {
         Ok(routes) => RoutesState::Ready(RouteTable::compile(routes, |_| ClusterIndex(0), None)),
         Err(failure) => {
-            tracing::warn!(target: "sidestep::config", reason = &*failure.0, "server has no routes");
+            tracing::warn!(
+                target: "sidestep::config",
+                code = %failure.1,
+                reason = &*failure.0,
+                "server has no routes"
+            );
             RoutesState::Failed(failure.clone())
         }
     }

@@ -13,7 +13,7 @@ use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
 use super::clusters::Clusters;
 use super::config_source::ConfigSource;
-use super::dependency::Needs;
+use super::dependency::{Needs, SharedOrigin};
 use super::directs::Directs;
 use super::endpoint::Dialer;
 use super::reconcile::{Difference, difference};
@@ -92,6 +92,11 @@ impl Task {
             ends: Vec::new(),
             settling: Vec::new(),
         }
+    }
+
+    /// Whom to ask about failures.
+    pub(super) fn origin(&self) -> Option<SharedOrigin> {
+        self.source.as_ref().map(ConfigSource::shared_origin)
     }
 
     /// Runs until the last handle and the last target are gone.

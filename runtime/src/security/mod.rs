@@ -23,6 +23,7 @@ mod tests;
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
+use sidestep_proto::code::{self, Code};
 
 pub use peer::peer_identity;
 pub use provider::CertificateProviders;
@@ -56,9 +57,25 @@ pub enum SecurityError {
     /// The bootstrap has no provider of this name.
     #[error("no certificate provider {0:?} in the bootstrap")]
     NoProvider(String),
-    /// A file cannot be read or parsed.
+    /// A file cannot be read.
     #[error("{path}: {reason}")]
     File {
+        /// Which file.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The private key is not the certificate's.
+    #[error("{path}: the private key of {key} is not this certificate's")]
+    KeyMismatch {
+        /// The certificate's file.
+        path: String,
+        /// The key's file.
+        key: String,
+    },
+    /// What is in a file cannot be parsed.
+    #[error("{path}: {reason}")]
+    Content {
         /// Which file.
         path: String,
         /// What is wrong with it.
@@ -75,6 +92,21 @@ pub enum SecurityError {
     /// rustls refused the material.
     #[error("{0}")]
     Tls(String),
+}
+
+impl SecurityError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoProvider(_) => code::NO_PROVIDER,
+            Self::File { .. } => code::CERTIFICATE_UNREADABLE,
+            Self::Content { .. } => code::CERTIFICATE_INVALID,
+            Self::KeyMismatch { .. } => code::KEY_MISMATCH,
+            Self::Lacks { .. } => code::PROVIDER_LACKS,
+            Self::Tls(_) => code::TLS_UNUSABLE,
+        }
+    }
 }
 
 /// Who is at the other end of a connection; in the extensions of every request to a server.

@@ -159,7 +159,7 @@ async fn shake_as(
         (Ok(server), Ok(client)) => Ok((server, client)),
         (client, server) => Err(format!(
             "client: {:?}; server: {:?}",
-            client.err().map(|error| handshake_error(&error)),
+            client.err().map(|error| handshake_error(&error).1),
             server.err()
         )),
     }

@@ -16,6 +16,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::StringMatcher;
 
 use super::tls::refused;
@@ -79,13 +80,41 @@ impl From<WrongName> for Error {
 }
 
 /// What a failed handshake says, with our own words where the failure is of our own making.
-pub(crate) fn handshake_error(error: &io::Error) -> String {
+pub(crate) fn handshake_error(error: &io::Error) -> (Code, String) {
     let cause = error
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<Error>());
     match cause {
-        Some(Error::InvalidCertificate(CertificateError::Other(ours))) => ours.to_string(),
-        _ => error.to_string(),
+        Some(Error::InvalidCertificate(CertificateError::Other(ours))) => {
+            (code::WRONG_NAME, ours.to_string())
+        }
+        Some(Error::InvalidMessage(_)) => not_tls(error),
+        Some(cause) => (code_of(cause), error.to_string()),
+        // A server that expects plaintext hangs up on a hello.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => not_tls(error),
+        None => (code::HANDSHAKE_FAILED, error.to_string()),
+    }
+}
+
+fn not_tls(error: &io::Error) -> (Code, String) {
+    let text = format!("the peer does not answer in TLS ({error})");
+    (code::NOT_TLS, text)
+}
+
+fn code_of(error: &Error) -> Code {
+    use CertificateError as Bad;
+    match error {
+        Error::InvalidCertificate(bad) => match bad {
+            Bad::Expired
+            | Bad::ExpiredContext { .. }
+            | Bad::NotValidYet
+            | Bad::NotValidYetContext { .. } => code::CERTIFICATE_EXPIRED,
+            Bad::UnknownIssuer | Bad::BadSignature => code::UNTRUSTED_CERTIFICATE,
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => code::WRONG_NAME,
+            _ => code::HANDSHAKE_FAILED,
+        },
+        Error::AlertReceived(_) => code::CERTIFICATE_REFUSED,
+        _ => code::HANDSHAKE_FAILED,
     }
 }
 

@@ -17,7 +17,7 @@ pub struct ConnectInfo {
 }
 
 impl ConnectInfo {
-    pub(super) fn new(addresses: Option<(SocketAddr, SocketAddr)>) -> Self {
+    pub(crate) fn new(addresses: Option<(SocketAddr, SocketAddr)>) -> Self {
         Self {
             addresses,
             tls: false,

@@ -35,12 +35,13 @@ impl Shared {
         self.stats.count_refused(refused.why);
         let peer = peer.map(tracing::field::display);
         let (why, detail) = (refused.why, refused.detail.as_str());
+        let code = why.code();
         // Port scans and health checks connect and go; what the operator can mend is a warning.
         match why {
             Refusal::Gone | Refusal::NotServing => {
-                tracing::debug!(target: "sidestep::server", peer, %why, detail, "closed");
+                tracing::debug!(target: "sidestep::server", %code, peer, %why, detail, "closed");
             }
-            _ => tracing::warn!(target: "sidestep::server", peer, %why, detail, "closed"),
+            _ => tracing::warn!(target: "sidestep::server", %code, peer, %why, detail, "closed"),
         }
     }
 

@@ -14,6 +14,7 @@
 //! Nothing falls back to plaintext.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::{Future, pending};
 use std::io;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::StreamExt as _;
 use http::{Request, Response};
+use sidestep_proto::bootstrap::NameError;
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -61,19 +64,17 @@ pub use incoming::{Accepted, Incoming};
 pub use serving::{ServerMode, ServerSource, Subscribe};
 pub use stats::{Refusal, ServerStats};
 
-use crate::Mode;
+use crate::{BuildError, Mode};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a server cannot run. A missing Listener is no error: it is waited for.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum ServerError {
     /// Neither `IP:port` nor `unix:path`.
-    #[error("{0:?} is no listening address; give IP:port, [IPv6]:port or unix:/path")]
     Address(String),
     /// The address cannot be bound.
-    #[error("cannot bind {address}: {source}")]
     Bind {
         /// The address asked for.
         address: Address,
@@ -81,7 +82,6 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The bound address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The real address.
         address: Address,
@@ -89,7 +89,6 @@ pub enum ServerError {
         source: io::Error,
     },
     /// There is no way to a Listener for the address, such as no name template in the bootstrap.
-    #[error("no Listener can be named for {address}: {source}")]
     Listener {
         /// The real address.
         address: Address,
@@ -97,14 +96,79 @@ pub enum ServerError {
         source: BoxError,
     },
     /// The operator set `SIDESTEP_MODE=direct`, and the program does not allow plaintext then.
-    #[error(
-        "{address}: SIDESTEP_MODE=direct takes the mesh's security away, and this server does not \
-         serve without it; Server::or_direct_plaintext() allows it"
-    )]
     Direct {
         /// The real address.
         address: Address,
     },
+}
+
+impl ServerError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Address(_) => code::SERVER_ADDRESS,
+            Self::Bind { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                code::SERVER_ADDRESS_IN_USE
+            }
+            Self::Bind { .. } => code::SERVER_BIND,
+            Self::Listen { .. } => code::SERVER_LISTEN,
+            Self::Listener { source, .. } => code_of(source),
+            Self::Direct { .. } => code::SERVER_DIRECT,
+        }
+    }
+
+    /// What to do about it, in one line.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.code().hint()
+    }
+
+    fn say(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(text) => write!(
+                f,
+                "{text:?} is no listening address; give IP:port, [IPv6]:port or unix:/path"
+            ),
+            Self::Bind { address, source } => write!(f, "cannot bind {address}: {source}"),
+            Self::Listen { address, source } => write!(f, "cannot listen on {address}: {source}"),
+            Self::Listener { address, source } => {
+                // The cause may show code and hint as well; once is enough.
+                let cause = source.to_string();
+                let cause = cause.split(" [SX").next().unwrap_or_default();
+                write!(f, "no Listener can be named for {address}: {cause}")
+            }
+            Self::Direct { address } => write!(
+                f,
+                "{address}: SIDESTEP_MODE=direct takes the mesh's security away, and this server \
+                 does not serve without it; Server::or_direct_plaintext() allows it"
+            ),
+        }
+    }
+}
+
+fn code_of(cause: &BoxError) -> Code {
+    let name = cause.downcast_ref().map(NameError::code);
+    let build = cause.downcast_ref().map(BuildError::code);
+    name.or(build).unwrap_or(code::SERVER_LISTENER_NAME)
+}
+
+/// What and where on the first line, which ends with the code; what to do on the second.
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.say(f)?;
+        write!(f, " [{}]\n  hint: {}", self.code(), self.hint())
+    }
+}
+
+impl std::error::Error for ServerError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Bind { source, .. } | Self::Listen { source, .. } => Some(source),
+            Self::Listener { source, .. } => Some(&**source),
+            Self::Address(_) | Self::Direct { .. } => None,
+        }
+    }
 }
 
 /// Bounds of a server's connections.

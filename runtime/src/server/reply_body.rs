@@ -87,6 +87,14 @@ where
                     false => {
                         if let (Some(call), Some(data)) = (this.observed, frame.data_ref()) {
                             call.sent(data);
+                            // Nobody asks what comes after it then.
+                            if this
+                                .inner
+                                .as_pin_mut()
+                                .is_some_and(|body| body.is_end_stream())
+                            {
+                                call.ended(None);
+                            }
                         }
                         return Poll::Ready(Some(Ok(frame)));
                     }

@@ -128,7 +128,6 @@ where
         let mut observed = self.observe(&mut request);
         if let Err(status) = self.check_route(&request) {
             refused(&mut observed, Refusal::NoRoute);
-            tracing::debug!(target: "sidestep::server", path = request.uri().path(), %status, "refused");
             return Reply::status(status, observed);
         }
         let deadline = match grpc_timeout(request.headers()) {
@@ -186,6 +185,7 @@ impl<F, B, E> Future for Reply<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     E: Into<BoxError>,
+    B: http_body::Body<Data = Bytes>,
 {
     type Output = Result<Response<ReplyBody<B>>, Infallible>;
 
@@ -198,7 +198,7 @@ where
                 let (deadline, open) = (this.deadline.take(), this.open.take());
                 let mut observed = this.observed.take();
                 if let Some(call) = &mut observed {
-                    call.answered(&response);
+                    call.answered(&response, response.body().is_end_stream());
                 }
                 let carried = std::mem::take(this.carried);
                 return Poll::Ready(Ok(
@@ -218,7 +218,7 @@ where
         this.handler.set(None);
         let reply = trailers_only(status);
         if let Some(mut call) = this.observed.take() {
-            call.answered(&reply);
+            call.answered(&reply, true);
         }
         Poll::Ready(Ok(reply))
     }

@@ -14,14 +14,16 @@ use std::fmt;
 use std::future::pending;
 use std::sync::Arc;
 
+use sidestep_proto::code;
 use sidestep_proto::resource::{Address, ServerListener, TransportProtocol};
 use tokio::sync::watch;
 
 use super::drain::{Drain, Draining};
 use super::{BoxError, filter_chain};
 use crate::Mode;
+use crate::balancer::Failure;
 use crate::control::{ChainRoutes, ServerConfig, ServerState};
-use crate::security::{CertificateProviders, ServerTls};
+use crate::security::{CertificateProviders, SecurityError, ServerTls};
 
 /// Whether a server takes connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +32,7 @@ pub enum ServerMode {
     Serving,
     /// It has none, or not one it may serve by: nobody is let in.
     NotServing {
-        /// What is missing or wrong, for people.
+        /// What is missing or wrong, for people; it ends with the error's code.
         reason: String,
     },
 }
@@ -93,22 +95,29 @@ impl Generation {
         config: &ServerConfig,
         address: &Address,
         source: &ServerSource,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Failure> {
         let listener = &config.listener;
         check_address(listener, address)?;
         let tls = filter_chain::chains(listener)
             .map(|chain| {
                 let build = |tls| ServerTls::new(tls, &source.providers);
-                let named = |error| format!("filter chain {:?}: {error}", chain.name);
+                let named = |error: SecurityError| {
+                    let text = format!("filter chain {:?}: {error}", chain.name);
+                    Failure::new(error.code(), text)
+                };
                 chain.tls.as_ref().map(build).transpose().map_err(named)
             })
             .collect::<Result<Vec<_>, _>>()?;
         if tls.len() != config.chains.len() {
-            return Err("the Listener and its routes do not agree".into());
+            return Err(Failure::new(
+                code::SERVER_ROUTES_MISMATCH,
+                "the Listener and its routes do not agree",
+            ));
         }
         let plaintext_for_all = source.plaintext_where_unsecured;
         if !plaintext_for_all && tls.iter().all(Option::is_none) && is_for_others_only(address) {
-            return Err(super::Refusal::Plaintext.to_string());
+            let why = super::Refusal::Plaintext;
+            return Err(Failure::new(why.code(), why.to_string()));
         }
         Ok(Self {
             listener: listener.clone(),
@@ -129,7 +138,7 @@ impl Generation {
 }
 
 /// The Listener must be for this very socket; one for every address (`0.0.0.0`, `::`) is for it too.
-fn check_address(listener: &ServerListener, address: &Address) -> Result<(), String> {
+fn check_address(listener: &ServerListener, address: &Address) -> Result<(), Failure> {
     let Address::Tcp(real) = address else {
         // A Unix socket has no address that a Listener could name.
         return Ok(());
@@ -138,8 +147,9 @@ fn check_address(listener: &ServerListener, address: &Address) -> Result<(), Str
     let same_ip = named.ip() == real.ip() || named.ip().is_unspecified();
     match same_ip && named.port() == real.port() {
         true => Ok(()),
-        false => Err(format!(
-            "the Listener is for {named}, the server listens on {real}"
+        false => Err(Failure::new(
+            code::LISTENER_ADDRESS_MISMATCH,
+            format!("the Listener is for {named}, the server listens on {real}"),
         )),
     }
 }
@@ -162,6 +172,8 @@ pub(super) struct Gate {
     states: watch::Receiver<ServerState>,
     current: Option<(Arc<Generation>, Drain)>,
     mode: ServerMode,
+    /// What to do about [`ServerMode::NotServing`].
+    hint: &'static str,
     told: Option<ServerMode>,
     on_mode: Option<OnMode>,
 }
@@ -182,6 +194,7 @@ impl Gate {
             mode: ServerMode::NotServing {
                 reason: WAITING.into(),
             },
+            hint: "",
             told: None,
             on_mode,
         };
@@ -203,7 +216,7 @@ impl Gate {
         match state {
             ServerState::Pending if self.current.is_some() => {}
             ServerState::Pending => self.close(WAITING.into()),
-            ServerState::Failed(failure) => self.close(failure.0.to_string()),
+            ServerState::Failed(failure) => self.fail(&failure),
             ServerState::Serving(config) => self.serve_by(&config),
         }
     }
@@ -228,7 +241,8 @@ impl Gate {
                 tracing::info!(target: "sidestep::server", %address, reason, "not serving yet");
             }
             ServerMode::NotServing { reason } => {
-                tracing::warn!(target: "sidestep::server", %address, reason, "not serving");
+                let hint = self.hint;
+                tracing::warn!(target: "sidestep::server", %address, reason, hint, "not serving");
             }
         }
         if let Some(tell) = &self.on_mode {
@@ -248,14 +262,19 @@ impl Gate {
         // Each server is given configurations of its own, so nobody else has said anything.
         let _ = config
             .verdict
-            .set(built.as_ref().map(drop).map_err(Clone::clone));
+            .set(built.as_ref().map(drop).map_err(Failure::to_string));
         match built {
             Ok(generation) => {
                 self.current = Some((Arc::new(generation), Drain::new()));
                 self.mode = ServerMode::Serving;
             }
-            Err(reason) => self.close(reason),
+            Err(failure) => self.fail(&failure),
         }
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.close(failure.to_string());
+        self.hint = failure.1.hint();
     }
 
     fn close(&mut self, reason: String) {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sidestep_proto::code::{self, Code};
+
 /// Why a connection was closed before its first call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +44,25 @@ pub enum Refusal {
     /// The HTTP/2 preface took too long.
     #[error("the HTTP/2 preface did not come in time")]
     PrefaceTimeout,
+}
+
+impl Refusal {
+    /// Its code.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::NotServing => code::REFUSED_NOT_SERVING,
+            Self::Gone => code::REFUSED_GONE,
+            Self::FirstBytesTimeout | Self::HandshakeTimeout | Self::PrefaceTimeout => {
+                code::REFUSED_SLOW
+            }
+            Self::FirstBytesJunk | Self::Preface => code::REFUSED_NOT_GRPC,
+            Self::NoFilterChain => code::REFUSED_NO_CHAIN,
+            Self::Plaintext => code::SERVER_PLAINTEXT_NOT_ALLOWED,
+            Self::Security => code::TLS_UNUSABLE,
+            Self::Handshake => code::REFUSED_HANDSHAKE,
+        }
+    }
 }
 
 const REFUSALS: usize = Refusal::PrefaceTimeout as usize + 1;

@@ -16,6 +16,7 @@ use prost::Message;
 use sidestep_proto::ads::{
     Entry, Missing, Request, Response, ServerOutput, ServerStream, Variant, View,
 };
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::codec::{self, Context, InvalidResource, Reason};
 use sidestep_proto::resource::{
     Discovery, ListenerKind, Resource, ResourceType, RouteAction, RouteSource,
@@ -206,9 +207,19 @@ impl fmt::Display for InvalidResources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.faults.iter().enumerate() {
             let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{fault}")?;
+            write!(f, "{separator}{fault} [{}]", fault.code())?;
         }
         Ok(())
+    }
+}
+
+impl InvalidResources {
+    /// The code of the first fault.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        let first = self.faults.first().map(StaticFault::code);
+        // There is at least one.
+        first.unwrap_or(code::RESOURCE_RULE)
     }
 }
 
@@ -241,7 +252,7 @@ pub enum StaticFault {
         reason: Reason,
     },
     /// A resource that breaks a rule.
-    #[error(transparent)]
+    #[error("{}", .0.text())]
     Invalid(InvalidResource),
     /// Two resources of one type have one name.
     #[error("{resource_type} {name:?} is there twice")]
@@ -263,6 +274,21 @@ pub enum StaticFault {
         /// The name of what is absent.
         mentioned: String,
     },
+}
+
+impl StaticFault {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Undecodable(_) => code::RESOURCE_UNDECODABLE,
+            Self::Type { .. } => code::RESOURCE_UNSUPPORTED,
+            Self::Unnamed { reason, .. } => reason.code(),
+            Self::Invalid(invalid) => invalid.code(),
+            Self::Duplicate { .. } => code::RESOURCE_DUPLICATE,
+            Self::Hole { .. } => code::DANGLING_REFERENCE,
+        }
+    }
 }
 
 /// The resources now, as the stream reads them. Equal content keeps its version over

@@ -14,6 +14,7 @@ use futures_core::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::uri::Scheme;
 use rustls_pki_types::ServerName;
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -108,14 +109,53 @@ pub enum AttemptError {
     #[error(transparent)]
     Security(#[from] SecurityError),
     /// The TLS handshake failed.
-    #[error("TLS handshake: {0}")]
-    Tls(String),
+    #[error("TLS handshake: {reason}")]
+    Tls {
+        /// The kind of failure.
+        code: Code,
+        /// What happened.
+        reason: String,
+    },
     /// The peer did not begin to speak HTTP/2.
-    #[error("HTTP/2 handshake: {0}")]
-    Http2(String),
+    #[error("HTTP/2 handshake: {reason}")]
+    Http2 {
+        /// The kind of failure: a peer may refuse a certificate as late as here.
+        code: Code,
+        /// What happened.
+        reason: String,
+    },
     /// Not done in time.
     #[error("no connection within {0:?}")]
     TimedOut(Duration),
+}
+
+impl AttemptError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Dial(_) => code::CANNOT_CONNECT,
+            Self::Security(error) => error.code(),
+            Self::Tls { code, .. } | Self::Http2 { code, .. } => *code,
+            Self::TimedOut(_) => code::CONNECT_TIMED_OUT,
+        }
+    }
+
+    fn handshake(reason: impl Into<String>) -> Self {
+        Self::Tls {
+            code: code::HANDSHAKE_FAILED,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl ConnectError {
+    /// The code of the first failure.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        let first = self.attempts.first();
+        first.map_or(code::CANNOT_CONNECT, |(_, error)| error.code())
+    }
 }
 
 impl fmt::Display for ConnectError {
@@ -220,11 +260,12 @@ async fn secure(
     let config = tls.config()?;
     let name = tls_name(server_name, address)?;
     let stream = TlsConnector::from(config).connect(name, io).await;
-    let stream = stream.map_err(|error| AttemptError::Tls(handshake_error(&error)))?;
+    let stream = stream.map_err(|error| {
+        let (code, reason) = handshake_error(&error);
+        AttemptError::Tls { code, reason }
+    })?;
     if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-        return Err(AttemptError::Tls(
-            "the server did not agree to h2".to_owned(),
-        ));
+        return Err(AttemptError::handshake("the server did not agree to h2"));
     }
     Ok(Box::new(stream))
 }
@@ -233,7 +274,7 @@ async fn secure(
 fn tls_name(server_name: &str, address: &Address) -> Result<ServerName<'static>, AttemptError> {
     if !server_name.is_empty() {
         return ServerName::try_from(server_name.to_owned())
-            .map_err(|_| AttemptError::Tls(format!("{server_name:?} is no server name")));
+            .map_err(|_| AttemptError::handshake(format!("{server_name:?} is no server name")));
     }
     let ip = match address {
         Address::Tcp(address) => address.ip(),
@@ -250,7 +291,10 @@ async fn start_http2(
     scheme: Scheme,
     options: &Http2Options,
 ) -> Result<(Connection, Pin<Box<Driver>>), AttemptError> {
-    let failed = |error: h2::Error| AttemptError::Http2(error.to_string());
+    let failed = |error: h2::Error| AttemptError::Http2 {
+        code: no_http2(&error, &scheme),
+        reason: error.to_string(),
+    };
     let (heard, written) = (io.heard(), io.written());
     let (sender, mut h2) = h2::client::Builder::new()
         .initial_window_size(options.initial_stream_window)
@@ -263,9 +307,10 @@ async fn start_http2(
         .await
         .map_err(failed)?;
     poll_fn(|cx| match Pin::new(&mut h2).poll(cx) {
-        Poll::Ready(Ok(())) => Poll::Ready(Err(AttemptError::Http2(
-            "the server closed the connection".to_owned(),
-        ))),
+        Poll::Ready(Ok(())) => Poll::Ready(Err(AttemptError::Http2 {
+            code: code::NOT_HTTP2,
+            reason: "the server closed the connection".to_owned(),
+        })),
         Poll::Ready(Err(error)) => Poll::Ready(Err(failed(error))),
         Poll::Pending if h2.max_concurrent_send_streams() == NO_SETTINGS => Poll::Pending,
         Poll::Pending => Poll::Ready(Ok(())),
@@ -278,6 +323,17 @@ async fn start_http2(
     let status = Arc::new(Status::new(address.clone(), scheme, written));
     let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
     Ok((Connection::new(sender, status), Box::pin(driver)))
+}
+
+/// In TLS 1.3 a server says only after its part of the handshake that it refuses the client.
+fn no_http2(error: &h2::Error, scheme: &Scheme) -> Code {
+    let tls = error.get_io().map(handshake_error);
+    match tls {
+        Some((code::CERTIFICATE_REFUSED, _)) if *scheme == Scheme::HTTPS => {
+            code::CERTIFICATE_REFUSED
+        }
+        _ => code::NOT_HTTP2,
+    }
 }
 
 /// TCP without delay (Nagle's algorithm off) and Unix sockets.

@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     fn failure() -> Failure {
-        Failure("refused".into())
+        Failure::new(sidestep_proto::code::CANNOT_CONNECT, "refused")
     }
 
     fn run(act: impl FnOnce(&mut Outputs)) -> Outputs {

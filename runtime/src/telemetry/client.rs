@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue};
+use http_body::Body;
 use tonic::GrpcMethod;
 
 use super::backend::Backend;
@@ -17,6 +18,7 @@ use super::events::{AttemptEnd, AttemptKind, ClientEnd, ClientEvents, ClientStar
 use super::messages::{Messages, Outgoing};
 use crate::channel::CallError;
 use crate::channel::status::{CANCELLED, UNAVAILABLE, UNKNOWN, code_of_head, code_of_headers};
+use crate::snapshot::Published;
 use crate::subchannel::SendFailure;
 
 /// From the call's start to its end.
@@ -36,6 +38,8 @@ pub(crate) struct ClientCall {
     answer: Option<u32>,
     /// The retry policy allows no further attempt.
     exhausted: bool,
+    /// Connections could not be made when no endpoint was found.
+    unreachable: bool,
     over: bool,
     wants_messages: bool,
     events: Vec<Box<dyn ClientEvents>>,
@@ -94,6 +98,7 @@ impl ClientCall {
             delay: Duration::ZERO,
             answer: None,
             exhausted: false,
+            unreachable: false,
             over: false,
             wants_messages: events.iter().any(|events| events.wants_messages()),
             events,
@@ -107,26 +112,46 @@ impl ClientCall {
         }
     }
 
+    /// There was no endpoint to pick.
+    pub(crate) fn found_nobody(&mut self, published: &Published) {
+        self.unreachable = published.unreachable();
+    }
+
     /// The retry policy would try again, and may not.
     pub(crate) fn exhausted(&mut self) {
         self.exhausted = true;
     }
 
+    /// The first attempt begins with the call, which waited for nothing. `backend` is the cluster
+    /// that it is to go to.
+    pub(crate) fn attempt_started_at_once(&mut self, backend: &Arc<Backend>) {
+        self.begin_attempt(self.started, AttemptKind::Original, 0, backend);
+    }
+
     /// An attempt begins, unless one is under way. `previous` counts the attempts of the retry
-    /// policy before it; `backend` is the cluster that it is to go to.
+    /// policy before it.
     pub(crate) fn attempt_started(&mut self, previous: u32, backend: &Arc<Backend>) {
         if self.attempt.is_some() {
             return;
         }
-        let (kind, at) = match self.idle_since.take() {
-            // Nothing lies between the call's start and this that the clock should tell.
-            None if self.attempts == 0 => (AttemptKind::Original, self.started),
-            idle_since => {
-                let now = Instant::now();
-                self.delay += idle_since.map_or(Duration::ZERO, |idle| now - idle);
-                (self.repeated(previous), now)
+        let now = Instant::now();
+        let kind = match self.idle_since.take() {
+            None => AttemptKind::Original,
+            Some(idle_since) => {
+                self.delay += now - idle_since;
+                self.repeated(previous)
             }
         };
+        self.begin_attempt(now, kind, previous, backend);
+    }
+
+    fn begin_attempt(
+        &mut self,
+        at: Instant,
+        kind: AttemptKind,
+        previous: u32,
+        backend: &Arc<Backend>,
+    ) {
         self.attempts += 1;
         self.previous = previous;
         self.answer = None;
@@ -186,12 +211,18 @@ impl ClientCall {
         }
     }
 
-    /// The attempt's response is the call's. `None`: it ends the call, being nothing but a status.
-    pub(crate) fn goes_on(mut self: Box<Self>, headers: &HeaderMap) -> Option<Box<Self>> {
-        if code_of_headers(headers).is_none() {
+    /// The attempt's response is the call's. `None`: it ends the call, being nothing but a status,
+    /// or having no body.
+    pub(crate) fn goes_on<B: Body>(
+        mut self: Box<Self>,
+        response: &http::Response<B>,
+        grpc: bool,
+    ) -> Option<Box<Self>> {
+        let headers = response.headers();
+        if code_of_headers(headers).is_none() && !response.body().is_end_stream() {
             return Some(self);
         }
-        self.conclude(Some(headers), None, true);
+        self.conclude(Some(headers), None, grpc);
         None
     }
 
@@ -270,7 +301,7 @@ impl ClientCall {
             error: Some(error),
             ..Cause::default()
         };
-        self.end(error.code(), &cause);
+        self.end(error.grpc_code(), &cause);
     }
 
     fn end(&mut self, code: u32, cause: &Cause<'_>) {
@@ -290,6 +321,7 @@ impl ClientCall {
             message: cause.message,
             trailers: cause.trailers,
             exhausted: self.exhausted,
+            unreachable: self.unreachable,
             error: cause.error,
             dropped: cause.dropped,
             attempts: self.attempts,

@@ -152,6 +152,8 @@ pub struct ClientEnd<'a> {
     pub error: Option<&'a CallError>,
     /// The retry policy would have it tried again, but allows no further attempt.
     pub exhausted: bool,
+    /// Where no endpoint was found: a connection to one could not be made.
+    pub unreachable: bool,
     /// The caller dropped it.
     pub dropped: bool,
     /// Attempts made.

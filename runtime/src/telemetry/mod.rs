@@ -178,7 +178,8 @@ impl Telemetry {
     }
 
     /// Shows each series of an instrument: its label values, in the order of
-    /// [`Instrument::labels`], and its reading.
+    /// [`Instrument::labels`], and its reading. `show` must not call the telemetry: it may be
+    /// called under a lock.
     pub fn read(
         &self,
         instrument: &'static Instrument,

@@ -85,15 +85,16 @@ impl ServerCall {
         }
     }
 
-    /// The head of the reply is there. Ends the call if it is nothing but a status.
-    pub(crate) fn answered<B>(&mut self, reply: &http::Response<B>) {
+    /// The head of the reply is there. Ends the call if it is nothing but a status, or has no
+    /// body: then nobody asks for its end.
+    pub(crate) fn answered<B>(&mut self, reply: &http::Response<B>, bodiless: bool) {
         let headers = reply.headers();
         self.answer = code_of_head(reply.status(), headers);
         self.settle(self.answer.is_none());
         for events in &mut self.events {
             events.answered(reply.status(), headers);
         }
-        if code_of_headers(headers).is_some() {
+        if code_of_headers(headers).is_some() || bodiless {
             self.conclude(Some(headers), None);
         }
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
     DownstreamTls, FilterChain, FilterChainMatch, FilterConfig, HttpConnectionManager, HttpFilter,
@@ -31,6 +32,17 @@ pub enum MissingListener {
         /// `; did you mean …?`, or nothing.
         hint: String,
     },
+}
+
+impl MissingListener {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoService => code::NODE_WITHOUT_SERVICE,
+            Self::UnknownService { .. } => code::NODE_UNKNOWN_SERVICE,
+        }
+    }
 }
 
 impl CompiledMesh {
@@ -74,7 +86,7 @@ impl CompiledMesh {
         let listener = self.server_listener(service, listener_name, address);
         Some(match listener {
             Ok(resource) => Ok(codec::encode(&resource)),
-            Err(missing) => Err(missing.to_string()),
+            Err(missing) => Err(format!("{missing} [{}]", missing.code())),
         })
     }
 

@@ -273,11 +273,11 @@ fn server_listeners_are_found_by_the_address_in_their_name() {
     };
     assert_eq!(
         refused("greter"),
-        "node.cluster \"greter\": no such service; did you mean \"greeter\"?"
+        "node.cluster \"greter\": no such service; did you mean \"greeter\"? [SX0605]"
     );
     assert_eq!(
         refused(""),
-        "node.cluster is empty: a server's bootstrap names its service there"
+        "node.cluster is empty: a server's bootstrap names its service there [SX0604]"
     );
 }
 
@@ -287,7 +287,7 @@ fn a_name_made_twice_is_an_error_with_both_places() {
     let (mesh, _) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
     let found = compile(&mesh, &ResolvedEndpoints::default()).expect_err("twice");
     let errors = found.iter().filter(|d| d.is_error());
-    let shown: Vec<_> = errors.map(ToString::to_string).collect();
+    let shown: Vec<_> = errors.map(Diagnostic::uncoded).collect();
     assert_eq!(
         shown,
         ["m.yaml:5:5: resources: the Cluster \"s\" is already made at m.yaml:3:3"]

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+use sidestep_proto::code::Code;
 
 /// A place in a file. Lines and columns count from 1; columns count characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,9 +44,12 @@ pub enum Severity {
 
 /// One finding in a mesh file.
 ///
-/// Shown as `mesh.yaml:12:5: services.greeter: unknown key "timout"; did you mean "timeout"?`.
+/// Shown as
+/// `mesh.yaml:12:5: services.greeter: unknown key "timout"; did you mean "timeout"? [SX0205]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Diagnostic {
+    /// The number of this kind of finding.
+    pub code: Code,
     /// Error or warning.
     pub severity: Severity,
     /// The file as it was named by the user.
@@ -64,8 +68,15 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    pub(crate) fn new(severity: Severity, place: &Place, path: &str, message: String) -> Self {
+    pub(crate) fn new(
+        code: Code,
+        severity: Severity,
+        place: &Place,
+        path: &str,
+        message: String,
+    ) -> Self {
         Self {
+            code,
             severity,
             file: place.file.to_string(),
             line: place.line,
@@ -77,8 +88,9 @@ impl Diagnostic {
     }
 
     /// A finding about a file as a whole.
-    pub(crate) fn whole_file(file: &str, message: String) -> Self {
+    pub(crate) fn whole_file(code: Code, file: &str, message: String) -> Self {
         Self {
+            code,
             severity: Severity::Error,
             file: file.to_owned(),
             line: 0,
@@ -95,6 +107,40 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// What to do about it: the suggestion of [`help`](Self::help), else what helps in general.
+    #[must_use]
+    pub fn hint(&self) -> &str {
+        self.help.as_deref().unwrap_or_else(|| self.code.hint())
+    }
+
+    /// Where and what, without severity, code and suggestion.
+    #[must_use]
+    pub fn text(&self) -> String {
+        format!("{}{}", self.place(), self.fault())
+    }
+
+    fn place(&self) -> String {
+        match self.line {
+            0 => format!("{}: ", self.file),
+            line => format!("{}:{line}:{}: ", self.file, self.column),
+        }
+    }
+
+    fn fault(&self) -> String {
+        match self.path.as_str() {
+            "" => self.message.clone(),
+            path => format!("{path}: {}", self.message),
+        }
+    }
+
+    /// Text and suggestion: what the tests of texts compare.
+    #[cfg(test)]
+    pub(crate) fn uncoded(&self) -> String {
+        let text = self.to_string();
+        let code = format!(" [{}]", self.code);
+        text.strip_suffix(&code).expect("ends so").to_owned()
+    }
+
     pub(crate) fn help(&mut self, help: impl Into<String>) {
         let help = help.into();
         self.help = (!help.is_empty()).then_some(help);
@@ -103,22 +149,15 @@ impl Diagnostic {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
-        }
-        f.write_str(": ")?;
+        f.write_str(&self.place())?;
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
+        f.write_str(&self.fault())?;
+        if let Some(help) = &self.help {
+            write!(f, "; {help}")?;
         }
-        f.write_str(&self.message)?;
-        match &self.help {
-            Some(help) => write!(f, "; {help}"),
-            None => Ok(()),
-        }
+        write!(f, " [{}]", self.code)
     }
 }
 
@@ -132,25 +171,28 @@ impl Report {
     /// Adds an error; the answer is for adding help to it.
     pub(crate) fn error(
         &mut self,
+        code: Code,
         place: &Place,
         path: &str,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        self.add(Severity::Error, place, path, message.into())
+        self.add(code, Severity::Error, place, path, message.into())
     }
 
     /// Adds a warning; the answer is for adding help to it.
     pub(crate) fn warning(
         &mut self,
+        code: Code,
         place: &Place,
         path: &str,
         message: impl Into<String>,
     ) -> &mut Diagnostic {
-        self.add(Severity::Warning, place, path, message.into())
+        self.add(code, Severity::Warning, place, path, message.into())
     }
 
     fn add(
         &mut self,
+        code: Code,
         severity: Severity,
         place: &Place,
         path: &str,
@@ -158,7 +200,7 @@ impl Report {
     ) -> &mut Diagnostic {
         let at = self.diagnostics.len();
         self.diagnostics
-            .push(Diagnostic::new(severity, place, path, message));
+            .push(Diagnostic::new(code, severity, place, path, message));
         &mut self.diagnostics[at]
     }
 

@@ -36,6 +36,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sidestep_proto::code;
+
 pub use diagnostic::{Diagnostic, Located, Place, Severity};
 pub use route::{Destination, MethodMatch, Retry, Route};
 pub use schema::schema;
@@ -166,7 +168,11 @@ impl Mesh {
     pub fn parse(files: &[(&str, &str)]) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut report = Report::default();
         if files.is_empty() {
-            let fault = Diagnostic::whole_file("mesh", "there is no mesh file".to_owned());
+            let fault = Diagnostic::whole_file(
+                code::NO_MESH_FILE,
+                "mesh",
+                "there is no mesh file".to_owned(),
+            );
             return Err(vec![fault]);
         }
         let mut roots = Vec::new();
@@ -227,7 +233,11 @@ fn counted(n: usize, noun: &str) -> String {
 
 fn read(path: &Path) -> Result<Vec<(String, String)>, Diagnostic> {
     let fault = |path: &Path, error: std::io::Error| {
-        Diagnostic::whole_file(&path.display().to_string(), error.to_string())
+        Diagnostic::whole_file(
+            code::FILE_UNREADABLE,
+            &path.display().to_string(),
+            error.to_string(),
+        )
     };
     let mut files = Vec::new();
     if path.is_dir() {
@@ -240,7 +250,11 @@ fn read(path: &Path) -> Result<Vec<(String, String)>, Diagnostic> {
         files.sort();
         if files.is_empty() {
             let message = "holds no .yaml or .yml file".to_owned();
-            return Err(Diagnostic::whole_file(&path.display().to_string(), message));
+            return Err(Diagnostic::whole_file(
+                code::NO_MESH_FILE,
+                &path.display().to_string(),
+                message,
+            ));
         }
     } else {
         files.push(path.to_owned());
@@ -271,7 +285,7 @@ fn open<'a>(root: &'a Node, report: &mut Report) -> Option<Fields<'a>> {
         if !keys::FORMATS.contains(&format) {
             let message = format!("unknown format {format:?}");
             report
-                .error(&node.place, &node.path, message)
+                .error(code::UNKNOWN_FORMAT, &node.place, &node.path, message)
                 .help("this version reads `mesh: v1`");
             // Another format has other rules: further errors would only mislead.
             return None;
@@ -320,7 +334,7 @@ fn once<'a>(files: &[Fields<'a>], name: &str, report: &mut Report) -> Option<&'a
             Some((earlier, _)) => {
                 let message = format!("`{name}` is already at {earlier}");
                 report
-                    .error(place, "", message)
+                    .error(code::DEFINED_TWICE, place, "", message)
                     .help("write it in one file only");
             }
         }
@@ -335,7 +349,7 @@ fn services(file: &Fields<'_>, mesh: &mut Mesh, report: &mut Report) {
     for (key, node) in entries {
         if let Some(first) = mesh.services.get(&key.text) {
             let message = format!("the service {:?} is already at {}", key.text, first.place);
-            report.error(&key.place, "services", message);
+            report.error(code::DEFINED_TWICE, &key.place, "services", message);
             continue;
         }
         if let Some(service) = service::service(key, node, &mesh.defaults, report) {
@@ -354,7 +368,12 @@ fn resources(file: &Fields<'_>, mesh: &mut Mesh, report: &mut Report) {
         };
         let Some((_, type_node)) = entries.iter().find(|(key, _)| key.text == "@type") else {
             report
-                .error(&node.place, &node.path, "the key `@type` is missing")
+                .error(
+                    code::MISSING_KEY,
+                    &node.place,
+                    &node.path,
+                    "the key `@type` is missing",
+                )
                 .help("as in `\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster`");
             continue;
         };

@@ -7,6 +7,8 @@ use super::Timeout;
 use super::diagnostic::{Located, Place, Report};
 use super::keys::{Object, Status};
 use super::yaml::{Key, Kind, Node, Value};
+use sidestep_proto::code;
+
 use crate::nearest;
 
 /// The entries of a map whose keys have been checked.
@@ -50,6 +52,7 @@ pub(crate) fn fields<'a>(
         let written = entries.iter().any(|(key, _)| key.text == rule.name);
         if rule.status == Status::Required && !written {
             report.error(
+                code::MISSING_KEY,
                 &node.place,
                 &node.path,
                 format!("the key `{}` is missing", rule.name),
@@ -68,7 +71,12 @@ fn check_key(key: &Key, node: &Node, object: &Object, report: &mut Report) {
             .filter(|rule| matches!(rule.status, Status::Optional | Status::Required));
         let names: Vec<&str> = usable.map(|rule| rule.name).collect();
         report
-            .error(&key.place, &node.path, format!("unknown key {name:?}"))
+            .error(
+                code::UNKNOWN_KEY,
+                &key.place,
+                &node.path,
+                format!("unknown key {name:?}"),
+            )
             .help(suggest(name, &names, "valid keys are"));
         return;
     };
@@ -76,10 +84,10 @@ fn check_key(key: &Key, node: &Node, object: &Object, report: &mut Report) {
         Status::Optional | Status::Required => {}
         Status::NotYet => {
             let message = format!("`{name}` is not enforced yet");
-            report.error(&key.place, &node.path, message);
+            report.error(code::KEY_NOT_USABLE, &key.place, &node.path, message);
         }
         Status::Elsewhere(message) => {
-            report.error(&key.place, &node.path, message);
+            report.error(code::KEY_NOT_USABLE, &key.place, &node.path, message);
         }
     }
 }
@@ -117,7 +125,12 @@ pub(crate) fn text<'a>(node: &'a Node, report: &mut Report) -> Option<&'a str> {
             kind: Kind::Text,
             text,
         } if text.is_empty() => {
-            report.error(&node.place, &node.path, "must not be empty");
+            report.error(
+                code::EMPTY_VALUE,
+                &node.place,
+                &node.path,
+                "must not be empty",
+            );
             None
         }
         Value::Scalar {
@@ -130,7 +143,7 @@ pub(crate) fn text<'a>(node: &'a Node, report: &mut Report) -> Option<&'a str> {
         } => {
             let message = format!("expected a text, found {}", node.describe());
             report
-                .error(&node.place, &node.path, message)
+                .error(code::WRONG_TYPE, &node.place, &node.path, message)
                 .help(format!("write it in quotes: \"{text}\""));
             None
         }
@@ -160,7 +173,7 @@ pub(crate) fn count(node: &Node, min: u32, max: u32, report: &mut Report) -> Opt
         _ => {
             let message =
                 format!("{text} is out of range, expected a whole number from {min} to {max}");
-            report.error(&node.place, &node.path, message);
+            report.error(code::OUT_OF_RANGE, &node.place, &node.path, message);
             None
         }
     }
@@ -187,7 +200,12 @@ pub(crate) fn choice(
     let word = words.iter().find(|word| **word == found);
     if word.is_none() {
         report
-            .error(&node.place, &node.path, format!("unknown value {found:?}"))
+            .error(
+                code::UNKNOWN_VALUE,
+                &node.place,
+                &node.path,
+                format!("unknown value {found:?}"),
+            )
             .help(suggest(found, words, "valid values are"));
     }
     word.copied()
@@ -209,7 +227,9 @@ pub(crate) fn timeout(node: &Node, report: &mut Report) -> Option<Timeout> {
         (Kind::Null, None) => "expected a duration, found nothing".to_owned(),
         _ => format!("{text:?} is not a duration"),
     };
-    report.error(&node.place, &node.path, message).help(FORM);
+    report
+        .error(code::BAD_DURATION, &node.place, &node.path, message)
+        .help(FORM);
     None
 }
 
@@ -239,7 +259,7 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn expected<T>(what: &str, node: &Node, report: &mut Report) -> Option<T> {
     let message = format!("expected {what}, found {}", node.describe());
-    report.error(&node.place, &node.path, message);
+    report.error(code::WRONG_TYPE, &node.place, &node.path, message);
     None
 }
 

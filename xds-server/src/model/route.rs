@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use sidestep_proto::code;
 use sidestep_proto::resource::{
     HeaderCondition, HeaderMatcher, Pattern, RetryOn, StringMatcher, Text,
 };
@@ -87,14 +88,14 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
     for route in named {
         if let Some(first) = names.insert(&route.name, &route.place) {
             let message = format!("the route {:?} is already at {first}", route.name);
-            report.error(&route.place, &node.path, message);
+            report.error(code::DEFINED_TWICE, &route.place, &node.path, message);
         }
     }
     let catch_all = routes.iter().position(Route::is_catch_all);
     match catch_all {
         None if !routes.is_empty() => {
             report
-                .warning(&node.place, &node.path, "no route takes every call")
+                .warning(code::NO_CATCH_ALL, &node.place, &node.path, "no route takes every call")
                 .help("calls that no route takes fail UNAVAILABLE; end the list with a route without `match`");
         }
         Some(at) if at + 1 < routes.len() => {
@@ -103,7 +104,12 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
                 routes[at].place
             );
             let path = format!("{}[{}]", node.path, at + 1);
-            report.warning(&routes[at + 1].place, &path, message);
+            report.warning(
+                code::ROUTE_UNREACHABLE,
+                &routes[at + 1].place,
+                &path,
+                message,
+            );
         }
         _ => {}
     }
@@ -112,6 +118,7 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
             let path = format!("{}[{at}]", node.path);
             report
                 .warning(
+                    code::RETRY_ON_CATCH_ALL,
                     &route.place,
                     &path,
                     "retries on a route that takes every call",
@@ -170,6 +177,7 @@ fn method(node: &Node, report: &mut Report) -> Option<MethodMatch> {
         _ => {
             report
                 .error(
+                    code::BAD_METHOD,
                     &node.place,
                     &node.path,
                     format!("{written:?} is not a method"),
@@ -186,12 +194,13 @@ fn header(key: &Key, node: &Node, report: &mut Report) -> Option<HeaderMatcher> 
     if name.is_empty() || !name.chars().all(valid) {
         let message = format!("{name:?} cannot be the name of a header");
         report
-            .error(&key.place, &node.path, message)
+            .error(code::BAD_HEADER, &key.place, &node.path, message)
             .help("names are in lower case");
         return None;
     }
     if name.ends_with("-bin") {
         report.error(
+            code::BAD_HEADER,
             &key.place,
             &node.path,
             "binary headers (`-bin`) cannot be matched",
@@ -213,7 +222,12 @@ fn condition(node: &Node, report: &mut Report) -> Option<HeaderCondition> {
     fields(node, &keys::HEADER, report)?;
     let [(key, value)] = map(node, report)? else {
         report
-            .error(&node.place, &node.path, "exactly one condition is expected")
+            .error(
+                code::BAD_HEADER,
+                &node.place,
+                &node.path,
+                "exactly one condition is expected",
+            )
             .help("use `regex` to say several things about one header");
         return None;
     };
@@ -245,7 +259,7 @@ fn pattern(node: &Node, written: &str, report: &mut Report) -> Option<Pattern> {
             let reason = error.lines().last().unwrap_or_default();
             let reason = reason.strip_prefix("error: ").unwrap_or(reason);
             let message = format!("bad regular expression {written:?}: {reason}");
-            report.error(&node.place, &node.path, message);
+            report.error(code::BAD_REGEX, &node.place, &node.path, message);
             None
         }
     }
@@ -277,12 +291,17 @@ fn weighted(
     }
     let sum: u64 = shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
     if complete && sum == 0 {
-        report.error(&node.place, &node.path, "the weights add up to 0");
+        report.error(
+            code::WEIGHTS_ALL_ZERO,
+            &node.place,
+            &node.path,
+            "the weights add up to 0",
+        );
         return None;
     }
     if sum > u64::from(u32::MAX) {
         let message = format!("the weights add up to {sum}, more than {}", u32::MAX);
-        report.error(&node.place, &node.path, message);
+        report.error(code::WEIGHTS_OVERFLOW, &node.place, &node.path, message);
         return None;
     }
     // A version of weight 0 gets no call, which xDS says by not naming it.
@@ -300,7 +319,12 @@ fn known(name: &str, place: &Place, node: &Node, versions: &Versions, report: &m
             suggest(name, &names, "there are")
         };
         report
-            .error(place, &node.path, format!("no such version: {name:?}"))
+            .error(
+                code::NO_SUCH_VERSION,
+                place,
+                &node.path,
+                format!("no such version: {name:?}"),
+            )
             .help(help);
     }
     known
@@ -314,7 +338,12 @@ fn retry(node: &Node, report: &mut Report) -> Option<Retry> {
     let on_node = fields.find("on")?;
     let items = list(on_node, report)?;
     if items.is_empty() {
-        report.error(&on_node.place, &on_node.path, "must not be empty");
+        report.error(
+            code::EMPTY_VALUE,
+            &on_node.place,
+            &on_node.path,
+            "must not be empty",
+        );
     }
     let mut on = RetryOn::default();
     for item in items {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
 
+use sidestep_proto::code;
 use sidestep_proto::resource::Address;
 
 use super::diagnostic::{Located, Place, Report};
@@ -175,7 +176,7 @@ fn check_name(key: &Key, node: &Node, report: &mut Report) {
     if key.text.is_empty() || !key.text.chars().all(valid) {
         let message = format!("{:?} cannot be the name of a service", key.text);
         report
-            .error(&key.place, &node.path, message)
+            .error(code::BAD_NAME, &key.place, &node.path, message)
             .help("use letters, digits, `-`, `_` and `.`");
     }
 }
@@ -193,7 +194,7 @@ fn identity(service: &str, fields: &Fields<'_>, report: &mut Report) -> String {
     let segment = |s: &str| !s.is_empty() && s != "." && s != ".." && s.chars().all(valid);
     if !path.split('/').all(segment) {
         let message = format!("{path:?} cannot be the path of a SPIFFE id");
-        report.error(&node.place, &node.path, message).help(
+        report.error(code::BAD_NAME, &node.place, &node.path, message).help(
             "write it without `spiffe://`, trust domain and leading slash, as in `ns/prod/sa/web`",
         );
     }
@@ -207,7 +208,7 @@ pub(super) fn check_trust_domain(domain: &Located<String>, report: &mut Report) 
     if !ok {
         let message = format!("{:?} cannot be a trust domain", domain.value);
         report
-            .error(&domain.place, "trust_domain", message)
+            .error(code::BAD_NAME, &domain.place, "trust_domain", message)
             .help("use lower-case letters, digits, `-`, `_` and `.`");
     }
     ok
@@ -228,7 +229,7 @@ fn hosts(fields: &Fields<'_>, report: &mut Report) -> Vec<Located<String>> {
         {
             let message = format!("{:?} is not a name to dial", host.value);
             report
-                .error(&node.place, &node.path, message)
+                .error(code::BAD_NAME, &node.place, &node.path, message)
                 .help("write what follows `xds:///`, with the port if callers write one");
         } else {
             hosts.push(host);
@@ -242,7 +243,12 @@ fn needs_endpoints(fields: &Fields<'_>, report: &mut Report) {
     for name in ["hosts", "versions", "routes"] {
         if let Some(node) = fields.find(name) {
             let message = format!("`{name}` needs `endpoints`");
-            report.error(fields.key_place(name), &node.path, message);
+            report.error(
+                code::NEEDS_ENDPOINTS,
+                fields.key_place(name),
+                &node.path,
+                message,
+            );
         }
     }
 }
@@ -265,12 +271,22 @@ fn endpoints(node: &Node, report: &mut Report) -> Endpoints {
     if let [(_, first), (_, second), ..] = &found[..] {
         let message = format!("there are two sources of endpoints, `{first}` and `{second}`");
         report
-            .error(source.key_place(second), &node.path, message)
+            .error(
+                code::NO_ENDPOINT_SOURCE,
+                source.key_place(second),
+                &node.path,
+                message,
+            )
             .help("write exactly one");
     }
     if found.is_empty() {
         report
-            .error(source.place(), &node.path, "no source of endpoints")
+            .error(
+                code::NO_ENDPOINT_SOURCE,
+                source.place(),
+                &node.path,
+                "no source of endpoints",
+            )
             .help("write `static:` and a list, `dns: NAME:PORT` or `targets: FILE`");
     }
     found.into_iter().next().map_or(none, |(first, _)| first)
@@ -287,7 +303,9 @@ fn living(kind: &'static Kind, node: &Node, report: &mut Report) -> Option<Sourc
             written,
         }),
         Err(Misspelt { message, help }) => {
-            report.error(&node.place, &node.path, message).help(help);
+            report
+                .error(code::BAD_SOURCE, &node.place, &node.path, message)
+                .help(help);
             None
         }
     }
@@ -308,7 +326,7 @@ fn check_endpoints(node: &Node, endpoints: &[Endpoint], report: &mut Report) {
     for endpoint in endpoints {
         if let Some(first) = seen.insert(&endpoint.address, &endpoint.place) {
             let message = format!("the address {} is already at {first}", endpoint.address);
-            report.error(&endpoint.place, &node.path, message);
+            report.error(code::ADDRESS_TWICE, &endpoint.place, &node.path, message);
         }
     }
     // The weight of a locality is the sum of its endpoints' weights, and localities are summed
@@ -316,7 +334,7 @@ fn check_endpoints(node: &Node, endpoints: &[Endpoint], report: &mut Report) {
     let sum: u64 = endpoints.iter().map(|e| u64::from(e.weight)).sum();
     if sum > u64::from(u32::MAX) {
         let message = format!("the weights add up to {sum}, more than {}", u32::MAX);
-        report.error(&node.place, &node.path, message);
+        report.error(code::WEIGHTS_OVERFLOW, &node.place, &node.path, message);
     }
 }
 
@@ -348,6 +366,7 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
         }
         report
             .error(
+                code::BAD_ADDRESS,
                 &node.place,
                 &node.path,
                 "the path of a Unix socket must be absolute",
@@ -359,6 +378,7 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
         Ok(address) if address.port() != 0 => Some(Address::Tcp(address)),
         Ok(_) => {
             report.error(
+                code::BAD_ADDRESS,
                 &node.place,
                 &node.path,
                 "port 0 is not a port to connect to",
@@ -367,7 +387,7 @@ fn address(node: &Node, report: &mut Report) -> Option<Address> {
         }
         Err(_) => {
             let message = format!("{written:?} is not an address");
-            report.error(&node.place, &node.path, message).help(
+            report.error(code::BAD_ADDRESS, &node.place, &node.path, message).help(
                 "write `IP:PORT`, `[IPv6]:PORT` or `unix:/path`; for a host name, write `dns: NAME:PORT` in the place of `static`",
             );
             None
@@ -393,7 +413,12 @@ fn versions(
     {
         let message = format!("`{}` does not tell versions", source.id.kind);
         report
-            .error(fields.key_place("versions"), &node.path, message)
+            .error(
+                code::VERSIONS_NOT_TOLD,
+                fields.key_place("versions"),
+                &node.path,
+                message,
+            )
             .help("use `static` or `targets`, or a service for each version");
     }
     for (key, node) in entries {
@@ -423,7 +448,12 @@ fn check_version(
     if !there.contains(&version.value.as_str()) {
         let message = format!("no endpoint has the version {:?}", version.value);
         report
-            .error(&node.place, &node.path, message)
+            .error(
+                code::VERSION_WITHOUT_ENDPOINT,
+                &node.place,
+                &node.path,
+                message,
+            )
             .help(super::reader::suggest(&version.value, &there, "there are"));
     }
 }
@@ -439,7 +469,7 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
             if let Some(first) = names.insert(&host.value, &host.place) {
                 let path = format!("services.{}.hosts", service.name);
                 let message = format!("the name {:?} is already at {first}", host.value);
-                report.error(&host.place, &path, message);
+                report.error(code::DEFINED_TWICE, &host.place, &path, message);
             }
         }
     }
@@ -451,7 +481,7 @@ pub(super) fn check_together(mesh: &Mesh, report: &mut Report) {
                 "has the same identity as {:?} at {}",
                 first.name, first.place
             );
-            report.warning(&service.place, &path, message);
+            report.warning(code::SAME_IDENTITY, &service.place, &path, message);
         }
     }
 }
@@ -465,7 +495,12 @@ pub(super) fn check_no_mtls(mesh: &Mesh, report: &mut Report) {
     for service in secured {
         let path = format!("services.{}", service.name);
         report
-            .error(&service.place, &path, "`mtls` needs a trust domain")
+            .error(
+                code::MTLS_WITHOUT_TRUST_DOMAIN,
+                &service.place,
+                &path,
+                "`mtls` needs a trust domain",
+            )
             .help("write `trust_domain:` at the top of the file");
     }
 }

@@ -9,7 +9,7 @@ fn errors(files: &[(&str, &str)]) -> Vec<String> {
         Err(found) => found
             .iter()
             .filter(|d| d.is_error())
-            .map(ToString::to_string)
+            .map(Diagnostic::uncoded)
             .collect(),
     }
 }
@@ -333,7 +333,7 @@ fn what_is_probably_not_meant_is_a_warning() {
     let only = with_service("    routes:\n      - {match: {method: a.B/*}}\n");
     let shown = |text: &str| -> Vec<String> {
         let (_, warnings) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
-        warnings.iter().map(ToString::to_string).collect()
+        warnings.iter().map(Diagnostic::uncoded).collect()
     };
     assert_eq!(
         shown(&text),
@@ -409,7 +409,7 @@ fn a_diagnostic_as_json() {
     assert_eq!(
         serde_json::to_value(&found).expect("serializes"),
         json!([{
-            "severity": "error", "file": "m.yaml", "line": 2, "column": 1, "path": "",
+            "code": "SX0205", "severity": "error", "file": "m.yaml", "line": 2, "column": 1, "path": "",
             "message": "unknown key \"x\"",
             "help": "valid keys are mesh, trust_domain, defaults, services, resources",
         }])

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 
+use sidestep_proto::code;
+
 use super::diagnostic::{Place, Report};
 
 /// Deeper files are refused, so that no file can exhaust the stack.
@@ -78,7 +80,7 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Option<
             column: 1,
         };
         report
-            .error(&start, "", "the file is empty")
+            .error(code::NO_MESH_FILE, &start, "", "the file is empty")
             .help("a mesh file begins with `mesh: v1`");
     }
     root
@@ -106,7 +108,7 @@ where
 
     fn fail(&mut self, place: &Place, path: &str, message: impl Into<String>) {
         if !self.failed {
-            self.report.error(place, path, message);
+            self.report.error(code::NOT_YAML, place, path, message);
         }
         self.failed = true;
     }
@@ -192,12 +194,20 @@ where
     /// Anchors and tags do no harm to the tree, so reading goes on.
     fn refuse(&mut self, anchor: usize, tag: bool, place: &Place, path: &str) {
         if anchor != 0 {
-            self.report
-                .error(place, path, "anchors (`&name`) are not allowed here");
+            self.report.error(
+                code::NOT_YAML,
+                place,
+                path,
+                "anchors (`&name`) are not allowed here",
+            );
         }
         if tag {
-            self.report
-                .error(place, path, "tags (`!name`) are not allowed here");
+            self.report.error(
+                code::NOT_YAML,
+                place,
+                path,
+                "tags (`!name`) are not allowed here",
+            );
         }
     }
 
@@ -227,7 +237,8 @@ where
             let node = self.node(event, at, inner, depth + 1)?;
             if let Some(first) = seen.get(&text) {
                 let message = format!("the key {text:?} is already at {first}");
-                self.report.error(&place, path, message);
+                self.report
+                    .error(code::DEFINED_TWICE, &place, path, message);
             } else {
                 seen.insert(text.clone(), place.clone());
                 entries.push((Key { text, place }, node));
@@ -299,7 +310,10 @@ mod tests {
     fn read(text: &str) -> (Option<Node>, Vec<String>) {
         let mut report = Report::default();
         let node = parse(&Arc::from("m.yaml"), text, &mut report);
-        let lines = report.diagnostics.iter().map(ToString::to_string);
+        let lines = report
+            .diagnostics
+            .iter()
+            .map(crate::model::Diagnostic::uncoded);
         (node, lines.collect())
     }
 

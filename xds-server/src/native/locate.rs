@@ -3,6 +3,8 @@
 use prost_reflect::{Kind as FieldKind, MessageDescriptor};
 
 use super::{pool, read};
+use sidestep_proto::code;
+
 use crate::model::yaml::{Key, Node, Value};
 use crate::model::{Place, Report};
 use crate::nearest;
@@ -16,7 +18,7 @@ pub(super) fn report(descriptor: &MessageDescriptor, node: &Node, out: &mut Repo
             "expected a map with the fields of {}",
             descriptor.full_name()
         );
-        out.error(&node.place, &node.path, message);
+        out.error(code::BAD_RESOURCE_FIELD, &node.place, &node.path, message);
         return;
     };
     for (key, child) in entries.iter().filter(|(key, _)| key.text != "@type") {
@@ -31,7 +33,7 @@ pub(super) fn report(descriptor: &MessageDescriptor, node: &Node, out: &mut Repo
     if out.diagnostics.len() == before {
         // Only together are they wrong: two members of one oneof.
         let error = read(descriptor, node).err().unwrap_or_default();
-        out.error(&node.place, &node.path, error);
+        out.error(code::BAD_RESOURCE_FIELD, &node.place, &node.path, error);
     }
 }
 
@@ -48,7 +50,7 @@ fn report_field(
         let near = nearest::nearest(&key.text, names.iter().map(String::as_str));
         let help = near.first().map(|name| format!("did you mean {name:?}?"));
         let message = format!("{} has no field {:?}", descriptor.full_name(), key.text);
-        out.error(&key.place, &parent.path, message)
+        out.error(code::BAD_RESOURCE_FIELD, &key.place, &parent.path, message)
             .help(help.unwrap_or_default());
         return;
     };
@@ -97,7 +99,12 @@ fn any(node: &Node, out: &mut Report) {
         },
     )) = type_node
     else {
-        out.error(&node.place, &node.path, "the key `@type` is missing");
+        out.error(
+            code::MISSING_KEY,
+            &node.place,
+            &node.path,
+            "the key `@type` is missing",
+        );
         return;
     };
     let name = text.rsplit('/').next().unwrap_or_default();
@@ -107,13 +114,18 @@ fn any(node: &Node, out: &mut Report) {
         Some(descriptor) => descend(&descriptor, node, out),
         None => {
             let message = format!("unknown type {name:?}");
-            out.error(key_place(node, "@type"), &node.path, message);
+            out.error(
+                code::UNKNOWN_RESOURCE_TYPE,
+                key_place(node, "@type"),
+                &node.path,
+                message,
+            );
         }
     }
 }
 
 fn leaf(node: &Node, error: &str, out: &mut Report) {
-    out.error(&node.place, &node.path, error);
+    out.error(code::BAD_RESOURCE_FIELD, &node.place, &node.path, error);
 }
 
 /// Where a key of a map stands, else the map.

@@ -7,7 +7,10 @@ fn outcome(body: &str) -> (Option<CompiledResource>, Vec<String>) {
     let (mesh, _) = Mesh::parse(&[("m.yaml", &text)]).expect("a mesh file");
     let mut report = Report::default();
     let made = compile(&mesh.resources[0], &mut report);
-    let lines = report.diagnostics.iter().map(ToString::to_string);
+    let lines = report
+        .diagnostics
+        .iter()
+        .map(crate::model::Diagnostic::uncoded);
     (made, lines.collect())
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
 
+use sidestep_proto::code;
+
 use super::watch::DirectoryWatch;
 use super::{Configuration, Source, SourceError};
 
@@ -188,7 +190,11 @@ fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
             let inside = mesh_files(path).map_err(|error| unreadable(path, &error))?;
             if inside.is_empty() {
                 let message = "holds no .yaml or .yml file".to_owned();
-                return Err(SourceError::of_file(&path.display().to_string(), message));
+                return Err(SourceError::of_file(
+                    code::NO_MESH_FILE,
+                    &path.display().to_string(),
+                    message,
+                ));
             }
             files.extend(inside);
         } else {
@@ -217,7 +223,11 @@ fn mesh_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> SourceError {
-    SourceError::of_file(&path.display().to_string(), error.to_string())
+    SourceError::of_file(
+        code::FILE_UNREADABLE,
+        &path.display().to_string(),
+        error.to_string(),
+    )
 }
 
 fn fingerprint(paths: &[PathBuf]) -> Vec<Stamp> {
@@ -273,7 +283,7 @@ mod tests {
         let texts: Vec<&str> = texts.iter().map(|t| t.text.as_str()).collect();
         let summary = texts.join("|");
         if summary.contains("broken") {
-            return Err(SourceError::of_file("test", summary));
+            return Err(SourceError::of_file(code::NOT_YAML, "test", summary));
         }
         Ok(Configuration {
             summary,

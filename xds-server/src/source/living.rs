@@ -15,6 +15,7 @@ use std::time::SystemTime;
 
 use futures_core::future::BoxFuture;
 use futures_util::FutureExt as _;
+use sidestep_proto::code;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -216,7 +217,13 @@ fn without(service: &Service, state: &SourceState) -> Option<Diagnostic> {
     );
     let path = format!("services.{}.endpoints.{}", service.name, source.id.kind);
     let place = &source.written.place;
-    Some(Diagnostic::new(Severity::Warning, place, &path, message))
+    Some(Diagnostic::new(
+        code::SOURCE_UNREACHABLE,
+        Severity::Warning,
+        place,
+        &path,
+        message,
+    ))
 }
 
 #[cfg(test)]

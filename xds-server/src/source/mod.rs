@@ -13,6 +13,7 @@ mod watch;
 use std::sync::Arc;
 
 use futures_core::future::BoxFuture;
+use sidestep_proto::code::{self, Code};
 
 use crate::model::{Diagnostic, Mesh, Place, Severity};
 use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, ServerListeners};
@@ -86,9 +87,23 @@ impl SourceError {
         }
     }
 
+    /// The code of the first fault.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        let first = match self {
+            Self::Invalid(diagnostics) => diagnostics
+                .iter()
+                .find(|d| d.is_error())
+                .map(|diagnostic| diagnostic.code),
+            Self::Inconsistent(error) => error.faults.first().map(|fault| fault.kind.code()),
+        };
+        // Both lists hold at least one.
+        first.unwrap_or(code::NO_MESH_FILE)
+    }
+
     /// A fault of a file as a whole.
-    pub(crate) fn of_file(file: &str, message: String) -> Self {
-        Self::Invalid(vec![Diagnostic::whole_file(file, message)])
+    pub(crate) fn of_file(code: Code, file: &str, message: String) -> Self {
+        Self::Invalid(vec![Diagnostic::whole_file(code, file, message)])
     }
 }
 
@@ -100,9 +115,9 @@ fn lines(diagnostics: &[Diagnostic]) -> String {
 fn diagnostic(fault: &Fault) -> Diagnostic {
     let message = fault.kind.to_string();
     match &fault.origin {
-        Some(place) => Diagnostic::new(Severity::Error, place, "", message),
+        Some(place) => Diagnostic::new(fault.kind.code(), Severity::Error, place, "", message),
         // Made by a program: there is no text to point at.
-        None => Diagnostic::new(Severity::Error, &nowhere(), "", message),
+        None => Diagnostic::new(fault.kind.code(), Severity::Error, &nowhere(), "", message),
     }
 }
 

@@ -239,7 +239,7 @@ async fn a_broken_change_reaches_nobody_and_shows_in_status() {
     assert_eq!(
         errors,
         [
-            "memory: RouteConfiguration \"greeter\" mentions Cluster \"absent\", which does not exist"
+            "memory: RouteConfiguration \"greeter\" mentions Cluster \"absent\", which does not exist [SX0234]"
         ]
     );
 
@@ -444,6 +444,6 @@ async fn a_server_gets_its_listener_by_service_and_address() {
     let detail = refused.resource_errors[0].error_detail.as_ref();
     assert_eq!(
         detail.expect("a reason").message,
-        "node.cluster \"greter\": no such service; did you mean \"greeter\"?"
+        "node.cluster \"greter\": no such service; did you mean \"greeter\"? [SX0605]"
     );
 }

@@ -211,7 +211,13 @@ impl Lab {
 
     /// An Envoy that has taken the whole configuration.
     fn envoy(&self, plane: &Plane) -> Result<Envoy> {
-        let envoy = Envoy::start(&self.envoy, &self.folder, &plane.address, Protocol::Delta)?;
+        let envoy = Envoy::start(
+            &self.envoy,
+            &self.sidestep,
+            &self.folder,
+            &plane.address,
+            Protocol::Delta,
+        )?;
         eventually(|| envoy.listener())?;
         eventually(|| has_all_clusters(&envoy))?;
         Ok(envoy)

@@ -35,6 +35,7 @@ pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> 
     let plane = ControlPlane::start(stage.installed, stage.folder, &mesh(&a, &b, &both, "none"))?;
     let envoy = Envoy::start(
         &stage.installed.envoy,
+        &stage.installed.sidestep,
         stage.folder,
         &plane.address,
         protocol,
@@ -126,15 +127,20 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// Starts it with one worker; its files and its log go to `folder`.
+    /// Starts it with one worker, by a file that `sidestep bootstrap` writes; its files and its log go to `folder`.
     pub(crate) fn start(
         program: &Path,
+        sidestep: &Path,
         folder: &Path,
         control_plane: &str,
         protocol: Protocol,
     ) -> Result<Self> {
         let file = folder.join("envoy.json");
-        fs::write(&file, bootstrap(control_plane, protocol)?.to_string())?;
+        let status = bootstrap(sidestep, control_plane, protocol)
+            .arg("--out")
+            .arg(&file)
+            .status()?;
+        ensure!(status.success(), "sidestep bootstrap envoy: {status}");
         let admin = folder.join("envoy-admin.address");
         if admin.exists() {
             // An earlier one's.
@@ -199,39 +205,16 @@ fn written(file: &Path) -> Result<String> {
     Ok(text)
 }
 
-fn bootstrap(control_plane: &str, protocol: Protocol) -> Result<Value> {
-    let (host, port) = control_plane.rsplit_once(':').context("host:port")?;
-    let port: u16 = port.parse()?;
-    let api_type = match protocol {
-        Protocol::StateOfTheWorld => "GRPC",
-        Protocol::Delta => "DELTA_GRPC",
+/// The command that writes the file as a user would have it; the listener comes by LDS.
+fn bootstrap(sidestep: &Path, control_plane: &str, protocol: Protocol) -> Command {
+    let ads = match protocol {
+        Protocol::StateOfTheWorld => "sotw",
+        Protocol::Delta => "delta",
     };
-    let ads = json!({"ads": {}, "resource_api_version": "V3"});
-    Ok(json!({
-        "node": {"id": "edge-node", "cluster": "edge"},
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
-        "dynamic_resources": {
-            "ads_config": {
-                "api_type": api_type,
-                "transport_api_version": "V3",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "control-plane"}}],
-            },
-            "cds_config": ads,
-            "lds_config": ads,
-        },
-        "static_resources": {"clusters": [{
-            "name": "control-plane",
-            "type": "STATIC",
-            "connect_timeout": "5s",
-            "typed_extension_protocol_options": {
-                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                    "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-                    "explicit_http_config": {"http2_protocol_options": {}},
-                },
-            },
-            "load_assignment": {"cluster_name": "control-plane", "endpoints": [{"lb_endpoints": [{
-                "endpoint": {"address": {"socket_address": {"address": host, "port_value": port}}},
-            }]}]},
-        }]},
-    }))
+    let mut command = Command::new(sidestep);
+    command
+        .args(["bootstrap", "envoy", "--service", "edge"])
+        .args(["--node-id", "edge-node", "--server", control_plane])
+        .args(["--lds", "--admin", "127.0.0.1:0", "--ads", ads]);
+    command
 }

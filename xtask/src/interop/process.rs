@@ -61,6 +61,12 @@ impl Process {
         })
     }
 
+    /// The first event of this kind from now on: what was said earlier is passed over.
+    pub(crate) fn fresh(&self, kind: &str) -> Result<Value> {
+        while self.lines.try_recv().is_ok() {}
+        self.event(kind)
+    }
+
     /// The next event that `wanted` holds for; `what` names it in errors.
     pub(super) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;

@@ -15,7 +15,8 @@ use super::program;
 use crate::codegen::root;
 use crate::interop::Certificates;
 
-const TRUST_DOMAIN: &str = "split.example";
+/// The one of the example's mesh file.
+const TRUST_DOMAIN: &str = "hello.example";
 /// Calls that are counted, half of them with the header.
 pub(super) const CALLS: usize = 200;
 /// The header of every other call, as `explain -H` takes it.
@@ -48,7 +49,7 @@ pub(super) fn run() -> Result<Run> {
 
     let (_serve, control_plane) = serve(directory)?;
     let server = |id: &str, address: &String| {
-        let bootstrap = bootstrap(&certificates, "server", &control_plane, id)?;
+        let bootstrap = bootstrap(&certificates, "greeter", &control_plane, id)?;
         meshed("hello-server", &bootstrap, address)
     };
     let _servers = [
@@ -58,7 +59,7 @@ pub(super) fn run() -> Result<Run> {
     for address in &addresses {
         wait_for("a server", || Ok(TcpStream::connect(address).ok()))?;
     }
-    let bootstrap = bootstrap(&certificates, "client", &control_plane, "split-client")?;
+    let bootstrap = bootstrap(&certificates, "web", &control_plane, "split-client")?;
     // More calls than are counted: the client is still there when the status is asked for.
     let mut client = meshed("split-client", &bootstrap, "1000000")?;
     let mut answers = BTreeMap::new();
@@ -85,22 +86,15 @@ fn free(preferred: &str) -> Result<String> {
     Ok(listener.local_addr()?.to_string())
 }
 
-/// The example's mesh file with these endpoints, and with mutual TLS.
+/// The example's mesh file with these endpoints.
 fn mesh_file(addresses: &[String; 2]) -> Result<String> {
     let text = fs::read_to_string(root().join("examples/split/mesh.yaml"))?;
     patch(&text, addresses)
 }
 
 fn patch(text: &str, addresses: &[String; 2]) -> Result<String> {
-    let domain = format!("mesh: v1\ntrust_domain: {TRUST_DOMAIN}");
-    let edits = [
-        ("mesh: v1", domain.as_str()),
-        ("mtls: off", "mtls: strict"),
-        (ENDPOINTS[0], &addresses[0]),
-        (ENDPOINTS[1], &addresses[1]),
-    ];
     let mut text = text.to_owned();
-    for (old, new) in edits {
+    for (old, new) in ENDPOINTS.into_iter().zip(addresses) {
         ensure!(text.contains(old), "the example's mesh file lacks {old:?}");
         text = text.replacen(old, new, 1);
     }
@@ -120,28 +114,33 @@ fn serve(directory: &Path) -> Result<(Running, String)> {
     Ok((serve, address.to_owned()))
 }
 
-/// The hello example's bootstrap of this role, for this control plane and node.
+/// The bootstrap of a process that is `service`, for this control plane and node.
 fn bootstrap(
     certificates: &Certificates,
-    role: &str,
+    service: &str,
     control_plane: &str,
     id: &str,
 ) -> Result<String> {
-    let path = root().join(format!("examples/hello/{role}.json"));
-    let mut bootstrap: Value = serde_json::from_str(&fs::read_to_string(path)?)?;
-    let service = bootstrap["node"]["cluster"].as_str();
-    let folder = certificates.of(service.context("a service")?)?;
-    bootstrap["certificate_providers"] = json!({"default": {
-        "plugin_name": "file_watcher",
-        "config": {
-            "certificate_file": folder.join("certificate.pem"),
-            "private_key_file": folder.join("key.pem"),
-            "ca_certificate_file": folder.join("roots.pem"),
-            "refresh_interval": "600s",
-        },
-    }});
-    bootstrap["xds_servers"][0]["server_uri"] = json!(control_plane);
-    bootstrap["node"]["id"] = json!(id);
+    let folder = certificates.of(service)?;
+    let bootstrap = json!({
+        "xds_servers": [{
+            "server_uri": control_plane,
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"],
+        }],
+        "node": {"id": id, "cluster": service},
+        "server_listener_resource_name_template":
+            "grpc/server?xds.resource.listening_address=%s",
+        "certificate_providers": {"default": {
+            "plugin_name": "file_watcher",
+            "config": {
+                "certificate_file": folder.join("certificate.pem"),
+                "private_key_file": folder.join("key.pem"),
+                "ca_certificate_file": folder.join("roots.pem"),
+                "refresh_interval": "600s",
+            },
+        }},
+    });
     Ok(bootstrap.to_string())
 }
 
@@ -194,7 +193,7 @@ mod tests {
         let text = mesh_file(&addresses).expect("patches");
         for wanted in [
             "mtls: strict",
-            "trust_domain: split.example",
+            "trust_domain: hello.example",
             "\"127.0.0.1:1\"",
             "\"127.0.0.1:2\"",
         ] {
@@ -203,7 +202,7 @@ mod tests {
         let error = patch("mesh: v1", &addresses).expect_err("nothing to patch");
         assert_eq!(
             error.to_string(),
-            "the example's mesh file lacks \"mtls: off\""
+            "the example's mesh file lacks \"127.0.0.1:50051\""
         );
     }
 }

@@ -8,7 +8,7 @@ use sidestep_proto::wire::status::{
     ClientConfig, ClientResourceStatus, client_config::GenericXdsConfig,
 };
 
-use super::{TYPES, seconds, short_type};
+use super::{seconds, short_type};
 use crate::output::{Cell, Exit, Style, table};
 use crate::process::{Process, no_answer};
 
@@ -298,6 +298,7 @@ fn to_json(found: &Found) -> Value {
 mod tests {
     use sidestep_proto::wire::status::UpdateFailureState;
 
+    use super::super::TYPES;
     use super::super::tests::plain;
     use super::*;
 

@@ -141,7 +141,10 @@ impl ResourceError {
         match self {
             Self::Invalid(invalid) => invalid.code(),
             Self::Deleted => code::RESOURCE_DELETED,
-            Self::DoesNotExist => code::RESOURCE_NOT_FOUND,
+            Self::DoesNotExist
+            | Self::Refused {
+                code: NOT_FOUND, ..
+            } => code::RESOURCE_NOT_FOUND,
             Self::Refused { .. } => code::RESOURCE_REFUSED,
             Self::TimedOut => code::RESOURCE_TIMED_OUT,
         }

@@ -65,7 +65,11 @@ impl FileWatcher {
     /// Reads the files again. What is unfit is logged and leaves the last good one in use.
     pub fn reload_now(&self) {
         if let Err(error) = self.reload() {
-            tracing::warn!(%error, "certificate files are not usable; the last good ones stay in use");
+            let code = error.code();
+            tracing::warn!(
+                target: "sidestep::security", %code, %error,
+                "certificate files are not usable; the last good ones stay in use"
+            );
         }
     }
 
@@ -136,7 +140,7 @@ pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
         // Files may live on a slow disk; the runtime's threads should not.
         let reloaded = tokio::task::spawn_blocking(move || watcher.reload_now()).await;
         if reloaded.is_err() {
-            tracing::warn!("reading certificate files was interrupted");
+            tracing::warn!(target: "sidestep::security", "reading certificate files was interrupted");
         }
     }
 }
@@ -144,23 +148,20 @@ pub(super) async fn refresh(watcher: Weak<FileWatcher>) {
 /// Reads and parses; the raw bytes come along to tell a later change.
 fn load<T>(
     paths: &[&PathBuf],
-    parse: impl FnOnce(&[Vec<u8>]) -> Result<T, String>,
+    parse: impl FnOnce(&[Vec<u8>]) -> Result<T, PemError>,
 ) -> Result<(Raw, T), SecurityError> {
     let raw: Result<Vec<_>, _> = paths.iter().map(|path| read(path)).collect();
     let raw = raw?;
-    let parsed = parse(&raw).map_err(|reason| file_error(paths[0], reason))?;
+    let names: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    let parsed = parse(&raw).map_err(|error| error.of(&names))?;
     Ok((raw, parsed))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SecurityError> {
-    std::fs::read(path).map_err(|error| file_error(path, error.to_string()))
-}
-
-fn file_error(path: &Path, reason: String) -> SecurityError {
-    SecurityError::File {
+    std::fs::read(path).map_err(|error| SecurityError::File {
         path: path.display().to_string(),
-        reason,
-    }
+        reason: error.to_string(),
+    })
 }
 
 /// Replaces `slot` by what was read, if that is good and different.
@@ -189,27 +190,63 @@ pub(super) fn parse_identity(
     chain: &[u8],
     key: &[u8],
     crypto: &CryptoProvider,
-) -> Result<CertifiedKey, String> {
+) -> Result<CertifiedKey, PemError> {
     let chain = parse_certificates(chain)?;
-    let key =
-        PrivateKeyDer::from_pem_slice(key).map_err(|error| format!("private key: {error}"))?;
-    CertifiedKey::from_der(chain, key, crypto).map_err(|error| error.to_string())
+    let key = PrivateKeyDer::from_pem_slice(key);
+    let key = key.map_err(|error| PemError::Key(format!("private key: {error}")))?;
+    CertifiedKey::from_der(chain, key, crypto).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => PemError::Mismatch,
+        other => PemError::Certificate(other.to_string()),
+    })
+}
+
+/// What is wrong with PEM texts, before it is known which files they are from.
+pub(super) enum PemError {
+    /// In the first: certificates.
+    Certificate(String),
+    /// In the second: the key.
+    Key(String),
+    /// They do not belong together.
+    Mismatch,
+}
+
+impl PemError {
+    /// The error of the files (or whatever it was) of these names: certificates, and the key.
+    pub(super) fn of(self, names: &[String]) -> SecurityError {
+        let name = |at: usize| names.get(at).cloned().unwrap_or_default();
+        match self {
+            Self::Certificate(reason) => SecurityError::Content {
+                path: name(0),
+                reason,
+            },
+            Self::Key(reason) => SecurityError::Content {
+                path: name(1),
+                reason,
+            },
+            Self::Mismatch => SecurityError::KeyMismatch {
+                path: name(0),
+                key: name(1),
+            },
+        }
+    }
 }
 
 /// Trusted roots, from PEM; all of them must be good, and there must be one.
-pub(super) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, String> {
+pub(super) fn parse_roots(pem: &[u8]) -> Result<RootCertStore, PemError> {
     let mut roots = RootCertStore::empty();
     for certificate in parse_certificates(pem)? {
-        roots.add(certificate).map_err(|error| error.to_string())?;
+        let added = roots.add(certificate);
+        added.map_err(|error| PemError::Certificate(error.to_string()))?;
     }
     Ok(roots)
 }
 
-fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+fn parse_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let parsed: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let certificates = parsed.map_err(|error| format!("certificate: {error}"))?;
+    let certificates =
+        parsed.map_err(|error| PemError::Certificate(format!("certificate: {error}")))?;
     if certificates.is_empty() {
-        return Err("no certificate in it".to_owned());
+        return Err(PemError::Certificate("no certificate in it".to_owned()));
     }
     Ok(certificates)
 }

@@ -61,13 +61,18 @@ impl Material {
         Ok(Self {
             identity: identity
                 .transpose()
-                .map_err(SecurityError::Tls)?
+                .map_err(|error| error.of(&[CHAIN.to_owned(), KEY.to_owned()]))?
                 .map(Arc::new),
             roots: roots
                 .map(parse_roots)
                 .transpose()
-                .map_err(SecurityError::Tls)?
+                .map_err(|error| error.of(&[ROOTS.to_owned()]))?
                 .map(Arc::new),
         })
     }
 }
+
+/// What stands in errors where files have their paths.
+const CHAIN: &str = "PEM text of the certificates";
+const KEY: &str = "the PEM text of the key";
+const ROOTS: &str = "PEM text of the roots";

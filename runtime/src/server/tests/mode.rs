@@ -16,7 +16,10 @@ use crate::control::ServerState;
 const UNARY: &str = "test.Echo/Unary";
 
 fn failed() -> ServerState {
-    ServerState::Failed(Failure("the Listener does not exist".into()))
+    ServerState::Failed(Failure::new(
+        sidestep_proto::code::RESOURCE_NOT_FOUND,
+        "the Listener does not exist",
+    ))
 }
 
 /// The mode of a server at `address` under `plan`, without a socket.
@@ -102,7 +105,7 @@ async fn nobody_can_connect_before_there_is_a_listener() {
     states.send_replace(failed());
     assert_eq!(
         reason(soon(modes.recv()).await.unwrap()),
-        "the Listener does not exist"
+        "the Listener does not exist [SX0312]"
     );
     assert!(connect(address).await.is_err());
     states.send_replace(Plan::default().state(address).0);
@@ -118,7 +121,10 @@ async fn a_deleted_listener_lets_nobody_in_until_it_is_back() {
     let mut old = server.client().await;
     old.unary(UNARY, "").await.unwrap();
     server.states.send_replace(failed());
-    assert_eq!(server.not_serving().await, "the Listener does not exist");
+    assert_eq!(
+        server.not_serving().await,
+        "the Listener does not exist [SX0312]"
+    );
     old.closed().await;
     // The handshake of this client needs no answer; its first call shows that it was closed.
     let shut_out = server.client().await;

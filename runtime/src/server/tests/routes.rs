@@ -35,7 +35,10 @@ pub(super) fn not_for_servers() -> RoutesState {
 
 /// The RouteConfiguration is missing or invalid.
 pub(super) fn failed() -> RoutesState {
-    RoutesState::Failed(Failure("secret detail".into()))
+    RoutesState::Failed(Failure::new(
+        sidestep_proto::code::RESOURCE_NOT_FOUND,
+        "secret detail",
+    ))
 }
 
 fn route(prefix: &str, action: RouteAction) -> Route {

@@ -16,8 +16,11 @@ enum Piece {
     Epoch,
     /// So many digits of the fraction of the second.
     Fraction(usize),
-    Part(fn(OffsetDateTime, &mut String)),
+    Part(Append),
 }
+
+/// Appends a part of a moment.
+type Append = fn(OffsetDateTime, &mut String);
 
 /// A specifier that there is not; `at` counts bytes from the start of the format.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +30,7 @@ pub(super) struct UnknownSpecifier {
 }
 
 /// The parts of C's `strftime` that logs use. `%Z` and `%z`: always UTC.
-const PARTS: &[(char, fn(OffsetDateTime, &mut String))] = &[
+const PARTS: &[(char, Append)] = &[
     ('Y', |t, out| put(out, t.year(), 4)),
     ('y', |t, out| put(out, t.year().rem_euclid(100), 2)),
     ('m', |t, out| put(out, i32::from(u8::from(t.month())), 2)),

@@ -96,6 +96,11 @@ impl Flags {
         }
     }
 
+    /// Short and long name of every flag that there is.
+    pub fn names_of_all() -> impl Iterator<Item = (&'static str, &'static str)> {
+        ALL.iter().map(|(_, short, long)| (*short, *long))
+    }
+
     /// `UF,URX`; empty if there are none.
     #[must_use]
     pub fn short(self) -> String {
@@ -118,65 +123,61 @@ impl Flags {
 mod tests {
     use std::time::Duration;
 
+    use sidestep_proto::code;
+
     use super::*;
 
     #[test]
     fn every_failure_has_its_flag() {
         let text = String::new;
+        let transport = |code| CallError::Transport {
+            code,
+            endpoint: text(),
+            reason: text(),
+        };
+        let config = CallError::Config {
+            code: code::MESH_ENDED,
+            reason: text(),
+        };
+        let no_route = CallError::NoRoute {
+            authority: text(),
+            path: text(),
+            origin: text(),
+        };
+        let unsupported = CallError::UnsupportedRoute {
+            route: text(),
+            origin: text(),
+        };
+        let no_endpoint = CallError::NoEndpoint {
+            code: code::MESH_ENDED,
+            cluster: text(),
+            reason: text(),
+        };
+        let dropped = CallError::Dropped {
+            cluster: text(),
+            category: text(),
+            origin: text(),
+        };
+        let open = CallError::CircuitOpen {
+            cluster: text(),
+            limit: 1,
+            origin: text(),
+        };
+        let late = CallError::DeadlineExceeded {
+            after: Duration::ZERO,
+            waiting_for: "an answer",
+            of: text(),
+        };
         let cases = [
-            (CallError::Config(text()), "NC"),
-            (
-                CallError::NoRoute {
-                    authority: text(),
-                    path: text(),
-                },
-                "NR",
-            ),
-            (CallError::UnsupportedRoute { route: text() }, "NR"),
-            (
-                CallError::NoEndpoint {
-                    cluster: text(),
-                    reason: text(),
-                },
-                "UH",
-            ),
-            (
-                CallError::Dropped {
-                    cluster: text(),
-                    category: text(),
-                },
-                "DO",
-            ),
-            (
-                CallError::CircuitOpen {
-                    cluster: text(),
-                    limit: 1,
-                },
-                "UO",
-            ),
-            (
-                CallError::DeadlineExceeded {
-                    after: Duration::ZERO,
-                    waiting_for: "an answer",
-                },
-                "UT",
-            ),
-            (
-                CallError::Transport {
-                    code: 14,
-                    endpoint: text(),
-                    reason: text(),
-                },
-                "UC",
-            ),
-            (
-                CallError::Transport {
-                    code: 13,
-                    endpoint: text(),
-                    reason: text(),
-                },
-                "UR",
-            ),
+            (config, "NC"),
+            (no_route, "NR"),
+            (unsupported, "NR"),
+            (no_endpoint, "UH"),
+            (dropped, "DO"),
+            (open, "UO"),
+            (late, "UT"),
+            (transport(14), "UC"),
+            (transport(13), "UR"),
             (CallError::RequestBody(text()), "DC"),
         ];
         for (error, flag) in cases {

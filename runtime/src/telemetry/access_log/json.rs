@@ -38,8 +38,8 @@ pub const DEFAULT_JSON: &str = r#"{
 /// `null`; any other text becomes a text, in which what is not set is `-`.
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    Object(Vec<(String, Node)>),
-    Array(Vec<Node>),
+    Object(Vec<(String, Self)>),
+    Array(Vec<Self>),
     Text(Template),
     Constant(Json),
 }

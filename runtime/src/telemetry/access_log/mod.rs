@@ -17,6 +17,7 @@ mod queue;
 mod record;
 mod sink;
 
+use sidestep_proto::code::{self, Code};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
@@ -254,6 +255,17 @@ pub enum AccessLogError {
     /// The system gives no thread.
     #[error("cannot start the thread of the access log")]
     Thread(#[source] io::Error),
+}
+
+impl AccessLogError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Format(_) => code::ACCESS_LOG_FORMAT,
+            Self::File { .. } | Self::Thread(_) => code::ACCESS_LOG_FILE,
+        }
+    }
 }
 
 fn facts(fact: Fact<'_>) -> Option<String> {

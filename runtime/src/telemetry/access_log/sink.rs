@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use super::flags::Flags;
 use super::record::{Captured, Record, Side};
 use super::{Log, Scheme};
-use crate::channel::Authority;
+use crate::channel::{Authority, CallError};
 use crate::telemetry::{
     AttemptEnd, AttemptKind, CallSink, ClientEnd, ClientEvents, ClientStart, Picked, Refusal,
     ServerEnd, ServerEvents, ServerStart,
@@ -152,6 +152,10 @@ impl ClientEvents for Call {
 
     fn ended(&mut self, end: &ClientEnd<'_>) {
         let (mut flags, details) = match end.error {
+            Some(CallError::NoEndpoint { .. }) if end.unreachable => (
+                Flags::UPSTREAM_CONNECTION_FAILURE,
+                "upstream_reset_before_response_started{remote_connection_failure}",
+            ),
             Some(error) => Flags::of(error),
             None if end.dropped => How::GONE,
             None => (Flags::NONE, "via_upstream"),
@@ -198,5 +202,95 @@ impl ServerEvents for Call {
             trailers: end.trailers,
         };
         self.end(end.at, end.code, &how);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::AccessLog;
+    use super::*;
+    use crate::server::ConnectInfo;
+
+    /// The line of a server's call that ended so.
+    fn line(refusal: Option<Refusal>, code: u32, dropped: bool, answered: bool) -> String {
+        let (sender, lines) = mpsc::channel();
+        let format = "%REQ(:METHOD)% %RESPONSE_CODE% %RESPONSE_FLAGS% %GRPC_STATUS_NUMBER% \
+            %BYTES_RECEIVED% %BYTES_SENT% %RESPONSE_CODE_DETAILS%";
+        let log = AccessLog::text(format).unwrap();
+        let log = log.to_callback(move |line| sender.send(line.to_owned()).unwrap());
+        let sink = AccessLogSink(log.start().unwrap());
+        let at = Instant::now();
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, "application/grpc".parse().unwrap());
+        let mut call = sink
+            .server_call(&mut ServerStart {
+                at,
+                method: &Method::POST,
+                uri: &http::Uri::from_static("/s/m"),
+                headers: &headers,
+                extensions: &mut http::Extensions::new(),
+                connection: &ConnectInfo::new(None),
+            })
+            .unwrap();
+        if answered {
+            call.answered(StatusCode::OK, &HeaderMap::new());
+        }
+        call.ended(&ServerEnd {
+            at,
+            code,
+            message: None,
+            sent: 1,
+            received: 2,
+            body_sent: 6,
+            body_received: 7,
+            sent_messages: &[],
+            received_messages: &[],
+            trailers: None,
+            refusal,
+            dropped,
+        });
+        drop((call, sink));
+        lines.recv().unwrap().trim_end().to_owned()
+    }
+
+    #[test]
+    fn what_a_server_refuses_has_its_flag() {
+        for (refusal, code, dropped, answered, expected) in [
+            (None, 0, false, true, "200 - 0 7 6 via_upstream"),
+            (None, 5, false, true, "200 - 5 7 6 via_upstream"),
+            (
+                Some(Refusal::NoRoute),
+                14,
+                false,
+                true,
+                "200 NR 14 7 6 route_not_found",
+            ),
+            (
+                Some(Refusal::Malformed),
+                13,
+                false,
+                true,
+                "200 DPE 13 7 6 invalid_timeout",
+            ),
+            (
+                Some(Refusal::Deadline),
+                4,
+                false,
+                true,
+                "200 UT 4 7 6 response_timeout",
+            ),
+            (
+                None,
+                1,
+                true,
+                false,
+                "0 DC 1 7 6 downstream_remote_disconnect",
+            ),
+        ] {
+            let line = line(refusal, code, dropped, answered);
+            assert_eq!(line, format!("POST {expected}"), "{refusal:?}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use futures_core::future::BoxFuture;
 
 use crate::compile::ResolvedEndpoint;
+use sidestep_proto::code::{self, Code};
 
 /// What a look at a source gives.
 pub type Look = Result<Vec<ResolvedEndpoint>, LookError>;
@@ -120,6 +121,26 @@ impl LookOptions {
         let (first, longest) = self.retry;
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         first.saturating_mul(doubled).min(longest)
+    }
+}
+
+impl LookError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoSuchName { .. } => code::SOURCE_NO_SUCH_NAME,
+            Self::NoNameServer { .. }
+            | Self::Lookup { .. }
+            | Self::Unreadable { .. }
+            | Self::Unreachable { .. }
+            | Self::BadStatus { .. }
+            | Self::TooSlow { .. } => code::SOURCE_UNREACHABLE,
+            Self::NotTargets { .. }
+            | Self::BadTarget { .. }
+            | Self::TooMany { .. }
+            | Self::TooHeavy { .. } => code::SOURCE_CONTENT,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use sidestep_proto::code;
 use tokio::sync::watch;
 
 use super::{Look, SourceId};
@@ -86,7 +87,7 @@ impl Board {
             match (&before, &state.error) {
                 (before, Some(error)) if before.as_ref() != Some(error) => tracing::warn!(
                     target: "sidestep_server::source",
-                    source = %id, %error, endpoints_kept = state.endpoints.len(),
+                    code = %code::SOURCE_UNREACHABLE, source = %id, %error, endpoints_kept = state.endpoints.len(),
                     "an endpoint source fails"
                 ),
                 (Some(_), None) => tracing::info!(

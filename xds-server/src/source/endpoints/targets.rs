@@ -285,7 +285,7 @@ impl Targets {
     }
 
     /// Waits until the file may have changed, or it is time to look in any case.
-    async fn stirred(&mut self, path: &Path, due: Instant) {
+    async fn stirred(&self, path: &Path, due: Instant) {
         loop {
             let reported = tokio::time::timeout_at(due, self.watch.changed()).await;
             let moved = stamp(path) != self.stamp;
