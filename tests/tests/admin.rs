@@ -308,8 +308,8 @@ async fn client_status_discovery_gives_what_was_received_bit_by_bit() {
     })
     .await;
     for any in all {
-        let known = found.generic_xds_configs.iter();
-        let given = known.filter(|r| r.type_url == any.type_url).next().unwrap();
+        let mut known = found.generic_xds_configs.iter();
+        let given = known.find(|r| r.type_url == any.type_url).unwrap();
         assert_eq!(given.xds_config.as_ref(), Some(&any));
         assert!(given.last_updated.is_some() && !given.version_info.is_empty());
         assert_eq!(given.error_state, None);
