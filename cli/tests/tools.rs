@@ -173,6 +173,7 @@ fn cert_dev_overwrites_no_authority_that_it_cannot_use() {
     fs::copy(other.certs().join("ca.key"), certs.join("ca.key")).expect("copies");
     let (_, said) = directory.cert_dev(1, &["web"]);
     assert!(said.contains("ca.key is not the key of"), "{said}");
+    assert!(said.starts_with("error[SX0707]: "), "{said}");
 
     fs::remove_file(certs.join("ca.key")).expect("is there");
     let (_, said) = directory.cert_dev(1, &["web"]);
@@ -235,6 +236,7 @@ fn bootstrap_sends_nothing_in_the_open_without_a_word() {
     let directory = Directory::new();
     for kind in ["runtime", "grpc"] {
         let (_, said) = bootstrap(2, kind, "10.0.0.1:18000", &[]);
+        assert!(said.starts_with("error[SX0706]: "), "{said}");
         assert!(
             said.contains("--certs") && said.contains("--insecure"),
             "{said}"
@@ -307,6 +309,32 @@ fn shells_complete_the_verbs_and_man_has_a_page_for_each() {
     run_to(0, &["man", "--out", path(&man)]);
     for name in ["sidestep", "sidestep-serve", "sidestep-cert-dev"] {
         assert!(man.join(format!("{name}.1")).exists(), "{name}");
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_told_with_the_systems_words() {
+    let directory = Directory::new();
+    let file = directory.join("file");
+    fs::write(&file, "").expect("writes");
+    let below = file.join("below");
+    for arguments in [
+        &["man", "--out", path(&below)][..],
+        &[
+            "bootstrap",
+            "grpc",
+            "--service",
+            "web",
+            "--server",
+            "127.0.0.1:1",
+            "--out",
+            path(&below),
+        ],
+    ] {
+        let (_, said) = run_to(1, arguments);
+        assert!(said.starts_with("error[SX0705]: cannot write "), "{said}");
+        assert!(said.contains(path(&below)), "{said}");
+        assert!(said.contains("os error"), "{said}");
     }
 }
 

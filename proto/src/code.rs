@@ -295,8 +295,7 @@ codes! {
         "listen on the Listener's address, or correct it or the bootstrap's template";
     SERVER_PLAINTEXT_NOT_ALLOWED = 507, "the server would be open to other hosts without TLS",
         "set the service's `mtls`, or build the server with .plaintext_where_unsecured()";
-    SERVER_ROUTES_MISMATCH = 508, "the Listener and its routes do not agree",
-        "report it: the process has a fault";
+    // 508 was a fault of the process's own that cannot come about any more.
     REFUSED_NOT_SERVING = 509, "a connection came while the server is not serving",
         "see why the server is not serving, in its log or from on_mode_change";
     REFUSED_GONE = 510, "a peer closed the connection before it said anything useful",

@@ -90,6 +90,12 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// The authority's own certificate as if it were a leaf, and its key, both PEM: a mistake.
+    #[must_use]
+    pub fn itself(&self) -> (String, String) {
+        (self.root(), self.issuer.key().serialize_pem())
+    }
+
     fn issue(&self, mut params: CertificateParams) -> (String, String) {
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,

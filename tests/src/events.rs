@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::DefaultGuard;
-use tracing::{Level, Subscriber};
+use tracing::{Dispatch, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 use crate::load::PATIENCE;
@@ -15,7 +15,7 @@ use crate::load::PATIENCE;
 /// One event of our own targets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Told {
-    /// `sidestep::…`.
+    /// `sidestep::…` or `sidestep_server::…`.
     pub target: String,
     /// How loud.
     pub level: Level,
@@ -43,8 +43,25 @@ impl Events {
     /// Begins.
     #[must_use]
     pub fn catch() -> Self {
+        Self::of(&["sidestep::"])
+    }
+
+    /// Begins, and catches those of the control plane too.
+    #[must_use]
+    pub fn catch_all() -> Self {
+        Self::of(&["sidestep::", "sidestep_server::"])
+    }
+
+    fn of(targets: &'static [&'static str]) -> Self {
+        // While there is but one subscriber, tracing asks nobody but the thread that comes upon an
+        // event first whether anybody wants it: a test that catches nothing would answer for us.
+        static SECOND: OnceLock<Dispatch> = OnceLock::new();
+        SECOND.get_or_init(|| Dispatch::new(tracing_subscriber::registry()));
         let (sender, told) = watch::channel(Vec::new());
-        let layer = Catch(Arc::new(Mutex::new(sender)));
+        let layer = Catch {
+            targets,
+            told: Arc::new(Mutex::new(sender)),
+        };
         let subscriber = tracing_subscriber::registry().with(layer);
         Self {
             told,
@@ -77,12 +94,17 @@ impl Events {
     }
 }
 
-struct Catch(Arc<Mutex<watch::Sender<Vec<Told>>>>);
+struct Catch {
+    /// What their targets begin with.
+    targets: &'static [&'static str],
+    told: Arc<Mutex<watch::Sender<Vec<Told>>>>,
+}
 
 impl<S: Subscriber> Layer<S> for Catch {
     fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
         let metadata = event.metadata();
-        if !metadata.target().starts_with("sidestep::") {
+        let ours = |begin: &&str| metadata.target().starts_with(*begin);
+        if !self.targets.iter().any(ours) {
             return;
         }
         let mut told = Told {
@@ -92,7 +114,7 @@ impl<S: Subscriber> Layer<S> for Catch {
             fields: BTreeMap::new(),
         };
         event.record(&mut told);
-        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         sender.send_modify(|all| all.push(told));
     }
 }

@@ -7,7 +7,7 @@ use sidestep::{AccessLog, BuildError, Channel, Mesh, MeshBuilder};
 use sidestep_proto::resource::{DropCategory, PerMillion};
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{
-    Authority, Backend, Fixture, mesh_file, plain_mesh, secured, silent_backend, spiffe,
+    Authority, Backend, Fixture, bootstrap, mesh_file, plain_mesh, secured, silent_backend, spiffe,
     unused_address,
 };
 use sidestep_tests::load::{PATIENCE, call, until};
@@ -410,4 +410,19 @@ async fn the_environment_turns_it_on_and_a_bad_format_stops_the_start() {
     let text = refused.to_string();
     let expected = "access log format, column 15: no operator %DURATOIN%; did you mean %DURATION%?";
     assert!(text.starts_with(expected), "{text}");
+    assert_eq!(refused.code().to_string(), "SX0114");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_stops_the_start() {
+    let lookup = |name: &str| match name {
+        "GRPC_XDS_BOOTSTRAP_CONFIG" => Some(bootstrap("127.0.0.1:1", "web").to_string().into()),
+        "SIDESTEP_ACCESS_LOG" => Some("text".into()),
+        "SIDESTEP_ACCESS_LOG_PATH" => Some("/dev/null/access.log".into()),
+        _ => None,
+    };
+    let refused = Mesh::builder().from_lookup(lookup).unwrap_err();
+    assert_eq!(refused.code().to_string(), "SX0115");
+    let text = refused.to_string();
+    assert!(text.contains("/dev/null/access.log"), "{text}");
 }

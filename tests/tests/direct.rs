@@ -88,6 +88,7 @@ async fn a_name_that_does_not_exist_fails_with_the_name() {
         status.message().contains("dns:///nobody.invalid:1"),
         "{status}"
     );
+    assert!(status.message().ends_with("[SX0417]"), "{status}");
 }
 
 #[tokio::test]

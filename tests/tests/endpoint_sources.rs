@@ -8,11 +8,16 @@ use serde_json::json;
 use sidestep::Channel;
 use sidestep_server::source::endpoints::LookOptions;
 use sidestep_server::{FileSource, ManagementServer, Running};
+use sidestep_tests::events::{Events, Told};
 use sidestep_tests::fixture::{Backend, bootstrap, builder, unused_address};
 use sidestep_tests::load::{Answer, Load, PATIENCE, call, until};
 use sidestep_tests::service::Faults;
 use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::Status;
+
+/// Of the event of a source that fails: its target and its message.
+const SOURCE: &str = "sidestep_server::source";
+const FAILS: &str = "an endpoint source fails";
 
 type Client = TestServiceClient<Channel>;
 
@@ -25,6 +30,18 @@ struct World {
 impl World {
     /// Serves a mesh in which `greeter` has these `endpoints`, and further keys.
     async fn start(endpoints: &str, keys: &str, files: &[(&str, &str)]) -> Self {
+        // Nobody answers there: names in the system's hosts file need nobody.
+        let nobody = unused_address().parse().unwrap();
+        Self::start_with(nobody, endpoints, keys, files).await
+    }
+
+    /// [`World::start`] with a name server.
+    async fn start_with(
+        name_server: SocketAddr,
+        endpoints: &str,
+        keys: &str,
+        files: &[(&str, &str)],
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
@@ -34,11 +51,9 @@ impl World {
             "mesh: v1\nservices:\n  web: {{}}\n  greeter:\n    endpoints: {{{endpoints}}}\n{keys}"
         );
         fs::write(&mesh, text).unwrap();
-        let name_server: SocketAddr = unused_address().parse().unwrap();
         let server = ManagementServer::builder()
             .source(FileSource::new([mesh]))
             .look_options(LookOptions {
-                // Nobody answers there: names in the system's hosts file need nobody.
                 name_server: Some(name_server),
                 ..LookOptions::default()
             });
@@ -171,10 +186,64 @@ async fn a_source_that_fails_at_first_is_no_reason_not_to_start() {
         warning.contains("no endpoints from `greeter.json`"),
         "{warning}"
     );
+    assert!(warning.ends_with("[SX0609]"), "{warning}");
     let backend = world.backend("a");
     let mut client = world.client();
     call(&mut client).await.unwrap_err();
     world.replace("greeter.json", &targets(&[&backend]));
     until_server(&mut client, "a").await;
     assert!(world.running.store().report().warnings.is_empty());
+}
+
+/// A name server for which there is no name at all. Returns its address; it runs as long as the
+/// test's runtime.
+async fn empty_name_server() -> SocketAddr {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((length, peer)) = socket.recv_from(&mut query).await {
+            // The header has 12 bytes, the question ends 4 bytes after the name's zero.
+            let name = query[12..length].iter().position(|byte| *byte == 0);
+            let end = 12 + name.expect("a question") + 5;
+            let mut answer = query[..end].to_vec();
+            // A response, recursion available, NXDOMAIN; nothing but the question in it.
+            (answer[2], answer[3]) = (0x81, 0x83);
+            answer[6..12].fill(0);
+            socket.send_to(&answer, peer).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_there_is_told_at_the_start_and_in_the_log() {
+    let mut events = Events::catch_all();
+    let server = empty_name_server().await;
+    let endpoints = "dns: \"nobody.test.:80\"";
+    let world = World::start_with(server, endpoints, "", &[]).await;
+    let warning = world.running.store().report().warnings[0].to_string();
+    assert!(warning.contains("nobody.test."), "{warning}");
+    assert!(warning.ends_with("[SX0608]"), "{warning}");
+    let fails = |told: &Told| told.field("code") == "SX0608";
+    let told = events.wait(SOURCE, FAILS, fails).await;
+    assert!(told.field("error").contains("nobody.test."), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_list_of_targets_that_is_none_is_told_at_the_start_and_in_the_log() {
+    for content in ["{}", "[{\"targets\": [\"nowhere\"]}]"] {
+        let mut events = Events::catch_all();
+        let files = [("greeter.json", content)];
+        let world = World::start("targets: greeter.json", "", &files).await;
+        let warning = world.running.store().report().warnings[0].to_string();
+        assert!(warning.contains("greeter.json"), "{warning}");
+        assert!(warning.ends_with("[SX0610]"), "{warning}");
+        let fails = |told: &Told| told.field("code") == "SX0610";
+        events.wait(SOURCE, FAILS, fails).await;
+        // And by who looks before.
+        let checked = sidestep_server::check(&[world.path("mesh.yaml")]).unwrap();
+        let warning = checked.configuration.warnings[0].to_string();
+        assert!(warning.ends_with("[SX0610]"), "{warning}");
+    }
 }

@@ -101,7 +101,7 @@ async fn a_mesh_tells_of_its_stream_its_configuration_and_its_connections() {
 
 #[tokio::test]
 async fn a_refused_resource_is_told_with_field_server_and_node() {
-    let mut events = Events::catch();
+    let mut events = Events::catch_all();
     let original_destination = cluster::Cluster {
         name: "greeter".to_owned(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
@@ -124,6 +124,11 @@ async fn a_refused_resource_is_told_with_field_server_and_node() {
     assert_eq!(nack.field("server"), fixture.address());
     assert_eq!(nack.field("node"), "web-node");
     assert!(nack.field("detail").contains("greeter"), "{nack:?}");
+
+    // So does the control plane, to those who wrote it.
+    let told = events.wait("sidestep_server::stream", "NACK", any).await;
+    assert_eq!((told.level, told.field("code")), (Level::WARN, "SX0607"));
+    assert!(told.field("detail").contains("greeter"), "{told:?}");
 
     let bad = events.wait(CONFIG, "bad resource", any).await;
     assert_eq!(bad.field("name"), "greeter");

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
+use sidestep::security::provider::static_::StaticProvider;
 use sidestep::{CallError, Channel, Mesh, PeerIdentity, Server};
 use sidestep_tests::fixture::{
     Authority, Backend, Fixture, builder, mesh_file, plain_mesh, secured, spiffe,
@@ -350,4 +351,46 @@ async fn plaintext_to_another_host_needs_a_word() {
     let status = call(&mut client_of(&bold)).await.unwrap_err();
     assert!(status.message().contains("nobody is there"), "{status}");
     assert!(dialled.load(Ordering::SeqCst) > 0);
+}
+
+/// A self-signed certificate of an authority is a common stop-gap; nobody takes it for a server's.
+#[tokio::test]
+async fn a_server_that_shows_an_authoritys_certificate_is_not_called() {
+    let authority = Authority::default();
+    let fixture = Fixture::start(&secured(&mesh_file(&[], ""), "strict")).await;
+    let (chain, key) = authority.itself();
+    let provider = StaticProvider::from_pem(
+        Some((chain.as_bytes(), key.as_bytes())),
+        Some(authority.root().as_bytes()),
+    );
+    let servers = fixture.builder("greeter");
+    let servers = servers.certificate_provider("default", Arc::new(provider.unwrap()));
+    let backend = Backend::start(&servers.build().unwrap(), "a", Faults::default());
+    fixture.push(&secured(&plain_mesh(&[&backend.address]), "strict"));
+    let web = process(&fixture, &authority, "web", &spiffe("web"));
+    let status = call(&mut client_of(&web)).await.unwrap_err();
+    assert!(status.message().contains(&backend.address), "{status}");
+    assert!(status.message().contains("CaUsedAsEndEntity"), "{status}");
+    assert!(status.message().ends_with("[SX0811]"), "{status}");
+}
+
+#[tokio::test]
+async fn a_client_that_the_server_does_not_trust_is_told_so() {
+    let (authority, other) = (Authority::default(), Authority::default());
+    let fixture = Fixture::start(&secured(&mesh_file(&[], ""), "strict")).await;
+    // The callers trust the server, and it does not trust them.
+    let (chain, key) = authority.leaf(&spiffe("greeter"));
+    let provider = StaticProvider::from_pem(
+        Some((chain.as_bytes(), key.as_bytes())),
+        Some(other.root().as_bytes()),
+    );
+    let servers = fixture.builder("greeter");
+    let servers = servers.certificate_provider("default", Arc::new(provider.unwrap()));
+    let backend = Backend::start(&servers.build().unwrap(), "a", Faults::default());
+    fixture.push(&secured(&plain_mesh(&[&backend.address]), "strict"));
+    let web = process(&fixture, &authority, "web", &spiffe("web"));
+    let status = call(&mut client_of(&web)).await.unwrap_err();
+    assert!(status.message().contains(&backend.address), "{status}");
+    assert!(status.message().ends_with("[SX0812]"), "{status}");
+    assert_eq!(backend.testing.calls(), 0);
 }

@@ -36,6 +36,25 @@ async fn channels_and_servers_work_without_any_control_plane() {
     backend.shutdown().await;
 }
 
+/// A process without a control plane would wait for these for ever.
+#[test]
+fn endpoints_that_a_source_tells_need_a_control_plane() {
+    for source in ["dns: \"greeter.test:80\"", "targets: greeter.json"] {
+        let text = SourceText {
+            path: "mesh.yaml".to_owned(),
+            text: format!("mesh: v1\nservices:\n  greeter:\n    endpoints: {{{source}}}\n"),
+        };
+        let error = Bundle::from_mesh(&[text]).unwrap_err();
+        let [found] = &error.diagnostics()[..] else {
+            panic!("{error}");
+        };
+        let shown = found.to_string();
+        assert!(shown.starts_with("mesh.yaml:4:"), "{shown}");
+        assert!(shown.contains("services.greeter.endpoints"), "{shown}");
+        assert!(shown.ends_with("[SX0237]"), "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn mutual_tls_works_without_any_control_plane() {
     let address = unused_address();

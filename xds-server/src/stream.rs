@@ -316,7 +316,7 @@ fn log(info: &StreamInfo, event: &ServerEvent) {
             stream = info.id,
             type_url,
             version,
-            message,
+            detail = message,
             "NACK"
         ),
         ServerEvent::Ack {

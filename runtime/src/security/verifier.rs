@@ -85,7 +85,10 @@ pub(crate) fn handshake_error(error: &io::Error) -> (Code, String) {
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<Error>());
     match cause {
-        Some(Error::InvalidCertificate(CertificateError::Other(ours))) => {
+        // Others of this kind are rustls's, for what it has no word of its own for.
+        Some(Error::InvalidCertificate(CertificateError::Other(ours)))
+            if ours.0.downcast_ref::<WrongName>().is_some() =>
+        {
             (code::WRONG_NAME, ours.to_string())
         }
         Some(Error::InvalidMessage(_)) => not_tls(error),

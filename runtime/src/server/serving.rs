@@ -108,12 +108,6 @@ impl Generation {
                 chain.tls.as_ref().map(build).transpose().map_err(named)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if tls.len() != config.chains.len() {
-            return Err(Failure::new(
-                code::SERVER_ROUTES_MISMATCH,
-                "the Listener and its routes do not agree",
-            ));
-        }
         let plaintext_for_all = source.plaintext_where_unsecured;
         if !plaintext_for_all && tls.iter().all(Option::is_none) && is_for_others_only(address) {
             let why = super::Refusal::Plaintext;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -291,8 +292,12 @@ async fn start_http2(
     scheme: Scheme,
     options: &Http2Options,
 ) -> Result<(Connection, Pin<Box<Driver>>), AttemptError> {
+    let refused = io.refused();
     let failed = |error: h2::Error| AttemptError::Http2 {
-        code: no_http2(&error, &scheme),
+        code: match refused.load(Ordering::Relaxed) {
+            true => code::CERTIFICATE_REFUSED,
+            false => code::NOT_HTTP2,
+        },
         reason: error.to_string(),
     };
     let (heard, written) = (io.heard(), io.written());
@@ -323,17 +328,6 @@ async fn start_http2(
     let status = Arc::new(Status::new(address.clone(), scheme, written));
     let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
     Ok((Connection::new(sender, status), Box::pin(driver)))
-}
-
-/// In TLS 1.3 a server says only after its part of the handshake that it refuses the client.
-fn no_http2(error: &h2::Error, scheme: &Scheme) -> Code {
-    let tls = error.get_io().map(handshake_error);
-    match tls {
-        Some((code::CERTIFICATE_REFUSED, _)) if *scheme == Scheme::HTTPS => {
-            code::CERTIFICATE_REFUSED
-        }
-        _ => code::NOT_HTTP2,
-    }
 }
 
 /// TCP without delay (Nagle's algorithm off) and Unix sockets.

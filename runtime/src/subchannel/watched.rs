@@ -1,8 +1,9 @@
-//! A socket that remembers what h2 does not tell: whether anything was read of late, and the
-//! highest stream whose HEADERS left.
+//! A socket that remembers what h2 does not tell: whether anything was read of late, the highest
+//! stream whose HEADERS left, and whether the peer refused our certificate.
 //!
 //! The first serves keepalive (gRFC A8: data received counts as an answer); the second tells a
-//! request that no server can have seen from one that it may have begun when a connection breaks.
+//! request that no server can have seen from one that it may have begun when a connection breaks;
+//! of the third h2 keeps the words only.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -10,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
+use sidestep_proto::code;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connect::Io;
+use crate::security::handshake_error;
 
 /// Length of the client's connection preface, which precedes the first frame.
 const PREFACE: usize = 24;
@@ -22,6 +25,7 @@ const HEADERS: u8 = 1;
 pub(super) struct Watched {
     io: Box<dyn Io>,
     heard: Arc<AtomicBool>,
+    refused: Arc<AtomicBool>,
     frames: SentFrames,
 }
 
@@ -30,6 +34,7 @@ impl Watched {
         Self {
             io,
             heard: Arc::default(),
+            refused: Arc::default(),
             frames: SentFrames::new(),
         }
     }
@@ -37,6 +42,12 @@ impl Watched {
     /// Set whenever something was read; cleared by the keepalive.
     pub(super) fn heard(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.heard)
+    }
+
+    /// Set once the peer's TLS says that it does not take our certificate, or the lack of one: in
+    /// TLS 1.3 that comes only after our part of the handshake.
+    pub(super) fn refused(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.refused)
     }
 
     /// The highest stream id whose HEADERS were written, 0 before the first.
@@ -52,7 +63,11 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf)).inspect_err(|error| {
+            if handshake_error(error).0 == code::CERTIFICATE_REFUSED {
+                self.refused.store(true, Ordering::Relaxed);
+            }
+        })?;
         if buf.filled().len() > before {
             self.heard.store(true, Ordering::Relaxed);
         }

@@ -218,7 +218,7 @@ fn without(service: &Service, state: &SourceState) -> Option<Diagnostic> {
     let path = format!("services.{}.endpoints.{}", service.name, source.id.kind);
     let place = &source.written.place;
     Some(Diagnostic::new(
-        code::SOURCE_UNREACHABLE,
+        state.code.unwrap_or(code::SOURCE_UNREACHABLE),
         Severity::Warning,
         place,
         &path,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use sidestep_proto::code;
+use sidestep_proto::code::{self, Code};
 use tokio::sync::watch;
 
 use super::{Look, SourceId};
@@ -21,6 +21,8 @@ pub struct SourceState {
     pub told_at: Option<SystemTime>,
     /// What was wrong with the newest look, if anything was. The list is then an older one.
     pub error: Option<String>,
+    /// The code of `error`.
+    pub code: Option<Code>,
     /// The services that use it.
     pub services: Vec<String>,
     /// Whether it has been looked at.
@@ -38,6 +40,7 @@ impl SourceState {
                 self.error = Some(format!(
                     "the list is suddenly empty; the last one, of {kept}, stays in use"
                 ));
+                self.code = Some(code::SOURCE_CONTENT);
             }
             Ok(list) => {
                 if *self.endpoints != *list {
@@ -45,8 +48,12 @@ impl SourceState {
                 }
                 self.told_at = Some(now);
                 self.error = None;
+                self.code = None;
             }
-            Err(error) => self.error = Some(error.to_string()),
+            Err(error) => {
+                self.error = Some(error.to_string());
+                self.code = Some(error.code());
+            }
         }
     }
 }
@@ -84,10 +91,11 @@ impl Board {
             };
             let before = state.error.clone();
             state.record(now, look);
+            let code = state.code.unwrap_or(code::SOURCE_UNREACHABLE);
             match (&before, &state.error) {
                 (before, Some(error)) if before.as_ref() != Some(error) => tracing::warn!(
                     target: "sidestep_server::source",
-                    code = %code::SOURCE_UNREACHABLE, source = %id, %error, endpoints_kept = state.endpoints.len(),
+                    %code, source = %id, %error, endpoints_kept = state.endpoints.len(),
                     "an endpoint source fails"
                 ),
                 (Some(_), None) => tracing::info!(
