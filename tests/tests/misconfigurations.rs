@@ -533,7 +533,7 @@ async fn the_server_is_of_another_authority() {
     let parts = [
         "cluster \"greeter\"",
         &backend.address,
-        "UnknownIssuer",
+        "invalid peer certificate",
         &whom(&fixture),
     ];
     says(&failure_of(&web).await, "SX0807", &parts);

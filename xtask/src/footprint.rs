@@ -18,7 +18,7 @@ const PACKAGES: f64 = 60.0;
 const MIB: f64 = 7.0;
 /// Of Envoy's memory, what the mesh may add to a process that holds the same configuration, and
 /// what is aimed at.
-const OF_ENVOY: f64 = 0.3;
+const OF_ENVOY: f64 = 0.25;
 const OF_ENVOY_AIM: f64 = 0.1;
 
 /// What the command line asks for.
@@ -173,7 +173,7 @@ mod tests {
                 envoy: 100.0,
             }],
         };
-        assert!(faults(&[figure(130.0)], &memory(35.0)).is_empty());
-        assert_eq!(faults(&[figure(131.0)], &memory(35.1)).len(), 2);
+        assert!(faults(&[figure(130.0)], &memory(30.0)).is_empty());
+        assert_eq!(faults(&[figure(131.0)], &memory(30.1)).len(), 2);
     }
 }

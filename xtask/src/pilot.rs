@@ -172,8 +172,9 @@ impl Pilot {
             self.start_load(&here)
         } else if here.has(&["serve"]) {
             let process = self.start("control-plane", &here)?;
+            listening(&process, after(&here, "--listen")?)?;
             self.others.push(process);
-            listening(after(&here, "--listen")?)
+            Ok(())
         } else {
             finished(&here)
         }
@@ -190,7 +191,7 @@ impl Pilot {
         command.variables.push(variable);
         let process = self.start(&format!("server-{}", self.servers.len()), &command)?;
         let address = after(&command, "hello-server")?.to_owned();
-        listening(&address)?;
+        listening(&process, &address)?;
         self.servers.push(Server {
             address,
             admin,
@@ -203,7 +204,7 @@ impl Pilot {
         let admin = command.variables.iter().find(|(name, _)| name == ADMIN);
         let (_, admin) = admin.with_context(|| format!("{ADMIN} is not set for the load"))?;
         let process = self.start("load", command)?;
-        listening(admin)?;
+        listening(&process, admin)?;
         let load = Load {
             process,
             admin: admin.clone(),
@@ -299,11 +300,15 @@ fn after<'a>(shown: &'a Shown, word: &str) -> Result<&'a str> {
     next.with_context(|| format!("nothing follows {word} in {}", shown.line()))
 }
 
-fn listening(address: &str) -> Result<()> {
-    within(BUILD, || {
-        TcpStream::connect(address).with_context(|| format!("nobody listens on {address}"))
-    })
-    .map(drop)
+/// Waits until somebody listens there, which `process` has to do.
+fn listening(process: &Process, address: &str) -> Result<()> {
+    let deadline = Instant::now() + BUILD;
+    while let Err(error) = TcpStream::connect(address) {
+        ensure!(!process.is_over(), "ended before it listened on {address}");
+        ensure!(Instant::now() < deadline, "nobody on {address}: {error}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
 }
 
 /// A client without TLS gets no HTTP/2: its preface is answered by an alert, or by the end.

@@ -91,9 +91,14 @@ pub(crate) fn handshake_error(error: &io::Error) -> (Code, String) {
         Some(Error::InvalidMessage(_)) => not_tls(error),
         Some(cause) => (code_of(cause), error.to_string()),
         // A server that expects plaintext hangs up on a hello.
-        None if error.kind() == io::ErrorKind::UnexpectedEof => not_tls(error),
+        None if hung_up(error) => not_tls(error),
         None => (code::HANDSHAKE_FAILED, error.to_string()),
     }
+}
+
+fn hung_up(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 fn not_tls(error: &io::Error) -> (Code, String) {

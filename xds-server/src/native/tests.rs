@@ -59,7 +59,7 @@ fn messages_are_shown_as_protobufs_json_has_them() {
     least_request_lb_config: {choice_count: 3}
     circuit_breakers: {thresholds: [{priority: HIGH, max_requests: 7}, {max_requests: 0}]}
     transport_socket:
-      name: tls
+      name: envoy.transport_sockets.tls
       typed_config:
         "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
         common_tls_context:
@@ -67,7 +67,7 @@ fn messages_are_shown_as_protobufs_json_has_them() {
           combined_validation_context:
             default_validation_context:
               ca_certificate_provider_instance: {instance_name: default}
-              match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: "spiffe://a"}}]
+              match_subject_alt_names: [{exact: "spiffe://a"}]
 "#,
         r#"
     "@type": type.googleapis.com/envoy.config.route.v3.RouteConfiguration
@@ -93,7 +93,6 @@ fn messages_are_shown_as_protobufs_json_has_them() {
     cluster_name: c
     endpoints:
       - locality: {region: r, zone: "ü"}
-        priority: 1
         load_balancing_weight: 4
         lb_endpoints:
           - health_status: DRAINING
