@@ -5,6 +5,9 @@
 //! which its own file holds, or the SDS server that it names (`sidestep bootstrap envoy` writes
 //! them). Nothing else differs, and a cluster never becomes less strict.
 
+// Our clusters say it to old gRPC runtimes in deprecated fields too.
+#![allow(deprecated)]
+
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::{TransportSocket, transport_socket::ConfigType};
 use sidestep_proto::wire::matcher::{StringMatcher, string_matcher::MatchPattern};
@@ -155,7 +158,7 @@ mod tests {
     };
 
     fn cluster(tls: Option<UpstreamTls>) -> Any {
-        codec::encode(&Resource::Cluster(DomainCluster {
+        codec::encode(&Resource::Cluster(std::sync::Arc::new(DomainCluster {
             name: "greeter".to_owned(),
             discovery: Discovery::Eds {
                 service_name: "greeter".to_owned(),
@@ -163,7 +166,7 @@ mod tests {
             lb_policy: LbPolicy::RoundRobin,
             tls,
             max_requests: 7,
-        }))
+        })))
     }
 
     fn strict() -> Any {

@@ -96,7 +96,8 @@ impl View for ClientView {
             return Box::new(entries.filter(|entry| !self.snapshot.is_api_listener(&entry.name)));
         }
         if type_url == ResourceType::Cluster.type_url() {
-            return Box::new(entries.map(|entry| self.snapshot.for_proxy(type_url, entry)));
+            let cluster = ResourceType::Cluster.type_url();
+            return Box::new(entries.map(|entry| self.snapshot.for_proxy(cluster, entry)));
         }
         Box::new(entries)
     }
@@ -185,7 +186,6 @@ mod tests {
                  services:\n  greeter:\n    balance: {{policy: {policy}}}\n    \
                  endpoints: {{static: [{{address: \"10.0.0.1:1\"}}]}}\n"
             );
-            let text = crate::source::SourceText::new("mesh.yaml", text);
             let text = SourceText {
                 path: "mesh.yaml".to_owned(),
                 text,
