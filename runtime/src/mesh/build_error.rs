@@ -9,7 +9,6 @@ use sidestep_proto::code::{self, Code};
 
 use super::builder::{ADMIN_VARIABLE, FILE_VARIABLE, TEXT_VARIABLE};
 use crate::admin::AdminError;
-use crate::mode::Mode;
 use crate::security::SecurityError;
 use crate::source::static_::InvalidResources;
 use crate::telemetry::access_log::AccessLogError;

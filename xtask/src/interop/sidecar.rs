@@ -50,7 +50,8 @@ fn refuses_plaintext(stage: &Stage<'_>, address: &str) -> Result<()> {
     let mut command = Command::new(&stage.installed.client);
     command.args(["--target", address, "--n=1", "--timeout-ms=3000"]);
     let client = Process::start("plaintext-client", stage.folder, &mut command)?;
-    let summary = summary(&client.run_to_end()?)?;
+    let events = client.run_to_end()?;
+    let summary = summary(&events)?;
     ensure!(summary["ok"] == 0, "{address} took plaintext: {summary}");
     Ok(())
 }
