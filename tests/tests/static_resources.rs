@@ -127,11 +127,11 @@ fn bad_resources_are_refused_before_anything_starts() {
     let [listener, routes, cluster, _] = raw::service("greeter", endpoints.clone());
     for (set, expected) in [
         (
-            vec![listener.clone(), routes.clone(), cluster.clone()],
+            vec![listener.clone(), routes, cluster],
             "Cluster \"greeter\" mentions ClusterLoadAssignment \"greeter\", which is not there",
         ),
         (
-            vec![endpoints.clone(), endpoints.clone()],
+            vec![endpoints.clone(), endpoints],
             "ClusterLoadAssignment \"greeter\" is there twice",
         ),
         (
@@ -141,7 +141,7 @@ fn bad_resources_are_refused_before_anything_starts() {
         (
             vec![sidestep_proto::wire::Any {
                 type_url: "type.googleapis.com/x.Y".to_owned(),
-                ..listener.clone()
+                ..listener
             }],
             "resources[0]: \"type.googleapis.com/x.Y\" is not a Listener",
         ),

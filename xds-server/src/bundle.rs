@@ -181,7 +181,7 @@ mod tests {
             text: text.to_owned(),
         };
         let error = Bundle::from_mesh(&[text]).expect_err("nobody asks");
-        let expected = "mesh.yaml:3:24: services.a.endpoints: `dns` needs a control plane that asks it; write `static:` and a list";
+        let expected = "mesh.yaml:3:24: services.a.endpoints: `dns` needs a control plane that asks it; write `static:` and a list [SX0237]";
         assert_eq!(error.to_string(), expected);
     }
 }

@@ -25,6 +25,7 @@ pub mod model;
 mod native;
 pub use sidestep_proto::nearest;
 pub mod observer;
+mod proxy;
 mod reference;
 pub mod server;
 pub mod snapshot;

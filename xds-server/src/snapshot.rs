@@ -11,10 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prost::Message as _;
 use sidestep_proto::ads::Entry;
 use sidestep_proto::code::{self, Code};
+use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::Any;
 
 use crate::model::Place;
-use crate::reference;
+use crate::{proxy, reference};
 
 /// A resource of any type, by name, as it will be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,6 +97,8 @@ const MADE_LIMIT: usize = 100_000;
 pub struct Snapshot {
     revision: u64,
     types: BTreeMap<String, BTreeMap<String, Arc<Entry>>>,
+    /// Clusters that a proxy is told in another form.
+    for_proxies: BTreeMap<String, Arc<Entry>>,
     api_listeners: BTreeSet<String>,
     server_listeners: Option<Arc<dyn ServerListeners>>,
     made: Mutex<Made>,
@@ -186,6 +189,16 @@ impl Snapshot {
         self.types.get(type_url)?.get(name)
     }
 
+    /// The form in which a proxy takes a resource that `entry` is for everybody else.
+    #[must_use]
+    pub fn for_proxy<'a>(&'a self, type_url: &str, entry: &'a Arc<Entry>) -> &'a Arc<Entry> {
+        let other = match type_url == ResourceType::Cluster.type_url() {
+            true => self.for_proxies.get(&entry.name),
+            false => None,
+        };
+        other.unwrap_or(entry)
+    }
+
     /// All resources of a type, by name.
     pub fn entries<'a>(&'a self, type_url: &str) -> impl Iterator<Item = &'a Arc<Entry>> + use<'a> {
         self.types
@@ -226,9 +239,19 @@ impl Snapshot {
         let fresh = encode(&name, &any);
         let entry = match previous.find(&any.type_url, &name) {
             Some(known) if known.version == fresh.version && known.resource == fresh.resource => {
+                let other = previous.for_proxy(&any.type_url, known);
+                if !Arc::ptr_eq(other, known) {
+                    self.for_proxies.insert(name.clone(), Arc::clone(other));
+                }
                 Arc::clone(known)
             }
-            _ => Arc::new(fresh),
+            _ => {
+                if let Some(other) = proxy::form(&any) {
+                    let other = Arc::new(encode(&name, &other));
+                    self.for_proxies.insert(name.clone(), other);
+                }
+                Arc::new(fresh)
+            }
         };
         self.types
             .entry(any.type_url)

@@ -1,8 +1,8 @@
 //! The configuration as one client sees it.
 //!
 //! Pure. Everyone sees the same resources by name. What differs: the listeners of servers are
-//! made for the client's own service (`node.cluster`), and a proxy that asks for all listeners
-//! gets none that are for channels, since it would refuse them.
+//! made for the client's own service (`node.cluster`); a proxy that asks for all listeners gets
+//! none that are for channels, since it would refuse them, and clusters in the form it takes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,16 +79,27 @@ impl View for ClientView {
             Some(Ok(entry)) if type_url == ResourceType::Listener.type_url() => Some(entry),
             _ => None,
         };
-        self.snapshot.find(type_url, name).or_else(made)
+        let found = self.snapshot.find(type_url, name);
+        match self.proxy {
+            true => found.map(|entry| self.snapshot.for_proxy(type_url, entry)),
+            false => found,
+        }
+        .or_else(made)
     }
 
     fn entries(&self, type_url: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_> {
         let entries = self.snapshot.entries(type_url);
-        if self.proxy && type_url == ResourceType::Listener.type_url() {
-            Box::new(entries.filter(|entry| !self.snapshot.is_api_listener(&entry.name)))
-        } else {
-            Box::new(entries)
+        if !self.proxy {
+            return Box::new(entries);
         }
+        if type_url == ResourceType::Listener.type_url() {
+            return Box::new(entries.filter(|entry| !self.snapshot.is_api_listener(&entry.name)));
+        }
+        if type_url == ResourceType::Cluster.type_url() {
+            let cluster = ResourceType::Cluster.type_url();
+            return Box::new(entries.map(|entry| self.snapshot.for_proxy(cluster, entry)));
+        }
+        Box::new(entries)
     }
 
     fn missing(&self, type_url: &str, name: &str) -> Missing {
@@ -113,6 +124,7 @@ mod tests {
     use super::*;
     use crate::fixture::{api_listener, socket_listener};
     use crate::snapshot::{RawResource, References, ServerListeners};
+    use crate::source::{Configuration, SourceText};
     use sidestep_proto::wire::Any;
 
     const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -163,6 +175,51 @@ mod tests {
         };
         assert_eq!(names("envoy"), ["edge"]);
         assert_eq!(names("gRPC Go"), ["edge", "greeter"]);
+    }
+
+    #[test]
+    fn a_proxy_is_given_clusters_with_secrets_and_a_change_of_them() {
+        const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+        let mesh = |policy: &str| {
+            let text = format!(
+                "mesh: v1\ntrust_domain: prod.example\ndefaults: {{mtls: strict}}\n\
+                 services:\n  greeter:\n    balance: {{policy: {policy}}}\n    \
+                 endpoints: {{static: [{{address: \"10.0.0.1:1\"}}]}}\n"
+            );
+            let text = SourceText {
+                path: "mesh.yaml".to_owned(),
+                text,
+            };
+            Configuration::from_mesh(&[text])
+                .expect("a good mesh")
+                .resources
+        };
+        let build = |revision, policy, previous: &Snapshot| {
+            let built = Snapshot::build(revision, mesh(policy), References::Closed, previous);
+            Arc::new(built.expect("closed"))
+        };
+        let first = build(1, "round_robin", &Snapshot::default());
+        let view = |snapshot: &Arc<Snapshot>, agent: &str| {
+            let mut view = ClientView::new(Arc::clone(snapshot));
+            view.identify(&Node {
+                user_agent_name: agent.to_owned(),
+                ..Node::default()
+            });
+            let named = Arc::clone(view.entry(CDS, "greeter").expect("there"));
+            let listed = view.entries(CDS).find(|entry| entry.name == "greeter");
+            assert!(Arc::ptr_eq(&named, listed.expect("listed")));
+            named
+        };
+        let proxys = view(&first, "envoy");
+        assert_ne!(proxys.version, view(&first, "gRPC Go").version);
+
+        let same = build(2, "round_robin", &first);
+        assert!(
+            Arc::ptr_eq(&proxys, &view(&same, "envoy")),
+            "nothing to send"
+        );
+        let other = build(3, "least_request", &same);
+        assert_ne!(proxys.version, view(&other, "envoy").version);
     }
 
     #[test]

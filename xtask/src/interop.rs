@@ -19,6 +19,7 @@ mod mesh;
 mod namespaces;
 mod process;
 mod scenario;
+mod sidecar;
 
 pub(crate) use envoy::{Envoy, Protocol};
 pub(crate) use install::envoy as install_envoy;

@@ -156,8 +156,26 @@ pub fn config(process: &Process, sidecar: &Sidecar) -> Value {
         "node": process.node(),
         "admin": {"address": socket_address(sidecar.admin)},
         "dynamic_resources": dynamic,
-        "static_resources": {"listeners": listeners, "clusters": clusters},
+        "static_resources": {
+            "listeners": listeners,
+            "clusters": clusters,
+            "secrets": secrets(process),
+        },
     })
+}
+
+/// The secrets that our control plane's clusters name where it tells gRPC a certificate provider.
+fn secrets(process: &Process) -> Vec<Value> {
+    let Some(certificates) = &process.certificates else {
+        return Vec::new();
+    };
+    vec![
+        json!({"name": "default", "tls_certificate": certificate(certificates)}),
+        json!({
+            "name": "default-roots",
+            "validation_context": {"trusted_ca": file(&certificates.roots)},
+        }),
+    ]
 }
 
 fn ads() -> Value {

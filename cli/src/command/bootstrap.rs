@@ -52,10 +52,7 @@ What it does not do:
     mesh file's endpoints name the ingress port.
   - The ingress port is the file's own: `mtls` of the mesh file does not change it. With --certs it
     demands a certificate of the same root, without it takes plaintext.
-  - An Envoy reads the certificate files when it starts; restart it after a renewal.
-  - Egress reaches services with `mtls: off` only. Clusters of strict and permissive services name
-    gRPC's certificate providers, which Envoy does not have: it refuses them (`sidestep status`
-    shows the NACK) and calls to them fail; nothing is ever sent in plaintext instead.";
+  - An Envoy reads the certificate files when it starts; restart it after a renewal.";
 
 /// Write a bootstrap file: who a process is, where its control plane is
 #[derive(Debug, clap::Args)]

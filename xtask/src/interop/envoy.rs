@@ -141,6 +141,11 @@ impl Envoy {
             .arg(&file)
             .status()?;
         ensure!(status.success(), "sidestep bootstrap envoy: {status}");
+        Self::by_file(program, folder, &file)
+    }
+
+    /// Starts it with one worker by this file; its log goes to `folder`.
+    pub(super) fn by_file(program: &Path, folder: &Path, file: &Path) -> Result<Self> {
         let admin = folder.join("envoy-admin.address");
         if admin.exists() {
             // An earlier one's.
@@ -169,7 +174,7 @@ impl Envoy {
         self.process.id()
     }
 
-    /// Where the listener that came by LDS listens.
+    /// Where its one listener listens.
     pub(crate) fn listener(&self) -> Result<String> {
         let listeners = self.admin("/listeners?format=json")?;
         let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
@@ -179,7 +184,7 @@ impl Envoy {
     }
 
     /// No update of ours was refused.
-    fn accepted_everything(&self) -> Result<()> {
+    pub(super) fn accepted_everything(&self) -> Result<()> {
         let stats = self.admin("/stats?format=json&filter=update_rejected")?;
         let stats = stats["stats"].as_array().context("statistics")?;
         ensure!(!stats.is_empty(), "Envoy counts no updates");

@@ -11,6 +11,7 @@ use super::install::Installed;
 use super::mesh::{Meshed, MeshedServer, Security};
 use super::namespaces;
 use super::process::{Process, address};
+use super::sidecar;
 
 /// What a scenario has to work with.
 pub(super) struct Stage<'a> {
@@ -62,6 +63,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         peers: &["envoy", "grpcio"],
         about: "Envoy, configured by `sidestep serve` (delta), routes calls, follows edits, ends calls in time",
         play: |stage| envoy::routes_calls(stage, Protocol::Delta),
+    },
+    Scenario {
+        name: "envoy-sidecar-mtls",
+        peers: &["envoy", "grpcio"],
+        about: "Envoy beside a service that is not meshed yet, as caller and as server, over strict mutual TLS with meshed peers",
+        play: sidecar::play,
     },
     Scenario {
         name: "grpcio-client-mtls",
