@@ -136,11 +136,12 @@ impl Envoy {
         protocol: Protocol,
     ) -> Result<Self> {
         let file = folder.join("envoy.json");
-        let status = bootstrap(sidestep, control_plane, protocol)
+        let done = bootstrap(sidestep, control_plane, protocol)
             .arg("--out")
             .arg(&file)
-            .status()?;
-        ensure!(status.success(), "sidestep bootstrap envoy: {status}");
+            .output()?;
+        let error = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success(), "sidestep bootstrap envoy: {error}");
         Self::by_file(program, folder, &file)
     }
 

@@ -135,7 +135,7 @@ impl<'a> Fleet<'a> {
         self.bootstrap("runtime", "web", &[], &file)?;
         let mut command = Command::new(&self.stage.installed.client);
         command.args(["--target", &format!("xds:///{service}")]);
-        command.args(["--xds-creds", &format!("--n={CALLS}")]);
+        command.args(["--creds=xds", &format!("--n={CALLS}")]);
         command.env("GRPC_XDS_BOOTSTRAP", file);
         Process::start("our-client", self.stage.folder, &mut command)?.run_to_end()
     }
