@@ -43,7 +43,7 @@ use crate::telemetry::client::ClientCells;
 ///
 /// Use it wherever a `tonic::transport::Channel` goes: generated clients of tonic 0.12, 0.13 and
 /// 0.14 take it, and so does any tower layer. Cheap to clone; clones share everything.
-/// `Send + Sync`. Connections are shared by all channels of a [`Mesh`](crate::Mesh).
+/// `Send + Sync`. Connections are shared by all channels of a [`Mesh`].
 ///
 /// gRPC calls never fail as a service: what goes wrong here becomes a gRPC status (see
 /// [`CallError`]).

@@ -2,7 +2,7 @@
 //!
 //! Every source answers the requests of one [`ClientStream`](sidestep_proto::ads::ClientStream),
 //! so validation, caching, errors and order are the same for all. A new source is a file here and
-//! a variant of [`Link`].
+//! a variant of `Link`.
 
 pub(crate) mod ads;
 pub mod static_;

@@ -107,7 +107,7 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
-    /// What to do about it: the suggestion of [`help`](Self::help), else what helps in general.
+    /// What to do about it: the suggestion of `help`, else what helps in general.
     #[must_use]
     pub fn hint(&self) -> &str {
         self.help.as_deref().unwrap_or_else(|| self.code.hint())

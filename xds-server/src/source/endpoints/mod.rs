@@ -1,6 +1,6 @@
 //! Living endpoint sources: who is asked, again and again, where a service runs.
 //!
-//! A kind of source is a file here and a line in [`KINDS`]; the mesh file's parser, its schema and
+//! A kind of source is a file here and a line in `KINDS`; the mesh file's parser, its schema and
 //! `sidestep check` read that list. What a source tells goes through [`state`], which keeps the
 //! last list of a source that fails or is suddenly empty, and from there to the compiler.
 

@@ -1,6 +1,6 @@
 //! What is known of each source, and what of it is used.
 //!
-//! [`SourceState::record`] is the rule: a list is replaced only by a list that is not empty.
+//! `SourceState::record` is the rule: a list is replaced only by a list that is not empty.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
