@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::codegen::root;
-use crate::interop::{Process, eventually};
+use crate::interop::{Process, eventually, within};
 use crate::ops::dashboard;
 
 mod prometheus;
@@ -432,18 +432,6 @@ fn panels_show(prometheus: &Prometheus) -> Result<usize> {
     }
     ensure!(empty.is_empty(), "these panels are empty: {empty:?}");
     Ok(queries.len())
-}
-
-/// Runs `step` again until it succeeds, for so long.
-fn within<T>(limit: Duration, mut step: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + limit;
-    loop {
-        match step() {
-            Ok(value) => return Ok(value),
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(200)),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -149,9 +149,14 @@ pub(super) fn last_lines(log: &Path) -> String {
 }
 
 /// Runs `step` again until it succeeds, for as long as a peer may take: for what no peer announces.
-/// The pause keeps it from taking the processor from the peer that it waits for.
-pub(crate) fn eventually<T>(mut step: impl FnMut() -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+pub(crate) fn eventually<T>(step: impl FnMut() -> Result<T>) -> Result<T> {
+    within(PATIENCE, step)
+}
+
+/// Runs `step` again until it succeeds, for so long. The pause keeps it from taking the processor
+/// from the peer that it waits for.
+pub(crate) fn within<T>(limit: Duration, mut step: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + limit;
     loop {
         match step() {
             Ok(value) => return Ok(value),

@@ -1,6 +1,7 @@
 //! What channels see.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
@@ -326,6 +327,8 @@ async fn twenty_mebibytes_of_clusters_and_a_security_error_that_never_falls_back
     plane.put(all);
     let mut config = config(&plane);
     config.providers = CertificateProviders::default().with("certs", Arc::new(Broken));
+    // So much takes a busy machine longer than the tests' short one; nothing is missing here.
+    config.timers.ads.does_not_exist = Duration::from_secs(15);
     let handle = Handle::new(config);
     let target = handle.target("greeter", "greeter");
     until_names(&target, &names).await;
