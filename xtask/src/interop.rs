@@ -24,7 +24,7 @@ mod sidecar;
 pub(crate) use envoy::{Envoy, Protocol};
 pub(crate) use install::envoy as install_envoy;
 pub(crate) use mesh::Certificates;
-pub(crate) use process::{Process, eventually, within};
+pub(crate) use process::{Process, eventually, last_lines, within};
 
 use install::Installed;
 use scenario::{SCENARIOS, Scenario, Stage};

@@ -56,7 +56,12 @@ impl Process {
 
     /// The next event of this kind; others are passed over.
     pub(crate) fn event(&self, kind: &str) -> Result<Value> {
-        self.find(&format!("the event {kind:?}"), |event| {
+        self.event_within(PATIENCE, kind)
+    }
+
+    /// The same, for what may take longer than any one step of a peer.
+    pub(crate) fn event_within(&self, limit: Duration, kind: &str) -> Result<Value> {
+        self.find_within(limit, &format!("the event {kind:?}"), |event| {
             event["event"] == kind
         })
     }
@@ -80,7 +85,16 @@ impl Process {
 
     /// The next event that `wanted` holds for; `what` names it in errors.
     pub(super) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
-        let deadline = Instant::now() + PATIENCE;
+        self.find_within(PATIENCE, what, wanted)
+    }
+
+    fn find_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -90,7 +104,7 @@ impl Process {
                     _ => {}
                 },
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("{} did not give {what} within {PATIENCE:?}", self.name)
+                    bail!("{} did not give {what} within {limit:?}", self.name)
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     bail!("{} ended before {what}", self.name)
@@ -136,7 +150,7 @@ pub(super) fn address(event: &Value, field: &str) -> Result<String> {
 }
 
 /// The last lines of a log.
-pub(super) fn last_lines(log: &Path) -> String {
+pub(crate) fn last_lines(log: &Path) -> String {
     const SHOWN: usize = 15;
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

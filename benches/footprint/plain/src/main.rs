@@ -4,7 +4,8 @@
 //! - `footprint-plain serve COUNT` serves COUNT loopback addresses, the same port on each.
 //! - `footprint-plain call PORT COUNT` holds a channel to each of them, and calls each once.
 //! - `footprint-plain via PORT COUNT ROUNDS` calls the services `s000`, `s001`, … through the proxy
-//!   on that port, each ROUNDS times.
+//!   on that port, each ROUNDS times, several services at once. A call that takes too long is given
+//!   up: a connection that is slow to open must not hold up the others.
 //!
 //! With `TLS_CA`, `TLS_CERT` and `TLS_KEY` the first two do so over mutual TLS.
 
@@ -13,11 +14,15 @@ mod greeter;
 
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use greeter::Greeting;
 use greeter::hello::HelloRequest;
 use greeter::hello::greeter_client::GreeterClient;
 use greeter::hello::greeter_server::GreeterServer;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{
     Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig,
@@ -84,19 +89,36 @@ async fn call(port: u16, count: u32) -> Outcome<Vec<Greeter>> {
 }
 
 async fn via(port: u16, count: u32, rounds: u32) -> Outcome<Vec<Greeter>> {
-    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?;
-    let mut answered = 0;
+    const AT_ONCE: usize = 16;
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?.timeout(PATIENCE);
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let mut services = JoinSet::new();
     for number in 0..count {
         let service = format!("http://s{number:03}").parse()?;
         let channel = endpoint.clone().origin(service).connect_lazy();
-        let mut greeter = GreeterClient::new(channel);
-        for _ in 0..rounds {
-            let name = "proxy".to_owned();
-            answered += u32::from(greeter.say_hello(HelloRequest { name }).await.is_ok());
-        }
+        let room = Arc::clone(&room);
+        services.spawn(async move {
+            let _place = room.acquire().await;
+            rounds_of(GreeterClient::new(channel), rounds).await
+        });
     }
+    let answered: u32 = services.join_all().await.into_iter().sum();
     println!(r#"{{"event":"done","answered":{answered}}}"#);
     Ok(Vec::new())
+}
+
+/// How many of so many calls were answered; why the others were not goes to standard error.
+async fn rounds_of(mut greeter: Greeter, rounds: u32) -> u32 {
+    let mut answered = 0;
+    for _ in 0..rounds {
+        let name = "proxy".to_owned();
+        match greeter.say_hello(HelloRequest { name }).await {
+            Ok(_) => answered += 1,
+            Err(status) => eprintln!("{status}"),
+        }
+    }
+    answered
 }
 
 fn certificates() -> Outcome<Option<(Certificate, Identity)>> {
