@@ -168,7 +168,7 @@ fn report(installed: &Installed, outcome: &Outcome, json: bool) {
     if let Some(error) = error {
         println!("     {error}");
         for log in logs(scenario) {
-            print!("{}", process::last_lines(&log));
+            print!("{}", last_lines(&log));
         }
     }
 }
