@@ -201,14 +201,7 @@ fn go_control_plane(stage: &Stage<'_>) -> Result<()> {
     let bootstrap = super::mesh::bootstrap(stage.folder, &address, "web", None)?;
     for method in ["UnaryCall", "EmptyCall", "StreamingOutputCall"] {
         let events = our_client(stage, &bootstrap, method)?;
-        all_ok(
-            &events,
-            if method == "UnaryCall" {
-                &["grpc-go"]
-            } else {
-                &[""]
-            },
-        )?;
+        all_ok(&events, &["grpc-go"])?;
     }
     Ok(())
 }
