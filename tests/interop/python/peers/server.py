@@ -118,6 +118,17 @@ def answers(request, call):
         yield messages.StreamingOutputCallResponse(payload=payload(wanted.size))
 
 
+class Generic:
+    """A server as a service adds itself to it, without the handlers that C-core dispatches to by
+    itself: such calls come without their `:authority`."""
+
+    def __init__(self, server):
+        self.add_generic_rpc_handlers = server.add_generic_rpc_handlers
+
+    def add_registered_method_handlers(self, service, handlers):
+        pass
+
+
 def health_service(parsed):
     service = health.HealthServicer()
     state = health_pb2.HealthCheckResponse
@@ -158,7 +169,7 @@ def main(arguments):
     parsed = flags(arguments)
     pool = futures.ThreadPoolExecutor(THREADS)
     server = grpc.server(pool, options=UNLIMITED, xds=parsed.mode == "xds")
-    services.add_TestServiceServicer_to_server(Testing(parsed), server)
+    services.add_TestServiceServicer_to_server(Testing(parsed), Generic(server))
     health_pb2_grpc.add_HealthServicer_to_server(health_service(parsed), server)
     if parsed.orca in ("oob", "both"):
         server.add_generic_rpc_handlers((out_of_band(parsed),))
