@@ -147,10 +147,11 @@ def bind(server, parsed):
     address = f"{host}:{port}"
     if parsed.xds_creds:
         security = grpc.xds_server_credentials(grpc.insecure_server_credentials())
-        port = server.add_secure_port(address, security)
+        bound = server.add_secure_port(address, security)
     else:
-        port = server.add_insecure_port(address)
-    return host.strip("[]"), port
+        bound = server.add_insecure_port(address)
+    # A meshed server has no port to tell of yet.
+    return host.strip("[]"), bound if bound > 0 else int(port)
 
 
 def say_when_serving(host, port):
