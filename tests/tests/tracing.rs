@@ -10,14 +10,14 @@ use opentelemetry::trace::{
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use sidestep::telemetry::{TelemetryOptions, trace_context};
 use sidestep::{Channel, TraceContext};
-use sidestep_tests::fixture::{Backend, Fixture};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::{TestService, TestServiceServer};
-use sidestep_tests::testing::{
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::{TestService, TestServiceServer};
+use sidestep_interop::testing::{
     Empty, SimpleRequest, SimpleResponse, StreamingInputCallRequest, StreamingInputCallResponse,
     StreamingOutputCallRequest, StreamingOutputCallResponse,
 };
+use sidestep_tests::fixture::{Backend, Fixture};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};

@@ -79,7 +79,7 @@ impl Installed {
     }
 }
 
-const OURS: &[&str] = &["-p", "sidestep-cli", "-p", "sidestep-tests", "--bins"];
+const OURS: &[&str] = &["-p", "sidestep-cli", "-p", "sidestep-interop", "--bins"];
 
 /// The workspace of the earlier tonics is built into our target directory: what both have in common
 /// is compiled once.

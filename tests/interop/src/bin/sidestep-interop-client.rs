@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use sidestep::{Channel, Mesh};
-use sidestep_tests::client::{Calls, Outcome};
-use sidestep_tests::flags::{CLIENT, Flags, open_admin, refuse, say, upper_case};
+use sidestep_interop::client::{Calls, Outcome};
+use sidestep_interop::flags::{CLIENT, Flags, open_admin, refuse, say, upper_case};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use sidestep::{Mesh, Server, ServerMode};
-use sidestep_tests::flags::{Flags, SERVER, code_named, open_admin, refuse, say};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_server::TestServiceServer;
+use sidestep_interop::flags::{Flags, SERVER, code_named, open_admin, refuse, say};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
