@@ -74,6 +74,12 @@ pub mod typed_struct {
 
 /// Configurations of HTTP filters.
 pub mod http_filter {
+    pub use super::generated::envoy::extensions::filters::common::fault::v3::{
+        FaultDelay, FaultRateLimit,
+    };
+    pub use super::generated::envoy::extensions::filters::http::fault::v3::{
+        FaultAbort, HttpFault,
+    };
     pub use super::generated::envoy::extensions::filters::http::router::v3::Router;
 }
 
