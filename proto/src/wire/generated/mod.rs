@@ -180,6 +180,13 @@ pub mod xds {
             include!("xds.core.v3.rs");
         }
     }
+    pub mod data {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.data.orca.v3.rs");
+            }
+        }
+    }
     pub mod r#type {
         pub mod matcher {
             pub mod v3 {
@@ -188,6 +195,13 @@ pub mod xds {
         }
         pub mod v3 {
             include!("xds.type.v3.rs");
+        }
+    }
+    pub mod service {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.service.orca.v3.rs");
+            }
         }
     }
 }
