@@ -39,6 +39,8 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::routing::SCENARIOS,
     scenarios::balancing::SCENARIOS,
     scenarios::limits::SCENARIOS,
+    scenarios::security::SCENARIOS,
+    scenarios::servers::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
     scenarios::status::SCENARIOS,

@@ -6,5 +6,7 @@ pub(super) mod envoy;
 pub(super) mod limits;
 pub(super) mod machines;
 pub(super) mod routing;
+pub(super) mod security;
+pub(super) mod servers;
 pub(super) mod status;
 pub(super) mod stubs;

@@ -30,6 +30,14 @@ pub(crate) struct Backend {
     pub(crate) address: String,
 }
 
+impl Backend {
+    /// Waits until a meshed server has its listener and serves.
+    pub(crate) fn serves(&self) -> Result<()> {
+        let serves = |event: &Value| event["mode"] == "SERVING";
+        self.process.find("serving mode SERVING", serves).map(drop)
+    }
+}
+
 impl Stage<'_> {
     /// The cast's server, without xDS.
     pub(crate) fn backend(&self, id: &str, flags: &[&str]) -> Result<Backend> {

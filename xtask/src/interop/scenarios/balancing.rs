@@ -3,11 +3,10 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::interop::cast::{Cast, Tier};
-use crate::interop::casts::EVERYBODY;
+use crate::interop::cast::Tier;
+use crate::interop::casts::{EVERYBODY, LEAST_REQUEST};
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
-use crate::interop::peer::{Client, Plane, Server};
 use crate::interop::resources::{
     all_to, assignment, cluster, endpoint, kind, locality, service, simple, socket_address, with,
 };
@@ -15,17 +14,6 @@ use crate::interop::scenario::Scenario;
 use crate::interop::stage::Stage;
 use crate::interop::statistics::share;
 use crate::interop::traffic::answered_by;
-
-/// C-core has no such policy.
-const LEAST_REQUEST: &[Cast] = &[
-    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
-    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
-    Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
-    Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
-    Cast::new(Client::Ours, Server::Java, Plane::Mgmt),
-    Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
-    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
-];
 
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
     Scenario {
