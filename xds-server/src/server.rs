@@ -27,6 +27,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Streams that one connection may have open. A process needs one; a proxy may carry many.
+const STREAMS: u32 = 1024;
+
 /// How long connections have to end in good order before they are cut.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
@@ -320,6 +323,7 @@ async fn serve(
     let result = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS)
         .add_routes(services)
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stopped)
         .await;

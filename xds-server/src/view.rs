@@ -4,7 +4,7 @@
 //! made for the client's own service (`node.cluster`); a proxy that asks for all listeners gets
 //! none that are for channels, since it would refuse them, and clusters in the form it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sidestep_proto::ads::{Entry, Missing, View};
@@ -66,6 +66,7 @@ impl ClientView {
 
     /// Only these listeners are still wanted.
     pub(crate) fn retain_listeners(&mut self, names: &[String]) {
+        let names: BTreeSet<&String> = names.iter().collect();
         self.made.retain(|name, _| names.contains(name));
     }
 
