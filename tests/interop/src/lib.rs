@@ -18,6 +18,7 @@ pub mod behavior;
 pub mod cases;
 pub mod client;
 pub mod cookies;
+pub mod corpus;
 pub mod flags;
 pub mod framed;
 pub mod frames;
