@@ -17,4 +17,5 @@ pub mod testing {
 pub mod client;
 pub mod corpus;
 pub mod flags;
+pub mod mgmt;
 pub mod service;
