@@ -23,6 +23,7 @@ mod engine;
 mod envoy;
 mod feature;
 mod install;
+mod istio;
 mod matrix;
 mod mesh;
 mod namespaces;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::istio;
 use super::peer::Peer;
 use crate::codegen::root;
 
@@ -31,6 +32,8 @@ pub(super) struct Installed {
     pub(super) envoy: PathBuf,
     /// The peers written in Go.
     pub(super) go: PathBuf,
+    /// Istio's discovery server.
+    pub(super) istio: PathBuf,
     /// The programs of the tonic workspace.
     pub(super) tonic: [PathBuf; 2],
     /// Peers and the versions that they turned out to have.
@@ -62,6 +65,12 @@ impl Installed {
         if needs(&[Peer::GrpcGo, Peer::GoControlPlane]) {
             versions.extend(go(&go_peers)?);
         }
+        let mut istio_peer = PathBuf::new();
+        if needs(&[Peer::Istio]) {
+            let (program, version) = istio::install()?;
+            istio_peer = program;
+            versions.push((Peer::Istio, version));
+        }
         Ok(Self {
             sidestep: built("sidestep"),
             server: built("sidestep-interop-server"),
@@ -69,6 +78,7 @@ impl Installed {
             python: venv.join("bin/python"),
             envoy: venv.join("bin/envoy"),
             go: go_peers,
+            istio: istio_peer,
             tonic: [built("client-of-tonic-012"), built("client-of-tonic-013")],
             versions,
         })

@@ -40,6 +40,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::stubs::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
+    scenarios::istio::SCENARIOS,
 ];
 
 /// All scenarios, in the order in which they are begun.

@@ -2,6 +2,7 @@
 
 pub(super) mod baseline;
 pub(super) mod envoy;
+pub(super) mod istio;
 pub(super) mod machines;
 pub(super) mod status;
 pub(super) mod stubs;
