@@ -60,6 +60,17 @@ pub mod status {
     };
 }
 
+/// Load reports and the service that takes them.
+pub mod load_stats {
+    pub use super::generated::envoy::config::endpoint::v3::{
+        ClusterStats, EndpointLoadMetricStats, UnnamedEndpointLoadMetricStats,
+        UpstreamLocalityStats, cluster_stats,
+    };
+    pub use super::generated::envoy::service::load_stats::v3::{
+        LoadStatsRequest, LoadStatsResponse,
+    };
+}
+
 /// The few vendor-neutral types that matchers and sources refer to.
 pub mod xds {
     pub use super::generated::xds::core::v3::{Authority, TypedExtensionConfig};
@@ -70,6 +81,12 @@ pub mod xds {
 pub mod typed_struct {
     pub use super::generated::udpa::r#type::v1::TypedStruct as UdpaTypedStruct;
     pub use super::generated::xds::r#type::v3::TypedStruct;
+}
+
+/// What backends say of their load (ORCA), at the end of a call and beside calls.
+pub mod orca {
+    pub use super::generated::xds::data::orca::v3::OrcaLoadReport;
+    pub use super::generated::xds::service::orca::v3::OrcaLoadReportRequest;
 }
 
 /// Configurations of HTTP filters.

@@ -22,12 +22,18 @@ fn proofs(text: &str) -> Vec<(usize, String)> {
     proofs
 }
 
-/// The sources of the interop suite's scenarios.
+/// The sources of the interop suite, in which its scenarios are.
 fn scenarios() -> String {
-    let folder = root().join("xtask/src/interop/scenarios");
-    let files = fs::read_dir(folder).expect("the suite has scenarios");
-    let texts = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap());
-    texts.collect()
+    let suite = root().join("xtask/src/interop");
+    let folders = [suite.join("scenarios"), suite];
+    let files = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).expect("the suite has scenarios"))
+        .map(|file| file.unwrap().path());
+    let sources = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    sources
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect()
 }
 
 /// Why a proof does not hold; `None` if it does.

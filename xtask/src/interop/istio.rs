@@ -2,7 +2,6 @@
 //! of the agent, a bootstrap that its code writes, certificates in files.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +14,7 @@ use super::envoy::Envoy;
 use super::mesh::Certificates;
 use super::process::{Process, address};
 use super::stage::Stage;
-use crate::codegen::root;
+use super::traffic::Traffic;
 
 pub(super) mod sidecar;
 mod wire;
@@ -27,63 +26,6 @@ const NAMESPACE: &str = "shop";
 /// The name of a service as callers know it.
 pub(super) fn host(service: &str) -> String {
     format!("{service}.{NAMESPACE}.svc.cluster.local")
-}
-
-/// The program, if this machine has built it from these sources before. Its build takes minutes, so
-/// it is kept outside the tree.
-pub(super) fn built() -> Option<PathBuf> {
-    let program = place().ok()?;
-    program.exists().then_some(program)
-}
-
-/// The program and the version of Istio in it; builds it if need be.
-pub(super) fn install() -> Result<(PathBuf, String)> {
-    let program = place()?;
-    if !program.exists() {
-        let folder = program.parent().context("it is in a folder")?;
-        fs::create_dir_all(folder)?;
-        // Whoever else builds it at this moment must not see half of it.
-        let new = program.with_extension(std::process::id().to_string());
-        let mut command = Command::new("go");
-        command
-            .args(["build", "-mod=readonly", "-ldflags=-s -w"])
-            .arg("-o")
-            .arg(&new)
-            .current_dir(sources());
-        run(command.arg("."))?;
-        fs::rename(&new, &program)?;
-    }
-    let said = run(Command::new(&program).arg("version"))?;
-    let version = address(&serde_json::from_str(&said)?, "istio")?;
-    // v0.0.0-DATE-COMMIT: the date is only in the way.
-    let commit = version.rsplit('-').next().unwrap_or(&version);
-    Ok((program, commit.to_owned()))
-}
-
-fn sources() -> PathBuf {
-    root().join("tests/interop/istio")
-}
-
-/// Where the program belongs: the name has the hash of everything that it is built from.
-fn place() -> Result<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(sources())?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    files.sort();
-    let mut hasher = DefaultHasher::new();
-    for file in files {
-        file.file_name().hash(&mut hasher);
-        fs::read(&file)?.hash(&mut hasher);
-    }
-    let caches = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(folder) => PathBuf::from(folder),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    let name = format!("istio-{:016x}", hasher.finish());
-    Ok(caches
-        .join("sidestep-interop")
-        .join(name)
-        .join("istio-peer"))
 }
 
 /// A running discovery server.
@@ -133,7 +75,7 @@ impl<'a> Istio<'a> {
         let new = file.with_extension("new");
         fs::write(&new, objects)?;
         fs::rename(&new, &file)?;
-        signal(&self.process, "HUP")?;
+        self.process.signal("HUP")?;
         let reload = self.process.event("reload")?;
         ensure!(
             reload["ok"] == true,
@@ -203,6 +145,12 @@ impl<'a> Istio<'a> {
         Process::start(pod, self.stage.folder, &mut command)
     }
 
+    /// Our client, which calls a service without end.
+    pub(super) fn traffic(&self, pod: &str, service: &str) -> Result<Traffic> {
+        let flags = ["--n=0", "--qps=400", "--concurrency=4", "--wait-for-ready"];
+        self.client(pod, service, &flags).map(Traffic::new)
+    }
+
     /// An Envoy as the sidecar of a pod, and the agent that gives it certificates. No traffic is
     /// captured: a Sidecar object says where it listens.
     pub(super) fn envoy(&self, pod: &str) -> Result<(Envoy, Process)> {
@@ -231,7 +179,7 @@ impl<'a> Istio<'a> {
     /// Nobody refused anything, no process opened a second stream, and everything that Istio sent
     /// to gRPC reads and writes without loss. Says how many types that was.
     pub(super) fn finish(self) -> Result<usize> {
-        signal(&self.process, "TERM")?;
+        self.process.terminate()?;
         let summary = self.process.event("summary")?;
         ensure!(summary["nacks"] == 0, "a response was refused: {summary}");
         ensure!(summary["acks"] != 0, "nothing was accepted: {summary}");
@@ -291,8 +239,8 @@ pub(super) fn service(name: &str, port: u16, endpoints: &[String]) -> String {
     )
 }
 
-/// What holds for callers of a service: subsets by version, TLS.
-pub(super) fn destination_rule(service: &str, subsets: &[(&str, &str)], tls: &str) -> String {
+/// What holds for callers of a service: subsets by version, and a traffic policy in YAML.
+pub(super) fn destination_rule(service: &str, subsets: &[(&str, &str)], policy: &str) -> String {
     let subsets: String = subsets
         .iter()
         .map(|(name, version)| format!("{{name: {name}, labels: {{version: {version}}}}}, "))
@@ -304,28 +252,36 @@ pub(super) fn destination_rule(service: &str, subsets: &[(&str, &str)], tls: &st
          metadata: {{name: {service}, namespace: {NAMESPACE}}}\n\
          spec:\n  \
            host: {host}\n  \
-           trafficPolicy: {{tls: {{mode: {tls}}}}}\n  \
+           trafficPolicy: {{{policy}}}\n  \
            subsets: [{subsets}]\n---\n"
     )
 }
 
 /// Where calls to a service go: subsets and their weights.
-pub(super) fn virtual_service(service: &str, weights: &[(&str, u32)]) -> String {
-    let host = host(service);
+pub(super) fn split(service: &str, weights: &[(&str, u32)]) -> String {
     let routes: String = weights
         .iter()
-        .map(|(subset, weight)| {
-            format!("    - {{destination: {{host: {host}, subset: {subset}}}, weight: {weight}}}\n")
-        })
+        .map(|(subset, weight)| format!("{{{}, weight: {weight}}}, ", destination(service, subset)))
         .collect();
+    virtual_service(service, &format!("  - route: [{routes}]\n"))
+}
+
+/// A subset as the place that a route leads to.
+pub(super) fn destination(service: &str, subset: &str) -> String {
+    let host = host(service);
+    format!("destination: {{host: {host}, subset: {subset}}}")
+}
+
+/// Where calls to a service go: these entries of `http`.
+pub(super) fn virtual_service(service: &str, http: &str) -> String {
+    let host = host(service);
     format!(
         "apiVersion: networking.istio.io/v1\n\
          kind: VirtualService\n\
          metadata: {{name: {service}, namespace: {NAMESPACE}}}\n\
          spec:\n  \
            hosts: [{host}]\n  \
-           http:\n  \
-           - route:\n{routes}---\n"
+           http:\n{http}---\n"
     )
 }
 
@@ -345,13 +301,6 @@ pub(super) fn free_port(ip: &str) -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Sends a signal by its name.
-pub(super) fn signal(process: &Process, name: &str) -> Result<()> {
-    let mut command = Command::new("kill");
-    command.args(["-s", name, &process.id().to_string()]);
-    run(&mut command).map(drop)
-}
-
 fn run(command: &mut Command) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let done = command.output().with_context(|| program.clone())?;
@@ -359,11 +308,4 @@ fn run(command: &mut Command) -> Result<String> {
     let error = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "{program}: {said}\n{error}");
     Ok(said)
-}
-
-/// The next call of a client, which must be good: who answered.
-pub(super) fn answer(client: &Process) -> Result<String> {
-    let call: Value = client.event("rpc")?;
-    ensure!(call["code"] == "OK", "a call failed: {call}");
-    address(&call, "server")
 }

@@ -10,14 +10,15 @@ use crate::interop::calls::{all_ok, summary};
 use crate::interop::cast::{Cast, Tier};
 use crate::interop::feature::Feature;
 use crate::interop::istio::{
-    IDENTITIES, Istio, answer, destination_rule, endpoint, free_port, host, peer_authentication,
-    service, sidecar, signal, virtual_service,
+    IDENTITIES, Istio, destination, destination_rule, endpoint, free_port, host,
+    peer_authentication, service, sidecar, split, virtual_service,
 };
 use crate::interop::mesh::plain_server;
 use crate::interop::peer::{Client, Plane, Server};
 use crate::interop::process::{Process, eventually};
 use crate::interop::scenario::Scenario;
 use crate::interop::stage::Stage;
+use crate::interop::statistics::share;
 
 const OURS: &[Cast] = &[Cast::new(Client::Ours, Server::Ours, Plane::Istio)];
 
@@ -28,7 +29,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         about: "under Istio: servers get their listeners, a client calls both of them in plaintext",
         casts: OURS,
         helpers: &[],
-        tier: Tier::Full,
+        tier: Tier::IfBuilt,
         play: baseline,
     },
     Scenario {
@@ -37,8 +38,8 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         about: "under Istio: a VirtualService's split is followed as it changes, and no call fails",
         casts: OURS,
         helpers: &[],
-        tier: Tier::Full,
-        play: split,
+        tier: Tier::IfBuilt,
+        play: traffic_split,
     },
     Scenario {
         name: "istio-subset",
@@ -46,8 +47,22 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         about: "under Istio: a DestinationRule's subset moves to another version, and no call fails",
         casts: OURS,
         helpers: &[],
-        tier: Tier::Full,
+        tier: Tier::IfBuilt,
         play: subset,
+    },
+    Scenario {
+        name: "istio-routes",
+        features: &[
+            Feature::HeaderMatching,
+            Feature::PathMatching,
+            Feature::Timeout,
+            Feature::LeastRequest,
+        ],
+        about: "under Istio: routes by header and path, a time limit, and every policy that Istio hands to gRPC",
+        casts: OURS,
+        helpers: &[],
+        tier: Tier::IfBuilt,
+        play: routes,
     },
     Scenario {
         name: "istio-mtls",
@@ -59,7 +74,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         about: "under Istio: STRICT mutual TLS, and neither plaintext nor another's identity passes",
         casts: OURS,
         helpers: &[],
-        tier: Tier::Full,
+        tier: Tier::IfBuilt,
         play: mtls,
     },
     Scenario {
@@ -71,15 +86,17 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
             Cast::new(Client::Envoy, Server::Ours, Plane::Istio),
         ],
         helpers: &[],
-        tier: Tier::Full,
+        tier: Tier::IfBuilt,
         play: beside_envoy,
     },
 ];
 
-/// A client that goes on until it is told to end. Failed calls are events as well.
-const WITHOUT_END: &[&str] = &["--n=0", "--qps=400", "--concurrency=4", "--wait-for-ready"];
+/// Traffic policies.
+const PLAIN: &str = "tls: {mode: DISABLE}";
+const MUTUAL: &str = "tls: {mode: ISTIO_MUTUAL}";
+
 /// Calls after which a share is judged.
-const SAMPLE: u32 = 1000;
+const SAMPLE: usize = 1000;
 
 fn baseline(stage: &Stage<'_>) -> Result<()> {
     let istio = Istio::start(stage, &["web", "v1", "v2"])?;
@@ -96,40 +113,28 @@ fn baseline(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-fn split(stage: &Stage<'_>) -> Result<()> {
+fn traffic_split(stage: &Stage<'_>) -> Result<()> {
     let istio = Istio::start(stage, &["web", "v1", "v2"])?;
     let v1 = istio.server("v1", "greeter", &[])?;
     let v2 = istio.server("v2", "greeter", &[])?;
     let endpoints = [v1.endpoint("greeter"), v2.endpoint("greeter")];
     let service = service("greeter", istio.port, &endpoints);
-    let rule = destination_rule("greeter", &[("old", "v1"), ("new", "v2")], "DISABLE");
+    let rule = destination_rule("greeter", &[("old", "v1"), ("new", "v2")], PLAIN);
     let shift = |old, new| {
-        let weights = virtual_service("greeter", &[("old", old), ("new", new)]);
+        let weights = split("greeter", &[("old", old), ("new", new)]);
         istio.apply(&[service.as_str(), &rule, &weights].concat())
     };
     shift(100, 0)?;
     v1.serves()?;
     v2.serves()?;
-    let client = istio.client("web", "greeter", WITHOUT_END)?;
-    for _ in 0..100 {
-        ensure!(
-            answer(&client)? == "v1",
-            "the split sends nothing to v2 yet"
-        );
-    }
+    let traffic = istio.traffic("web", "greeter")?;
+    traffic.until_answered_by(&["v1"])?;
     shift(30, 70)?;
-    until(&client, "v2", 1)?;
-    let mut new = 0;
-    for _ in 0..SAMPLE {
-        new += u32::from(answer(&client)? == "v2");
-    }
-    ensure!(
-        is_share(new, 0.7),
-        "{new} of {SAMPLE} calls in place of 70 %"
-    );
+    traffic.until_answered_by(&["v1", "v2"])?;
+    share(&traffic.next(SAMPLE)?, "v2", 0.7)?;
     shift(0, 100)?;
-    until(&client, "v2", 100)?;
-    no_call_failed(client)?;
+    traffic.until_answered_by(&["v2"])?;
+    traffic.end_without_failure()?;
     istio.finish().map(drop)
 }
 
@@ -139,23 +144,67 @@ fn subset(stage: &Stage<'_>) -> Result<()> {
     let v2 = istio.server("v2", "greeter", &[])?;
     let endpoints = [v1.endpoint("greeter"), v2.endpoint("greeter")];
     let service = service("greeter", istio.port, &endpoints);
-    let all = virtual_service("greeter", &[("stable", 100)]);
+    let all = split("greeter", &[("stable", 100)]);
     let stable = |version| {
-        let rule = destination_rule("greeter", &[("stable", version)], "DISABLE");
+        let rule = destination_rule("greeter", &[("stable", version)], PLAIN);
         istio.apply(&[service.as_str(), &rule, &all].concat())
     };
     stable("v1")?;
     v1.serves()?;
     v2.serves()?;
-    let client = istio.client("web", "greeter", WITHOUT_END)?;
-    for _ in 0..100 {
-        ensure!(answer(&client)? == "v1", "v2 is not in the subset");
-    }
+    let traffic = istio.traffic("web", "greeter")?;
+    traffic.until_answered_by(&["v1"])?;
     stable("v2")?;
-    until(&client, "v2", 100)?;
+    traffic.until_answered_by(&["v2"])?;
     stable("v1")?;
-    until(&client, "v1", 100)?;
-    no_call_failed(client)?;
+    traffic.until_answered_by(&["v1"])?;
+    traffic.end_without_failure()?;
+    istio.finish().map(drop)
+}
+
+fn routes(stage: &Stage<'_>) -> Result<()> {
+    let istio = Istio::start(stage, &["web", "v1", "v2", "slow"])?;
+    let v1 = istio.server("v1", "greeter", &[])?;
+    let v2 = istio.server("v2", "greeter", &[])?;
+    let slow = istio.server("slow", "greeter", &["--delay-ms=60000"])?;
+    let endpoints = [&v1, &v2, &slow].map(|pod| pod.endpoint("greeter"));
+    // What of this gRPC has no use for must not be in the way.
+    let policy = "tls: {mode: DISABLE}, loadBalancer: {simple: LEAST_REQUEST}, \
+                  connectionPool: {http: {http2MaxRequests: 100}, tcp: {maxConnections: 10}}, \
+                  outlierDetection: {consecutive5xxErrors: 5, interval: 1s}";
+    let subsets = [("v1", "v1"), ("v2", "v2"), ("slow", "slow")];
+    let [to_v1, to_v2, to_slow] = ["v1", "v2", "slow"].map(|pod| destination("greeter", pod));
+    let http = format!(
+        "  - match: [{{headers: {{x-to: {{exact: v2}}}}}}, {{headers: {{x-to: {{regex: 'second|two'}}}}}}]\n    \
+             route: [{{{to_v2}}}]\n    \
+             retries: {{attempts: 3, perTryTimeout: 1s, retryOn: 'unavailable,cancelled'}}\n  \
+           - match: [{{uri: {{exact: /grpc.testing.TestService/EmptyCall}}}}]\n    \
+             route: [{{{to_slow}}}]\n    \
+             timeout: 0.5s\n  \
+           - match: [{{uri: {{prefix: /old}}}}]\n    \
+             redirect: {{uri: /new}}\n  \
+           - route: [{{{to_v1}}}]\n    \
+             mirror: {{host: {}}}\n    \
+             mirrorPercentage: {{value: 1}}\n",
+        host("greeter"),
+    );
+    let objects = [
+        service("greeter", istio.port, &endpoints),
+        destination_rule("greeter", &subsets, policy),
+        virtual_service("greeter", &http),
+    ];
+    istio.apply(&objects.concat())?;
+    for pod in [&v1, &v2, &slow] {
+        pod.serves()?;
+    }
+    for (metadata, server) in [("x-to:v1", "v1"), ("x-to:v2", "v2"), ("x-to:second", "v2")] {
+        let flags = ["--n=20", "--wait-for-ready", "--metadata", metadata];
+        let client = istio.client("web", "greeter", &flags)?;
+        all_ok(&client.run_to_end()?, &[server])?;
+    }
+    let flags = ["--n=1", "--method=EmptyCall", "--timeout-ms=0"];
+    let call = istio.client("web", "greeter", &flags)?.event("rpc")?;
+    ensure!(call["code"] == "DEADLINE_EXCEEDED", "no time limit: {call}");
     istio.finish().map(drop)
 }
 
@@ -163,7 +212,7 @@ fn mtls(stage: &Stage<'_>) -> Result<()> {
     let istio = Istio::start(stage, &["web", "v1", "impostor"])?;
     let secure = ["--xds-creds"];
     let v1 = istio.server("v1", "greeter", &secure)?;
-    let rule = destination_rule("greeter", &[], "ISTIO_MUTUAL");
+    let rule = destination_rule("greeter", &[], MUTUAL);
     let strict = peer_authentication("STRICT");
     let serve = |endpoint| {
         istio.apply(
@@ -217,7 +266,7 @@ fn called_by_envoy(stage: &Stage<'_>) -> Result<()> {
     let v1 = istio.server("v1", "greeter", &["--xds-creds"])?;
     let objects = [
         service("greeter", istio.port, &[v1.endpoint("greeter")]),
-        destination_rule("greeter", &[], "ISTIO_MUTUAL"),
+        destination_rule("greeter", &[], MUTUAL),
         peer_authentication("STRICT"),
         sidecar::egress("legacy", istio.port, "greeter"),
     ];
@@ -247,7 +296,7 @@ fn calls_envoy(stage: &Stage<'_>) -> Result<()> {
     let endpoint = endpoint("legacy", &format!("{ip}:{port}"), "legacy");
     let objects = [
         service("legacy", istio.port, &[endpoint]),
-        destination_rule("legacy", &[], "ISTIO_MUTUAL"),
+        destination_rule("legacy", &[], MUTUAL),
         peer_authentication("STRICT"),
         sidecar::ingress("legacy", (&ip, port), &address),
     ];
@@ -268,38 +317,6 @@ fn is_caller(events: &[Value], account: &str) -> Result<()> {
     let call = events.iter().find(|event| event["event"] == "rpc");
     let is_seen = call.is_some_and(|call| call["headers"]["echo-peer-san"] == id.as_str());
     ensure!(is_seen, "the server saw another caller: {call:?}");
-    Ok(())
-}
-
-/// Reads calls until so many in a row were answered by `server`.
-fn until(client: &Process, server: &str, wanted: u32) -> Result<()> {
-    const GIVE_UP: u32 = 20_000;
-    let mut in_row = 0;
-    for _ in 0..GIVE_UP {
-        in_row = if answer(client)? == server {
-            in_row + 1
-        } else {
-            0
-        };
-        if in_row == wanted {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("{GIVE_UP} calls, and never {wanted} in a row to {server}")
-}
-
-/// Within five standard deviations.
-fn is_share(hits: u32, share: f64) -> bool {
-    let n = f64::from(SAMPLE);
-    let deviation = (n * share * (1.0 - share)).sqrt();
-    (f64::from(hits) - n * share).abs() < 5.0 * deviation
-}
-
-fn no_call_failed(client: Process) -> Result<()> {
-    signal(&client, "TERM")?;
-    let events = client.run_to_end()?;
-    let summary = summary(&events)?;
-    ensure!(summary["ok"] == summary["total"], "calls failed: {summary}");
     Ok(())
 }
 
