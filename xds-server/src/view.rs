@@ -103,7 +103,7 @@ impl View for ClientView {
         Box::new(entries)
     }
 
-    fn missing(&self, type_url: &str, name: &str) -> Missing {
+    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Missing {
         if type_url == ResourceType::Listener.type_url()
             && let Some(Some(Err(message))) = self.made.get(name)
         {
@@ -112,7 +112,10 @@ impl View for ClientView {
                 message: message.clone(),
             };
         }
-        let hint = nearest::hint(name, self.snapshot.names(type_url));
+        let hint = match suggest {
+            true => nearest::hint(name, self.snapshot.names(type_url)),
+            false => String::new(),
+        };
         Missing {
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
@@ -244,14 +247,14 @@ mod tests {
         let server = "server/127.0.0.1:8080".to_owned();
         view.want_listeners([&server]);
         assert_eq!(
-            view.missing(LDS, &server),
+            view.missing(LDS, &server, true),
             Missing {
                 code: 5,
                 message: "node.cluster \"greter\": no such service".to_owned()
             }
         );
         assert_eq!(
-            view.missing(LDS, "greetr").message,
+            view.missing(LDS, "greetr", true).message,
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
     }

@@ -32,6 +32,7 @@ pub trait View {
     fn entry(&self, t: &str, name: &str) -> Option<&Arc<Entry>>;
     /// All resources of this type, for wildcards.
     fn entries(&self, t: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_>;
-    /// What to say about a name for which `entry` is `None`.
-    fn missing(&self, t: &str, name: &str) -> Missing;
+    /// What to say about a name for which `entry` is `None`. `suggest`: also what may have been
+    /// meant, which takes time; not asked for where very many names are missing at once.
+    fn missing(&self, t: &str, name: &str, suggest: bool) -> Missing;
 }
