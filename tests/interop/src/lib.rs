@@ -22,6 +22,7 @@ pub mod corpus;
 pub mod flags;
 pub mod framed;
 pub mod frames;
+pub mod mgmt;
 pub mod process;
 pub mod psm;
 pub mod run;
