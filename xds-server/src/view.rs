@@ -112,14 +112,10 @@ impl View for ClientView {
         Box::new(entries)
     }
 
-<<<<<<< HEAD
-    fn missing(&self, type_url: &str, name: &str) -> Option<Missing> {
+    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Option<Missing> {
         if !self.is_fitted() {
             return None;
         }
-=======
-    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Missing {
->>>>>>> hostile
         if type_url == ResourceType::Listener.type_url()
             && let Some(Some(Err(message))) = self.made.get(name)
         {
@@ -128,16 +124,11 @@ impl View for ClientView {
                 message: message.clone(),
             });
         }
-<<<<<<< HEAD
-        let hint = nearest::hint(name, self.snapshot.names(type_url));
-        Some(Missing {
-=======
         let hint = match suggest {
             true => nearest::hint(name, self.snapshot.names(type_url)),
             false => String::new(),
         };
-        Missing {
->>>>>>> hostile
+        Some(Missing {
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
         })
@@ -272,23 +263,14 @@ mod tests {
         let server = "server/127.0.0.1:8080".to_owned();
         view.want_listeners([&server]);
         assert_eq!(
-<<<<<<< HEAD
-            view.missing(LDS, &server),
-            Some(Missing {
-=======
             view.missing(LDS, &server, true),
-            Missing {
->>>>>>> hostile
+            Some(Missing {
                 code: 5,
                 message: "node.cluster \"greter\": no such service".to_owned()
             })
         );
         assert_eq!(
-<<<<<<< HEAD
-            view.missing(LDS, "greetr").expect("a reason").message,
-=======
-            view.missing(LDS, "greetr", true).message,
->>>>>>> hostile
+            view.missing(LDS, "greetr", true).expect("a reason").message,
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
     }
