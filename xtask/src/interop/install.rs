@@ -18,9 +18,12 @@ mod go;
 mod java;
 mod node;
 mod ours;
+mod polyglot;
 mod python;
 mod run;
 mod tonic;
+
+pub(super) use polyglot::polyglot;
 
 /// Peers and the versions that they turned out to have.
 type Versions = Vec<(Peer, String)>;

@@ -44,6 +44,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::servers::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
+    scenarios::polyglot::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
 ];

@@ -6,6 +6,7 @@ pub(super) mod cases;
 pub(super) mod envoy;
 pub(super) mod limits;
 pub(super) mod machines;
+pub(super) mod polyglot;
 pub(super) mod routing;
 pub(super) mod security;
 pub(super) mod servers;
