@@ -112,10 +112,14 @@ impl View for ClientView {
         Box::new(entries)
     }
 
+<<<<<<< HEAD
     fn missing(&self, type_url: &str, name: &str) -> Option<Missing> {
         if !self.is_fitted() {
             return None;
         }
+=======
+    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Missing {
+>>>>>>> hostile
         if type_url == ResourceType::Listener.type_url()
             && let Some(Some(Err(message))) = self.made.get(name)
         {
@@ -124,8 +128,16 @@ impl View for ClientView {
                 message: message.clone(),
             });
         }
+<<<<<<< HEAD
         let hint = nearest::hint(name, self.snapshot.names(type_url));
         Some(Missing {
+=======
+        let hint = match suggest {
+            true => nearest::hint(name, self.snapshot.names(type_url)),
+            false => String::new(),
+        };
+        Missing {
+>>>>>>> hostile
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
         })
@@ -260,15 +272,44 @@ mod tests {
         let server = "server/127.0.0.1:8080".to_owned();
         view.want_listeners([&server]);
         assert_eq!(
+<<<<<<< HEAD
             view.missing(LDS, &server),
+            Some(Missing {
+=======
+            view.missing(LDS, &server, true),
             Missing {
+>>>>>>> hostile
                 code: 5,
                 message: "node.cluster \"greter\": no such service".to_owned()
-            }
+            })
         );
         assert_eq!(
-            view.missing(LDS, "greetr").message,
+<<<<<<< HEAD
+            view.missing(LDS, "greetr").expect("a reason").message,
+=======
+            view.missing(LDS, "greetr", true).message,
+>>>>>>> hostile
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
+    }
+
+    #[test]
+    fn as_written_everybody_is_given_everything_and_nothing_is_explained() {
+        let resources = [
+            api_listener("greeter", "r"),
+            socket_listener("edge", 1, "r"),
+        ];
+        let resources = resources.map(|any| RawResource::from_any(any).expect("named"));
+        let built = Snapshot::build(1, resources.into(), References::Open, &Snapshot::default());
+        let snapshot = built.expect("open").with_delivery(Delivery::AsWritten);
+        let mut view = ClientView::new(Arc::new(snapshot));
+        view.identify(&Node {
+            user_agent_name: "envoy".to_owned(),
+            ..Node::default()
+        });
+        let names: Vec<_> = view.entries(LDS).map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["edge", "greeter"]);
+        assert_eq!(view.missing(LDS, "greetr"), None);
+        assert!(!view.trusts_versions());
     }
 }

@@ -15,6 +15,7 @@ use crate::codegen::root;
 
 mod cache;
 mod go;
+mod istio;
 mod java;
 mod node;
 mod ours;
@@ -23,6 +24,7 @@ mod python;
 mod run;
 mod tonic;
 
+pub(super) use istio::is_built as is_istio_built;
 pub(super) use polyglot::polyglot;
 
 /// Peers and the versions that they turned out to have.
@@ -45,6 +47,8 @@ pub(super) struct Installed {
     pub(super) envoy: PathBuf,
     /// The peers written in Go: `client`, `server` and `mgmt`.
     pub(super) go: PathBuf,
+    /// Istio's discovery server.
+    pub(super) istio: PathBuf,
     /// grpc-go's own client and server of the ordinary interop cases.
     pub(super) go_cases: [PathBuf; 2],
     /// The folder `node_modules` with grpc-node.
@@ -65,6 +69,7 @@ const INSTALLATIONS: &[(&[Peer], Installation)] = &[
     (&[Peer::Tonic012, Peer::Tonic013], tonic::install),
     (&[Peer::Grpcio, Peer::Envoy], python::install),
     (&[Peer::GrpcGo, Peer::GoControlPlane], go::install),
+    (&[Peer::Istio], istio::install),
     (&[Peer::GrpcNode], node::install),
     (&[Peer::GrpcJava], java::install),
 ];
@@ -104,6 +109,7 @@ impl Installed {
             (&mut self.python, part.python),
             (&mut self.envoy, part.envoy),
             (&mut self.go, part.go),
+            (&mut self.istio, part.istio),
             (&mut self.node, part.node),
             (&mut self.java, part.java),
         ];
