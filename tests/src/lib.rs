@@ -20,4 +20,5 @@ pub mod fixture;
 pub mod flags;
 pub mod load;
 pub mod raw;
+pub mod scripted;
 pub mod service;
