@@ -60,6 +60,17 @@ pub mod status {
     };
 }
 
+/// Load reports and the service that takes them.
+pub mod load_stats {
+    pub use super::generated::envoy::config::endpoint::v3::{
+        ClusterStats, EndpointLoadMetricStats, UnnamedEndpointLoadMetricStats,
+        UpstreamLocalityStats, cluster_stats,
+    };
+    pub use super::generated::envoy::service::load_stats::v3::{
+        LoadStatsRequest, LoadStatsResponse,
+    };
+}
+
 /// The few vendor-neutral types that matchers and sources refer to.
 pub mod xds {
     pub use super::generated::xds::core::v3::{Authority, TypedExtensionConfig};
@@ -72,8 +83,20 @@ pub mod typed_struct {
     pub use super::generated::xds::r#type::v3::TypedStruct;
 }
 
+/// What backends say of their load (ORCA), at the end of a call and beside calls.
+pub mod orca {
+    pub use super::generated::xds::data::orca::v3::OrcaLoadReport;
+    pub use super::generated::xds::service::orca::v3::OrcaLoadReportRequest;
+}
+
 /// Configurations of HTTP filters.
 pub mod http_filter {
+    pub use super::generated::envoy::extensions::filters::common::fault::v3::{
+        FaultDelay, FaultRateLimit,
+    };
+    pub use super::generated::envoy::extensions::filters::http::fault::v3::{
+        FaultAbort, HttpFault,
+    };
     pub use super::generated::envoy::extensions::filters::http::router::v3::Router;
 }
 

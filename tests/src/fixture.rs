@@ -10,9 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub use sidestep_test::{Authority, LISTENER_TEMPLATE, quick};
 
-use crate::service::{Faults, Testing};
-use crate::testing::test_service_client::TestServiceClient;
-use crate::testing::test_service_server::TestServiceServer;
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 
 /// The control plane of a test.
 pub struct Fixture {

@@ -7,8 +7,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Status;
 
-use crate::testing::SimpleRequest;
-use crate::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::SimpleRequest;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 
 pub use sidestep_test::PATIENCE;
 
@@ -86,7 +86,7 @@ pub async fn call(client: &mut TestServiceClient<Channel>) -> Result<Answer, Sta
 /// # Panics
 /// If the channel left out its [`CallInfo`].
 #[must_use]
-pub fn answer(response: &tonic::Response<crate::testing::SimpleResponse>) -> Answer {
+pub fn answer(response: &tonic::Response<sidestep_interop::testing::SimpleResponse>) -> Answer {
     let info = response.extensions().get::<CallInfo>();
     let info = info.expect("every answer carries it");
     Answer {

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use sidestep::telemetry::access_log::{DEFAULT_FORMAT, Side};
 use sidestep::{AccessLog, BuildError, Channel, Mesh, MeshBuilder};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::{EchoStatus, Empty, SimpleRequest};
 use sidestep_proto::resource::{DropCategory, PerMillion};
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{
@@ -12,9 +15,6 @@ use sidestep_tests::fixture::{
 };
 use sidestep_tests::load::{PATIENCE, call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::{EchoStatus, Empty, SimpleRequest};
 use tokio::sync::mpsc;
 use tonic::Request;
 

@@ -5,6 +5,8 @@ use std::future::pending;
 use serde_json::{Value, json};
 use sidestep::inspect::{Connectivity, Status};
 use sidestep::{AdminError, Mesh};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::ads::Variant;
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::status::{
@@ -20,8 +22,6 @@ use sidestep_tests::fixture::{
 };
 use sidestep_tests::load::call;
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
 use tonic::client::Grpc;

@@ -8,12 +8,12 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use sidestep::{Channel, Mesh};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_server::source::SourceText;
 use sidestep_server::{Configuration, ManagementServer, RawResources, Running, ServerTls};
 use sidestep_tests::fixture::{Backend, bootstrap, builder, plain_mesh};
 use sidestep_tests::load::{PATIENCE, call};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::{Code, Status};
 
 type Client = TestServiceClient<Channel>;

@@ -3,10 +3,10 @@
 
 use serde_json::json;
 use sidestep::{BuildError, CallError, Channel, Mesh, ServerError};
+use sidestep_interop::testing::Empty;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_server::{ListenAddress, ManagementServer, RawResources};
 use sidestep_tests::fixture::{Fixture, configuration, quick};
-use sidestep_tests::testing::Empty;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 
 const NOBODY: &str = "mesh: v1\nservices: {web: {}, greeter: {endpoints: {static: []}}}\n";
 

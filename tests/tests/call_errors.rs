@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use sidestep::subchannel::Http2Options;
 use sidestep::{Channel, Mesh};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{Cluster, Discovery, LbPolicy, Resource};
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{Fixture, bootstrap, builder, plain_mesh};
 use sidestep_tests::load::call;
 use sidestep_tests::raw;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 
 async fn failure(channel: Channel) -> String {
     let status = call(&mut TestServiceClient::new(channel)).await;

@@ -10,13 +10,13 @@ use serde_json::json;
 use sidestep::security::SecurityError;
 use sidestep::server::Refusal;
 use sidestep::{AdminError, BuildError, CallError, Mesh, ServerError};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::ads::ResourceError;
 use sidestep_proto::code::{self, Code, Entry};
 use sidestep_proto::codec::{Reason, Unnamed};
 use sidestep_tests::events::Events;
 use sidestep_tests::fixture::{Fixture, bootstrap, plain_mesh};
 use sidestep_tests::load::call;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 
 fn root() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use sidestep::{BuildError, CallError, Mesh};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 use sidestep_tests::fixture::unused_address;
 use sidestep_tests::load::call;
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::Code;

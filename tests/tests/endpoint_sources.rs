@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use serde_json::json;
 use sidestep::Channel;
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_server::source::endpoints::LookOptions;
 use sidestep_server::{FileSource, ManagementServer, Running};
 use sidestep_tests::events::{Events, Told};
 use sidestep_tests::fixture::{Backend, bootstrap, builder, unused_address};
 use sidestep_tests::load::{Answer, Load, PATIENCE, call, until};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::Status;
 
 /// Of the event of a source that fails: its target and its message.

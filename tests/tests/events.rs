@@ -6,14 +6,14 @@ use sidestep::telemetry::instruments::{
     Instrument, SUBCHANNEL_CONNECTION_ATTEMPTS_FAILED, SUBCHANNEL_CONNECTION_ATTEMPTS_SUCCEEDED,
     SUBCHANNEL_DISCONNECTIONS, SUBCHANNEL_OPEN_CONNECTIONS,
 };
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::wire::{Any, cluster};
 use sidestep_server::RawResources;
 use sidestep_tests::events::{Events, Told};
 use sidestep_tests::fixture::{Backend, Fixture, plain_mesh, unused_address};
 use sidestep_tests::load::call;
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tracing::Level;
 
 const CONFIG: &str = "sidestep::config";

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidestep::{CallError, Channel, Mesh};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::ads::Variant;
 use sidestep_proto::wire::Any;
 use sidestep_server::RawResources;
@@ -15,8 +17,6 @@ use sidestep_tests::fixture::{
 use sidestep_tests::load::{Load, PATIENCE, call, until};
 use sidestep_tests::raw;
 use sidestep_tests::scripted::{Fault, ScriptedPlane};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::Code;
 
 type Client = TestServiceClient<Channel>;

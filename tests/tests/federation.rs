@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sidestep::{BuildError, CallError, Channel, Mesh};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{Cluster, Discovery, LbPolicy, Resource, ResourceType};
 use sidestep_proto::wire::Any;
@@ -11,8 +13,6 @@ use sidestep_server::RawResources;
 use sidestep_tests::fixture::{Backend, Fixture, bootstrap, builder, unused_address};
 use sidestep_tests::load::{Load, call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::Code;
 
 type Client = TestServiceClient<Channel>;

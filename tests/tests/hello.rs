@@ -1,8 +1,8 @@
 //! The first thing that must work: a mesh file, a control plane, meshed servers, a channel.
 
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::{Empty, SimpleRequest};
 use sidestep_tests::fixture::{Backend, Fixture};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::{Empty, SimpleRequest};
 
 fn mesh_of(addresses: &[&str]) -> String {
     let endpoints: String = addresses
@@ -26,7 +26,8 @@ async fn a_call_goes_from_the_mesh_file_to_every_server() {
     let mesh = fixture.mesh("web");
     let channel = mesh.channel("xds:///greeter").unwrap();
     channel.ready().await;
-    let mut client = sidestep_tests::testing::test_service_client::TestServiceClient::new(channel);
+    let mut client =
+        sidestep_interop::testing::test_service_client::TestServiceClient::new(channel);
     for _ in 0..30 {
         let request = SimpleRequest {
             fill_server_id: true,

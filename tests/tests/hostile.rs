@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use prost::Message as _;
 use sidestep::Channel;
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
     HeaderCondition, HeaderMatcher, Resource, ResourceType, StringMatcher, Text,
@@ -14,8 +16,6 @@ use sidestep_server::RawResources;
 use sidestep_tests::fixture::{Backend, Fixture, bootstrap, builder, mesh_file};
 use sidestep_tests::load::{PATIENCE, call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sidestep::{BuildError, Channel, Mesh, ServerError, ServerMode};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::SimpleRequest;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 use sidestep_proto::code::Code;
 use sidestep_server::model::Diagnostic;
 use sidestep_server::{FileSource, ListenAddress, ManagementServer, RawResources, StartError};
@@ -16,10 +20,6 @@ use sidestep_tests::fixture::{
 };
 use sidestep_tests::load::{PATIENCE, call};
 use sidestep_tests::raw;
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::SimpleRequest;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tokio::sync::mpsc;
 use tonic::Status;
 

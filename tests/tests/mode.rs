@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use sidestep::security::provider::static_::StaticProvider;
 use sidestep::{BuildError, CallError, Channel, Mesh, ServerError, StaticResources};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 use sidestep_tests::fixture::{Authority, Backend, Fixture, plain_mesh, quick, unused_address};
 use sidestep_tests::load::{call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 use sidestep::security::provider::static_::StaticProvider;
 use sidestep::{CallError, Channel, Mesh, PeerIdentity, Server};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::SimpleRequest;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
 use sidestep_tests::fixture::{
     Authority, Backend, Fixture, builder, mesh_file, plain_mesh, secured, spiffe,
 };
 use sidestep_tests::load::{Load, PATIENCE, call, until};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::SimpleRequest;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
 use tonic::{Code, Request};
 
 type Client = TestServiceClient<Channel>;

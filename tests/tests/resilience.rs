@@ -4,6 +4,9 @@
 use std::time::Duration;
 
 use sidestep::{CallError, Channel, WaitForReady};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::SimpleRequest;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::ads::Variant;
 use sidestep_proto::resource::{DropCategory, PerMillion};
 use sidestep_server::{FileSource, ManagementServer, RawResources, Running};
@@ -12,9 +15,6 @@ use sidestep_tests::fixture::{
 };
 use sidestep_tests::load::{Load, PATIENCE, Tally, call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::SimpleRequest;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 use tonic::{Code, Request, Status};
 
 type Client = TestServiceClient<Channel>;

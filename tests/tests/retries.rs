@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use futures_util::stream;
 use sidestep::{CallError, CallInfo};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::{Payload, SimpleRequest, StreamingInputCallRequest};
 use sidestep_tests::fixture::{Backend, Fixture, mesh_file, plain_mesh};
 use sidestep_tests::load::{Load, call, until};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::{Payload, SimpleRequest, StreamingInputCallRequest};
 use tonic::{Code, Request};
 
 const RETRY: &str = "routes:

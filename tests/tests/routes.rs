@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use sidestep::CallError;
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::{Empty, SimpleRequest};
 use sidestep_tests::fixture::{Backend, Fixture, mesh_file, silent_backend};
 use sidestep_tests::load::{Load, Tally, call, until};
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::{Empty, SimpleRequest};
 use tonic::{Code, Request};
 
 /// Two versions: backend `stable` is v1, backend `canary` is v2.

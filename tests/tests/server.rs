@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sidestep::{Channel, Mesh, ServerMode};
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
+use sidestep_interop::testing::{
+    Empty, ResponseParameters, SimpleRequest, StreamingOutputCallRequest,
+};
 use sidestep_tests::fixture::{
     Authority, Backend, Fixture, mesh_file, plain_mesh, secured, spiffe, unused_address,
 };
 use sidestep_tests::load::{Load, PATIENCE, call, until};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
-use sidestep_tests::testing::{
-    Empty, ResponseParameters, SimpleRequest, StreamingOutputCallRequest,
-};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request};

@@ -1,6 +1,8 @@
 //! A mesh without a control plane: resources in the process.
 
 use sidestep::{BuildError, CallError, Mesh, StaticResources};
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_server::Bundle;
 use sidestep_server::source::SourceText;
 use sidestep_tests::fixture::{
@@ -8,8 +10,6 @@ use sidestep_tests::fixture::{
 };
 use sidestep_tests::load::{Load, call, until};
 use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
 
 fn resources(mesh: &str) -> StaticResources {
     let text = SourceText {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use sidestep::{Authority, CallInfo, Channel};
-use sidestep_tests::fixture::{Backend, Fixture, mesh_file, plain_mesh};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::TestServiceServer;
-use sidestep_tests::testing::{
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::TestServiceServer;
+use sidestep_interop::testing::{
     EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, StreamingInputCallRequest,
     StreamingOutputCallRequest,
 };
+use sidestep_tests::fixture::{Backend, Fixture, mesh_file, plain_mesh};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Status};

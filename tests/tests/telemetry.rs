@@ -16,17 +16,17 @@ use sidestep::telemetry::instruments::{
 };
 use sidestep::telemetry::{Reading, TelemetryOptions};
 use sidestep::{Channel, Mesh};
-use sidestep_server::RawResources;
-use sidestep_tests::fixture::{Backend, Fixture, mesh_file, plain_mesh, silent_backend};
-use sidestep_tests::load::{PATIENCE, call, until};
-use sidestep_tests::raw;
-use sidestep_tests::service::Faults;
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::{
+use sidestep_interop::service::Faults;
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::{
     EchoStatus, Empty, Payload, ResponseParameters, SimpleRequest, SimpleResponse,
     StreamingInputCallRequest, StreamingInputCallResponse, StreamingOutputCallRequest,
     StreamingOutputCallResponse,
 };
+use sidestep_server::RawResources;
+use sidestep_tests::fixture::{Backend, Fixture, mesh_file, plain_mesh, silent_backend};
+use sidestep_tests::load::{PATIENCE, call, until};
+use sidestep_tests::raw;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;

@@ -10,14 +10,14 @@ use opentelemetry::trace::{
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use sidestep::telemetry::{TelemetryOptions, trace_context};
 use sidestep::{Channel, TraceContext};
-use sidestep_tests::fixture::{Backend, Fixture};
-use sidestep_tests::service::{Faults, Testing};
-use sidestep_tests::testing::test_service_client::TestServiceClient;
-use sidestep_tests::testing::test_service_server::{TestService, TestServiceServer};
-use sidestep_tests::testing::{
+use sidestep_interop::service::{Faults, Testing};
+use sidestep_interop::testing::test_service_client::TestServiceClient;
+use sidestep_interop::testing::test_service_server::{TestService, TestServiceServer};
+use sidestep_interop::testing::{
     Empty, SimpleRequest, SimpleResponse, StreamingInputCallRequest, StreamingInputCallResponse,
     StreamingOutputCallRequest, StreamingOutputCallResponse,
 };
+use sidestep_tests::fixture::{Backend, Fixture};
 use tokio::sync::oneshot;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -102,6 +102,22 @@ impl TestService for Relay {
         &self,
         _: Request<Streaming<StreamingInputCallRequest>>,
     ) -> Result<Response<StreamingInputCallResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cacheable_unary_call(
+        &self,
+        _: Request<SimpleRequest>,
+    ) -> Result<Response<SimpleResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type HalfDuplexCallStream = Outputs;
+
+    async fn half_duplex_call(
+        &self,
+        _: Request<Streaming<StreamingOutputCallRequest>>,
+    ) -> Result<Response<Outputs>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -27,7 +27,7 @@ const SERVICES: [(&str, &str); 4] = [
     ("benches/protos", "benches/src/generated"),
     ("examples/protos", "examples/src/generated"),
     ("examples/protos", "cli/src/demo/generated"),
-    ("tests/protos", "tests/src/generated"),
+    ("tests/interop/protos", "tests/interop/src/generated"),
 ];
 
 /// Writes what is stale and removes what is left over.

@@ -12,6 +12,7 @@ mod endpoint_assignment;
 mod listener;
 mod matching;
 pub mod name;
+mod re2;
 mod route_configuration;
 mod security;
 

@@ -209,8 +209,13 @@ impl ConfigSource {
         };
         match said {
             Said::Open => self.machine.handle_connected(now, server),
-            Said::Response(response, _read) => {
+            Said::Response(response, read) => {
                 self.machine.handle_response(now, server, response);
+                self.drive(now);
+                if let Some(Link::Ads(link)) = &self.streams[server].link {
+                    link.answered(read);
+                }
+                return;
             }
             Said::Closed(closed) => {
                 self.streams[server].link = None;

@@ -22,6 +22,8 @@ pub(super) struct Stream {
     pub(super) variant: Variant,
     pub(super) phase: Phase,
     pub(super) backoff: Backoff,
+    /// The last working stream ended before it was steady: the next such end is followed by a pause.
+    is_hasty: bool,
     /// Why the last try failed, until the server answers.
     pub(super) failure: Option<String>,
     /// In the order of [`ResourceType::ALL`], which is the order of requests.
@@ -34,6 +36,7 @@ impl Stream {
             variant,
             phase: Phase::Idle,
             backoff: Backoff::new(timers, seed.wrapping_add(server as u64)),
+            is_hasty: false,
             failure: None,
             types: ResourceType::ALL.map(|t| TypeState::new(t, server)),
         }
@@ -41,6 +44,14 @@ impl Stream {
 
     pub(super) fn has_names(&self) -> bool {
         self.types.iter().any(TypeState::has_names)
+    }
+
+    /// Whether a working stream that lived so long is replaced at once. A server that answers and
+    /// hangs up, again and again, would keep both sides busy for nothing: once it may.
+    pub(super) fn may_hurry(&mut self, lived: Duration, timers: &Timers) -> bool {
+        let was_hasty = self.is_hasty;
+        self.is_hasty = lived < timers.backoff_initial;
+        !(was_hasty && self.is_hasty)
     }
 
     /// When something is due without the server.
@@ -66,6 +77,10 @@ pub(super) enum Phase {
         node_sent: bool,
         /// Decides whether its end counts as a failure.
         had_response: bool,
+        /// It was told that the server sends what nobody asked for.
+        told_unasked: bool,
+        /// When it was opened.
+        since: Instant,
     },
     /// The last try failed; the next one starts then.
     BackingOff { until: Instant },
@@ -86,7 +101,7 @@ impl Backoff {
         }
     }
 
-    /// The server works: the next failure is a first one again.
+    /// A stream was steady: the next failure is a first one again.
     pub(super) fn reset(&mut self, timers: &Timers) {
         self.next = timers.backoff_initial;
     }

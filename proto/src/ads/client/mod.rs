@@ -15,7 +15,9 @@
 //! subscribed is not cached, it is subscribed at the next one, too (gRFC A71), and so on. Those
 //! that failed are tried again and again, each after pauses of its own. The first of the higher
 //! ones that answers takes over, and the streams below it are closed unless another authority
-//! needs them. What is cached outlives all that: it is only ever replaced.
+//! needs them. What is cached outlives all that: it is only ever replaced. A reconnect after a
+//! working stream is immediate, unless two in a row lived shorter than the first pause: then the
+//! server counts as failed, too.
 //!
 //! gRPC decides this for each channel; here it is decided once per authority and process, so that
 //! there is one stream per server: a target that misses something takes the others of its
@@ -35,6 +37,8 @@ mod cache;
 mod config;
 mod connection;
 mod event;
+#[cfg(test)]
+mod hostile;
 mod known;
 mod subscription;
 #[cfg(test)]
@@ -79,6 +83,13 @@ pub struct ClientStream {
     outputs: VecDeque<Output>,
     /// The last time heard: requests are built lazily, where no time is given.
     now: Instant,
+}
+
+/// A stream, or a try, that is over.
+struct Ended {
+    had_response: bool,
+    /// How long it was open.
+    lived: Duration,
 }
 
 impl ClientStream {
@@ -147,6 +158,8 @@ impl ClientStream {
         stream.phase = Phase::Open {
             node_sent: false,
             had_response: false,
+            told_unasked: false,
+            since: now,
         };
         for (state, cache) in stream.types.iter_mut().zip(&self.caches) {
             state.stream_opened(is_awaited, cache);
@@ -155,25 +168,30 @@ impl ClientStream {
     }
 
     /// An open stream has brought this. Responses of a type that was not asked for on this
-    /// stream, or of the other variant, are ignored.
+    /// stream, or of the other variant, are ignored; the first of a stream is told of.
     pub fn handle_response(&mut self, now: Instant, server: usize, response: Response) {
         self.now = now;
-        let timers = &self.config.timers;
         let Some(stream) = self.streams.get_mut(server) else {
             return;
         };
-        let Phase::Open { had_response, .. } = &mut stream.phase else {
+        let Phase::Open {
+            had_response,
+            told_unasked,
+            ..
+        } = &mut stream.phase
+        else {
             return;
         };
         let known = ResourceType::from_type_url(response.type_url());
-        let Some(t) = known.filter(|t| stream.types[*t as usize].is_requested()) else {
+        let asked = known.filter(|t| stream.types[*t as usize].is_requested());
+        let Some(t) = asked.filter(|_| response.variant() == stream.variant) else {
+            if !std::mem::replace(told_unasked, true) {
+                let type_url = response.type_url().to_owned();
+                self.event(Event::Unasked { server, type_url });
+            }
             return;
         };
-        if response.variant() != stream.variant {
-            return;
-        }
         *had_response = true;
-        stream.backoff.reset(timers);
         stream.failure = None;
         self.take_over(server);
         let mut announce = Announce {
@@ -195,7 +213,11 @@ impl ClientStream {
     /// The attempt at a server failed, or its stream ended for whatever reason.
     pub fn handle_closed(&mut self, now: Instant, server: usize, reason: &str) {
         self.now = now;
-        let Some(had_response) = self.end_stream(server) else {
+        let Some(Ended {
+            had_response,
+            lived,
+        }) = self.end_stream(server)
+        else {
             return;
         };
         self.event(Event::StreamDown {
@@ -203,7 +225,9 @@ impl ClientStream {
             reason: reason.to_owned(),
             had_response,
         });
-        if had_response {
+        let stream = &mut self.streams[server];
+        if had_response && stream.may_hurry(lived, &self.config.timers) {
+            stream.backoff.reset(&self.config.timers);
             self.connect(server);
         } else {
             self.attempt_failed(server, reason);
@@ -460,20 +484,28 @@ impl ClientStream {
         }
     }
 
-    /// Forgets what belongs to the stream alone. Whether it had a response; `None` if there was
-    /// no stream and no try.
-    fn end_stream(&mut self, server: usize) -> Option<bool> {
-        let stream = self.streams.get_mut(server)?;
-        let had_response = match stream.phase {
-            Phase::Connecting => false,
-            Phase::Open { had_response, .. } => had_response,
+    /// Forgets what belongs to the stream alone; `None` if there was no stream and no try.
+    fn end_stream(&mut self, server: usize) -> Option<Ended> {
+        let ended = match self.streams.get(server)?.phase {
+            Phase::Connecting => Ended {
+                had_response: false,
+                lived: Duration::ZERO,
+            },
+            Phase::Open {
+                had_response,
+                since,
+                ..
+            } => Ended {
+                had_response,
+                lived: self.now.saturating_duration_since(since),
+            },
             Phase::Idle | Phase::BackingOff { .. } => return None,
         };
         for t in ResourceType::ALL {
             let gone = self.streams[server].types[t as usize].stream_ended();
             self.forget_unknown(t, gone);
         }
-        Some(had_response)
+        Some(ended)
     }
 
     fn attempt_failed(&mut self, server: usize, reason: &str) {

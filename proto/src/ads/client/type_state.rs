@@ -43,6 +43,8 @@ pub(super) struct TypeState {
     /// The names changed since the last request.
     is_dirty: bool,
     answers: VecDeque<Answer>,
+    /// Why the last response was refused, if it was.
+    refusal: Option<String>,
     updates: Updates,
 }
 
@@ -88,6 +90,7 @@ impl TypeState {
             is_requested: false,
             is_dirty: false,
             answers: VecDeque::new(),
+            refusal: None,
             updates: Updates::default(),
         }
     }
@@ -377,6 +380,7 @@ impl TypeState {
         if problems.is_empty() {
             self.version.clone_from(&version);
             self.is_exact = true;
+            self.refusal = None;
             event = Event::Accepted {
                 server,
                 resource_type,
@@ -390,11 +394,14 @@ impl TypeState {
                 message: detail.clone(),
                 ..Status::default()
             });
+            let repeated = self.refusal.as_ref() == Some(&detail);
+            self.refusal = Some(detail.clone());
             event = Event::Rejected {
                 server,
                 resource_type,
                 version: version.clone(),
                 detail,
+                repeated,
             };
         }
         self.answers.push_back(Answer { nonce, error });

@@ -41,7 +41,19 @@ pub mod envoy {
             }
         }
         pub mod filters {
+            pub mod common {
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.common.fault.v3.rs");
+                    }
+                }
+            }
             pub mod http {
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.fault.v3.rs");
+                    }
+                }
                 pub mod router {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.router.v3.rs");
@@ -136,6 +148,11 @@ pub mod envoy {
                 include!("envoy.service.discovery.v3.rs");
             }
         }
+        pub mod load_stats {
+            pub mod v3 {
+                include!("envoy.service.load_stats.v3.rs");
+            }
+        }
         pub mod status {
             pub mod v3 {
                 include!("envoy.service.status.v3.rs");
@@ -168,6 +185,13 @@ pub mod xds {
             include!("xds.core.v3.rs");
         }
     }
+    pub mod data {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.data.orca.v3.rs");
+            }
+        }
+    }
     pub mod r#type {
         pub mod matcher {
             pub mod v3 {
@@ -176,6 +200,13 @@ pub mod xds {
         }
         pub mod v3 {
             include!("xds.type.v3.rs");
+        }
+    }
+    pub mod service {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.service.orca.v3.rs");
+            }
         }
     }
 }
