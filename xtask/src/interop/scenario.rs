@@ -36,6 +36,7 @@ impl Scenario {
 /// Every list of scenarios; a new one is a file and a line here.
 const GROUPS: &[&[Scenario]] = &[
     scenarios::baseline::SCENARIOS,
+    scenarios::cases::SCENARIOS,
     scenarios::routing::SCENARIOS,
     scenarios::balancing::SCENARIOS,
     scenarios::limits::SCENARIOS,

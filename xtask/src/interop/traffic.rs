@@ -1,6 +1,6 @@
 //! A client that calls without end, watched while the world changes around it.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
@@ -12,15 +12,15 @@ use super::process::{PATIENCE, Process};
 /// A client and what it says of its calls.
 pub(crate) struct Traffic {
     process: Process,
-    /// Calls that failed up to now, and the first of them.
-    failed: Cell<u64>,
+    /// The first call that failed.
+    failed: RefCell<Option<Value>>,
 }
 
 impl Traffic {
     pub(super) fn new(process: Process) -> Self {
         Self {
             process,
-            failed: Cell::new(0),
+            failed: RefCell::new(None),
         }
     }
 
@@ -31,7 +31,7 @@ impl Traffic {
         while calls.len() < n {
             let call = self.process.event("rpc")?;
             if call["code"] != "OK" {
-                self.failed.set(self.failed.get() + 1);
+                self.failed.borrow_mut().get_or_insert_with(|| call.clone());
             }
             if call["start_ms"].as_f64().is_none_or(|start| start >= now) {
                 calls.push(call);
@@ -61,16 +61,15 @@ impl Traffic {
 
     /// Ends the client. No call may have failed in all its time.
     pub(crate) fn end_without_failure(self) -> Result<()> {
-        let failed = self.failed.get();
         self.process.terminate()?;
         let events = self.process.run_to_end()?;
-        let first = events
-            .iter()
-            .find(|event| event["event"] == "rpc" && event["code"] != "OK");
+        let is_failed = |event: &&Value| event["event"] == "rpc" && event["code"] != "OK";
+        let first = self.failed.into_inner();
+        let first = first.as_ref().or_else(|| events.iter().find(is_failed));
         let summary = summary(&events)?;
         ensure!(
-            failed == 0 && first.is_none() && summary["ok"] == summary["total"],
-            "calls failed, {failed} while watched; of the last ones: {}; {summary}",
+            first.is_none() && summary["ok"] == summary["total"],
+            "calls failed, first {}; {summary}",
             json!(first)
         );
         Ok(())
