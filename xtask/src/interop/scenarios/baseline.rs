@@ -21,7 +21,9 @@ const CASTS: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::Serve),
     Cast::new(Client::Ours, Server::Python, Plane::Serve),
     Cast::new(Client::Go, Server::Ours, Plane::Serve),
+    Cast::new(Client::Ours, Server::Node, Plane::Serve),
     Cast::new(Client::Python, Server::Ours, Plane::Serve),
+    Cast::new(Client::Node, Server::Ours, Plane::Serve),
 ];
 
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[

@@ -22,11 +22,14 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[Scenario {
 }];
 
 const CASTS: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::None),
+    Cast::new(Client::Ours, Server::Go, Plane::None),
+    Cast::new(Client::Ours, Server::Python, Plane::None),
     Cast::new(Client::Go, Server::Ours, Plane::None),
     Cast::new(Client::Python, Server::Ours, Plane::None),
 ];
 
-/// Cases that every client has.
+/// Cases that everybody has.
 const COMMON: &[&str] = &[
     "empty_unary",
     "large_unary",
@@ -46,15 +49,17 @@ const COMMON: &[&str] = &[
     "channel_soak",
 ];
 
-/// What C-core's client plays besides; grpc-go's has no cases with compression.
-const COMPRESSED: &[&str] = &[
-    "client_compressed_unary",
-    "server_compressed_unary",
-    "concurrent_large_unary",
-];
+/// grpc-go's programs have no compression.
+const COMPRESSED: &[&str] = &["client_compressed_unary", "server_compressed_unary"];
 
-/// What grpc-go's client plays besides.
+const COMPRESSED_STREAMS: &[&str] = &["client_compressed_streaming", "server_compressed_streaming"];
+
+/// C-core's client in Python reads no load reports.
 const LOADED: &[&str] = &["orca_per_rpc", "orca_oob"];
+
+const CONCURRENT: &[&str] = &["concurrent_large_unary"];
+
+const PICKED: &[&str] = &["pick_first_unary", "cacheable_unary"];
 
 fn play(stage: &Stage<'_>) -> Result<()> {
     let server = stage.backend("server", &["--orca=both"])?;
@@ -62,7 +67,7 @@ fn play(stage: &Stage<'_>) -> Result<()> {
         .address
         .rsplit_once(':')
         .context("an address has a port")?;
-    for case in cases(stage.cast.client)? {
+    for case in cases(stage.cast)? {
         let mut command = client(stage)?;
         command
             .arg(format!("--server_host={host}"))
@@ -74,18 +79,26 @@ fn play(stage: &Stage<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a client has of them.
-fn cases(client: Client) -> Result<Vec<&'static str>> {
-    let more = match client {
-        Client::Go => LOADED,
-        Client::Python => COMPRESSED,
-        other => bail!("{other} has no client of the cases"),
+/// What client and server have of them.
+fn cases(cast: Cast) -> Result<Vec<&'static str>> {
+    let more: &[&[&str]] = match (cast.client, cast.server) {
+        (Client::Go, _) | (_, Server::Go) => &[LOADED],
+        (Client::Python, _) => &[COMPRESSED, CONCURRENT],
+        (_, Server::Python) => &[COMPRESSED, CONCURRENT, PICKED],
+        (Client::Ours, Server::Ours) => {
+            &[COMPRESSED, COMPRESSED_STREAMS, LOADED, CONCURRENT, PICKED]
+        }
+        _ => bail!("no cases for {cast}"),
     };
-    Ok([COMMON, more].concat())
+    Ok([COMMON, &more.concat()].concat())
 }
 
 fn client(stage: &Stage<'_>) -> Result<Command> {
     Ok(match stage.cast.client {
+        Client::Ours => {
+            let programs = &stage.installed.server;
+            Command::new(programs.with_file_name("sidestep-interop-cases"))
+        }
         Client::Go => Command::new(&stage.installed.go_cases[0]),
         Client::Python => {
             let mut command = stage.installed.python_peer();
