@@ -10,9 +10,11 @@ pub(crate) const EVERYBODY: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
     Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Node, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
 ];
 
 /// Those of them with the policy.
@@ -21,17 +23,24 @@ pub(crate) const LEAST_REQUEST: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
     Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
 ];
 
 /// Clients with authorities that have control planes of their own.
 pub(crate) const FEDERATION: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
 ];
 
 /// Clients that go back to the first control plane.
 pub(crate) const FALLBACK: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
 ];
