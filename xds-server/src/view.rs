@@ -291,7 +291,7 @@ mod tests {
         });
         let names: Vec<_> = view.entries(LDS).map(|e| e.name.as_str()).collect();
         assert_eq!(names, ["edge", "greeter"]);
-        assert_eq!(view.missing(LDS, "greetr"), None);
+        assert_eq!(view.missing(LDS, "greetr", true), None);
         assert!(!view.trusts_versions());
     }
 }

@@ -210,22 +210,24 @@ fn routes(stage: &Stage<'_>) -> Result<()> {
 
 fn mtls(stage: &Stage<'_>) -> Result<()> {
     let istio = Istio::start(stage, &["web", "v1", "impostor"])?;
-    let secure = ["--xds-creds"];
-    let v1 = istio.server("v1", "greeter", &secure)?;
-    let rule = destination_rule("greeter", &[], MUTUAL);
-    let strict = peer_authentication("STRICT");
-    let serve = |endpoint| {
-        istio.apply(
-            &[
-                service("greeter", istio.port, &[endpoint]),
-                rule.clone(),
-                strict.clone(),
-            ]
-            .concat(),
-        )
-    };
-    serve(v1.endpoint("greeter"))?;
+    let v1 = istio.server("v1", "greeter", &["--xds-creds"])?;
+    let impostor = istio.server("impostor", "thief", &["--xds-creds"])?;
+    let subsets = [("v1", "v1"), ("impostor", "impostor")];
+    let objects = [
+        // Callers are told to expect the service account that endpoints should have.
+        service(
+            "greeter",
+            istio.port,
+            &[v1.endpoint("greeter"), impostor.endpoint("greeter")],
+        ),
+        destination_rule("greeter", &subsets, MUTUAL),
+        peer_authentication("STRICT"),
+    ]
+    .concat();
+    let all_to = |subset| istio.apply(&[&*objects, &split("greeter", &[(subset, 100)])].concat());
+    all_to("v1")?;
     v1.serves()?;
+    impostor.serves()?;
     let flags = [
         "--n=20",
         "--creds=xds",
@@ -238,11 +240,8 @@ fn mtls(stage: &Stage<'_>) -> Result<()> {
     is_caller(&events, "web")?;
     refuses_plaintext(stage, &v1.address)?;
 
-    // Istio tells callers which service accounts an endpoint may have.
-    let impostor = istio.server("impostor", "thief", &secure)?;
-    serve(impostor.endpoint("greeter"))?;
-    impostor.serves()?;
-    let flags = ["--n=1", "--creds=xds", "--timeout-ms=5000"];
+    all_to("impostor")?;
+    let flags = ["--n=1", "--creds=xds", "--timeout-ms=10000"];
     let events = istio.client("web", "greeter", &flags)?.run_to_end()?;
     let call = events.iter().find(|event| event["event"] == "rpc");
     let is_refused = call.is_some_and(|call| call["code"] == "UNAVAILABLE");
