@@ -173,6 +173,7 @@ impl Session {
     }
 
     fn request(&mut self, request: Request) {
+        self.tell(StreamEvent::Received(&request));
         // As in the machine, only the first request of a stream says who asks.
         if let Some(node) = request.node().filter(|_| !self.is_identified) {
             self.is_identified = true;

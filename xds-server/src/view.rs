@@ -12,7 +12,7 @@ use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
 
 use crate::nearest;
-use crate::snapshot::{Snapshot, short};
+use crate::snapshot::{Delivery, Snapshot, short};
 
 /// gRPC's status code for what is not there.
 const NOT_FOUND: i32 = 5;
@@ -42,6 +42,15 @@ impl ClientView {
     pub(crate) fn identify(&mut self, node: &Node) {
         self.service.clone_from(&node.cluster);
         self.proxy = node.user_agent_name == "envoy";
+    }
+
+    /// Whether it is shown what suits a proxy.
+    fn is_for_proxy(&self) -> bool {
+        self.proxy && self.is_fitted()
+    }
+
+    fn is_fitted(&self) -> bool {
+        self.snapshot.delivery() == Delivery::Fitted
     }
 
     /// The client is about to ask for these listeners.
@@ -81,7 +90,7 @@ impl View for ClientView {
             _ => None,
         };
         let found = self.snapshot.find(type_url, name);
-        match self.proxy {
+        match self.is_for_proxy() {
             true => found.map(|entry| self.snapshot.for_proxy(type_url, entry)),
             false => found,
         }
@@ -90,7 +99,7 @@ impl View for ClientView {
 
     fn entries(&self, type_url: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_> {
         let entries = self.snapshot.entries(type_url);
-        if !self.proxy {
+        if !self.is_for_proxy() {
             return Box::new(entries);
         }
         if type_url == ResourceType::Listener.type_url() {
@@ -103,23 +112,30 @@ impl View for ClientView {
         Box::new(entries)
     }
 
-    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Missing {
+    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Option<Missing> {
+        if !self.is_fitted() {
+            return None;
+        }
         if type_url == ResourceType::Listener.type_url()
             && let Some(Some(Err(message))) = self.made.get(name)
         {
-            return Missing {
+            return Some(Missing {
                 code: NOT_FOUND,
                 message: message.clone(),
-            };
+            });
         }
         let hint = match suggest {
             true => nearest::hint(name, self.snapshot.names(type_url)),
             false => String::new(),
         };
-        Missing {
+        Some(Missing {
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
-        }
+        })
+    }
+
+    fn trusts_versions(&self) -> bool {
+        self.is_fitted()
     }
 }
 
@@ -248,13 +264,13 @@ mod tests {
         view.want_listeners([&server]);
         assert_eq!(
             view.missing(LDS, &server, true),
-            Missing {
+            Some(Missing {
                 code: 5,
                 message: "node.cluster \"greter\": no such service".to_owned()
-            }
+            })
         );
         assert_eq!(
-            view.missing(LDS, "greetr", true).message,
+            view.missing(LDS, "greetr", true).expect("fitted").message,
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
     }

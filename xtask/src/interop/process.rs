@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// How long any peer may take for any one step. Machines of two cores under load need some of it.
@@ -54,6 +54,20 @@ impl Process {
         self.child.id()
     }
 
+    /// Sends it a signal: `HUP`, `TERM`.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
+        // A shell's own `kill` is on every machine.
+        let command = format!("kill -{name} {}", self.child.id());
+        let status = Command::new("sh").args(["-c", &command]).status()?;
+        ensure!(status.success(), "{}: {command} failed", self.name);
+        Ok(())
+    }
+
+    /// Asks it to end, as its contract has it.
+    pub(crate) fn terminate(&self) -> Result<()> {
+        self.signal("TERM")
+    }
+
     /// The next event of this kind; others are passed over.
     pub(crate) fn event(&self, kind: &str) -> Result<Value> {
         self.event_within(PATIENCE, kind)
@@ -84,7 +98,7 @@ impl Process {
     }
 
     /// The next event that `wanted` holds for; `what` names it in errors.
-    pub(super) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub(crate) fn find(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
         self.find_within(PATIENCE, what, wanted)
     }
 
@@ -114,12 +128,12 @@ impl Process {
     }
 
     /// The address in the event `ready`.
-    pub(super) fn ready(&self) -> Result<String> {
+    pub(crate) fn ready(&self) -> Result<String> {
         address(&self.event("ready")?, "addr")
     }
 
     /// Every event up to the end of the process, which must come by itself.
-    pub(super) fn run_to_end(self) -> Result<Vec<Value>> {
+    pub(crate) fn run_to_end(self) -> Result<Vec<Value>> {
         let deadline = Instant::now() + 2 * PATIENCE;
         let mut events = Vec::new();
         loop {

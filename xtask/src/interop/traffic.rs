@@ -1,0 +1,96 @@
+//! A client that calls without end, watched while the world changes around it.
+
+use std::cell::Cell;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::calls::{answered, summary};
+use super::process::{PATIENCE, Process};
+
+/// A client and what it says of its calls.
+pub(crate) struct Traffic {
+    process: Process,
+    /// Calls that failed up to now, and the first of them.
+    failed: Cell<u64>,
+}
+
+impl Traffic {
+    pub(super) fn new(process: Process) -> Self {
+        Self {
+            process,
+            failed: Cell::new(0),
+        }
+    }
+
+    /// The next calls, all begun after now.
+    pub(crate) fn next(&self, n: usize) -> Result<Vec<Value>> {
+        let now = wall_clock();
+        let mut calls = Vec::with_capacity(n);
+        while calls.len() < n {
+            let call = self.process.event("rpc")?;
+            if call["code"] != "OK" {
+                self.failed.set(self.failed.get() + 1);
+            }
+            if call["start_ms"].as_f64().is_none_or(|start| start >= now) {
+                calls.push(call);
+            }
+        }
+        Ok(calls)
+    }
+
+    /// Waits for `n` calls in a row of which `holds` is true.
+    pub(crate) fn until(&self, n: usize, holds: impl Fn(&[Value]) -> Result<()>) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match holds(&self.next(n)?) {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Waits until all of these servers answer, and no others do.
+    pub(crate) fn until_answered_by(&self, servers: &[&str]) -> Result<()> {
+        // So many that each of a few servers has its turn.
+        let n = 20 * servers.len();
+        self.until(n, |calls| answered_by(calls, servers))
+    }
+
+    /// Ends the client. No call may have failed in all its time.
+    pub(crate) fn end_without_failure(self) -> Result<()> {
+        let failed = self.failed.get();
+        self.process.terminate()?;
+        let events = self.process.run_to_end()?;
+        let first = events
+            .iter()
+            .find(|event| event["event"] == "rpc" && event["code"] != "OK");
+        let summary = summary(&events)?;
+        ensure!(
+            failed == 0 && first.is_none() && summary["ok"] == summary["total"],
+            "calls failed, {failed} while watched; of the last ones: {}; {summary}",
+            json!(first)
+        );
+        Ok(())
+    }
+}
+
+/// All calls succeeded, and these servers answered, no others.
+pub(crate) fn answered_by(calls: &[Value], servers: &[&str]) -> Result<()> {
+    let failed = calls.iter().find(|call| call["code"] != "OK");
+    ensure!(failed.is_none(), "a call failed: {}", json!(failed));
+    let seen = answered(calls);
+    ensure!(
+        seen == servers,
+        "answers came from {seen:?}, not from {servers:?}"
+    );
+    Ok(())
+}
+
+/// Milliseconds, as the events have them.
+fn wall_clock() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64() * 1000.0
+}
