@@ -274,4 +274,23 @@ mod tests {
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
     }
+    #[test]
+    fn as_written_everybody_is_given_everything_and_nothing_is_explained() {
+        let resources = [
+            api_listener("greeter", "r"),
+            socket_listener("edge", 1, "r"),
+        ];
+        let resources = resources.map(|any| RawResource::from_any(any).expect("named"));
+        let built = Snapshot::build(1, resources.into(), References::Open, &Snapshot::default());
+        let snapshot = built.expect("open").with_delivery(Delivery::AsWritten);
+        let mut view = ClientView::new(Arc::new(snapshot));
+        view.identify(&Node {
+            user_agent_name: "envoy".to_owned(),
+            ..Node::default()
+        });
+        let names: Vec<_> = view.entries(LDS).map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["edge", "greeter"]);
+        assert_eq!(view.missing(LDS, "greetr", true), None);
+        assert!(!view.trusts_versions());
+    }
 }

@@ -26,9 +26,10 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
-  interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
-                           against our programs; --only NAME, --list, --json,
-                           --write (docs/interop.md)
+  interop                  real peers (grpc-go, C-core, grpc-node, grpc-java, go-control-plane,
+                           Istio, Envoy, earlier tonics) against our programs; --only NAME[/CAST],
+                           --full, --repeat N, --jobs N, --list, --json,
+                           --write (README.md and docs/interop.md, after a full run that is green)
   bench [--short] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build

@@ -230,7 +230,7 @@ mod tests {
             ("things: []\n".to_owned(), "unknown key \"things\""),
             (
                 "{\"resources\": [\n".to_owned(),
-                "r.yaml:2:1: not valid YAML",
+                "r.yaml:1:15: not valid YAML",
             ),
             (
                 "resources: {}\n".to_owned(),

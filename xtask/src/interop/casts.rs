@@ -8,7 +8,11 @@ use super::peer::{Client, Plane, Server};
 pub(crate) const EVERYBODY: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Python, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Node, Plane::GoControlPlane),
+    Cast::new(Client::Python, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Node, Server::Ours, Plane::GoControlPlane),
 ];
 
 /// Those of them with TLS by xDS on either side.
@@ -18,11 +22,18 @@ pub(crate) const SECURE: &[Cast] = EVERYBODY;
 pub(crate) const ADMIN: &[Cast] = EVERYBODY;
 
 /// Clients with authorities that have control planes of their own.
-pub(crate) const FEDERATION: &[Cast] =
-    &[Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane)];
+pub(crate) const FEDERATION: &[Cast] = &[
+    Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Python, Server::Ours, Plane::GoControlPlane),
+];
 
 /// Clients that go back to the first control plane.
 pub(crate) const FALLBACK: &[Cast] = &[Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane)];
 
 /// Clients that have the policy.
-pub(crate) const LEAST_REQUEST: &[Cast] = EVERYBODY;
+pub(crate) const LEAST_REQUEST: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Python, Plane::GoControlPlane),
+    Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+];

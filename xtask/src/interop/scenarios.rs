@@ -2,7 +2,9 @@
 
 pub(super) mod balancing;
 pub(super) mod baseline;
+pub(super) mod cases;
 pub(super) mod envoy;
+pub(super) mod istio;
 pub(super) mod limits;
 pub(super) mod machines;
 pub(super) mod routing;

@@ -79,14 +79,15 @@ impl Secured {
 
     fn listener(&self, demands_certificate: bool) -> Value {
         let mut common = json!({"tls_certificate_provider_instance": provider()});
+        let mut tls = json!({
+            "@type": kind("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+        });
         if demands_certificate {
             common["validation_context"] = json!({"ca_certificate_provider_instance": provider()});
+            // grpc-node takes `false` for a demand, too.
+            tls["require_client_certificate"] = true.into();
         }
-        let tls = json!({
-            "@type": kind("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
-            "common_tls_context": common,
-            "require_client_certificate": demands_certificate,
-        });
+        tls["common_tls_context"] = common;
         server_listener(&self.server.address, Some(&tls))
     }
 
