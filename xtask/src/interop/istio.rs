@@ -148,7 +148,8 @@ impl<'a> Istio<'a> {
     /// Our client, which calls a service without end.
     pub(super) fn traffic(&self, pod: &str, service: &str) -> Result<Traffic> {
         let flags = ["--n=0", "--qps=400", "--concurrency=4", "--wait-for-ready"];
-        self.client(pod, service, &flags).map(Traffic::new)
+        let client = self.client(pod, service, &flags)?;
+        Ok(Traffic::new(client, false))
     }
 
     /// An Envoy as the sidecar of a pod, and the agent that gives it certificates. No traffic is

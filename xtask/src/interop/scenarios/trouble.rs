@@ -8,7 +8,6 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::interop::cast::{Cast, Tier};
-use crate::interop::casts::{EVERYBODY, SECURE};
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
 use crate::interop::mesh::{self, Certificates, TRUST_DOMAIN};
@@ -21,12 +20,19 @@ use crate::interop::scenario::Scenario;
 use crate::interop::stage::{Backend, Stage};
 use crate::interop::traffic::answered_by;
 
+/// Under our own control plane and another one; and with grpc-go on either side, for parity.
+const CASTS: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+];
+
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "slow-control-plane",
         features: &[Feature::SlowPlane],
         about: "the control plane stops for seconds: calls go on, who starts meanwhile waits, and the change made meanwhile comes",
-        casts: EVERYBODY,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: slow,
@@ -35,7 +41,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "nack-storm",
         features: &[Feature::Nack],
         about: "thirty bad changes one after the other are refused while calls go on; the good one after them is followed",
-        casts: EVERYBODY,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: nack_storm,
@@ -44,7 +50,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "torn-changes",
         features: &[Feature::Tears],
         about: "route, cluster and endpoints of a switch come one by one, in any order, and the old ones go last",
-        casts: EVERYBODY,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: |stage| tears(stage, &SWITCHES),
@@ -53,7 +59,10 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "early-removal",
         features: &[Feature::Tears],
         about: "the old cluster and its endpoints go before the new ones come and before the route moves",
-        casts: &[Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane)],
+        casts: &[
+            Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+            Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
+        ],
         helpers: &[],
         tier: Tier::Quick,
         play: |stage| tears(stage, &EARLY_REMOVALS),
@@ -62,7 +71,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "rolling-control-plane",
         features: &[Feature::SlowPlane],
         about: "the control plane is killed and started again, three times, each time with a change",
-        casts: EVERYBODY,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: rolling,
@@ -71,7 +80,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "drain",
         features: &[Feature::Drain],
         about: "servers end and start again one after the other while all of them are endpoints; then one leaves the mesh and ends",
-        casts: EVERYBODY,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: drain,
@@ -80,7 +89,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "rotation",
         features: &[Feature::Rotation],
         about: "client and server are moved to another authority, file by file, while calls go on; then only the new one counts",
-        casts: SECURE,
+        casts: CASTS,
         helpers: &[],
         tier: Tier::Quick,
         play: rotation,
