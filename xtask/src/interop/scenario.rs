@@ -47,6 +47,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::limits::SCENARIOS,
     scenarios::security::SCENARIOS,
     scenarios::servers::SCENARIOS,
+    scenarios::trouble::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
     scenarios::polyglot::SCENARIOS,
