@@ -45,6 +45,7 @@ fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, clusters: &[&str]) -> R
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
+            hash_policies: Vec::new(),
         }),
     }
 }

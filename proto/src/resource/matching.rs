@@ -21,13 +21,9 @@ impl Pattern {
     /// # Errors
     /// The compiler's message when the pattern does not parse or is too large.
     pub fn new(text: &str) -> Result<Self, String> {
-        let compiled = regex::RegexBuilder::new(&format!("^(?:{text})$"))
-            .size_limit(PATTERN_SIZE_LIMIT)
-            .build()
-            .map_err(|e| e.to_string())?;
         Ok(Self {
             text: text.to_owned(),
-            compiled,
+            compiled: compile(&format!("^(?:{text})$"))?,
         })
     }
 
@@ -42,6 +38,13 @@ impl Pattern {
     pub fn is_match(&self, input: &str) -> bool {
         self.compiled.is_match(input)
     }
+}
+
+/// Compiles a regular expression, if it is not too large.
+pub(super) fn compile(text: &str) -> Result<regex::Regex, String> {
+    let mut builder = regex::RegexBuilder::new(text);
+    let compiled = builder.size_limit(PATTERN_SIZE_LIMIT).build();
+    compiled.map_err(|e| e.to_string())
 }
 
 impl PartialEq for Pattern {

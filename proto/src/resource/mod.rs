@@ -11,6 +11,7 @@ mod cluster;
 mod endpoint_assignment;
 mod listener;
 mod matching;
+mod rewrite;
 mod route_configuration;
 mod security;
 
@@ -23,9 +24,10 @@ pub use listener::{
     Listener, ListenerKind, RouteSource, ServerListener, SourceType, TransportProtocol,
 };
 pub use matching::{Pattern, PerMillion, StringMatcher, Text};
+pub use rewrite::Rewrite;
 pub use route_configuration::{
-    Forward, HeaderCondition, HeaderMatcher, PathMatcher, RetryOn, RetryPolicy, Route, RouteAction,
-    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, PathMatcher, RetryOn,
+    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 pub use security::{CertificateInstance, DownstreamTls, UpstreamTls};
 

@@ -140,6 +140,7 @@ pub(super) fn pick(picker: &dyn Picker, random: u64) -> Pick<'_> {
         path: "/a.A/M",
         headers: &HeaderMap::new(),
         random,
+        hash: random,
     };
     picker.pick(&call)
 }

@@ -87,6 +87,7 @@ pub(super) fn endpoints(
             hostname: String::new(),
             weight: found.weight,
             health: Health::Unknown,
+            hash_key: None,
         });
     }
     without_gaps(&mut localities);

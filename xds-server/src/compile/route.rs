@@ -28,6 +28,7 @@ pub(super) fn route_configuration(service: &Service) -> RouteConfiguration {
                 max_stream_duration: service.settings.timeout.limit(),
                 grpc_timeout_header_max: None,
                 retry: None,
+                hash_policies: Vec::new(),
             }),
         });
     }
