@@ -72,8 +72,20 @@ pub mod typed_struct {
     pub use super::generated::xds::r#type::v3::TypedStruct;
 }
 
+/// What backends say of their load (ORCA), at the end of a call and beside calls.
+pub mod orca {
+    pub use super::generated::xds::data::orca::v3::OrcaLoadReport;
+    pub use super::generated::xds::service::orca::v3::OrcaLoadReportRequest;
+}
+
 /// Configurations of HTTP filters.
 pub mod http_filter {
+    pub use super::generated::envoy::extensions::filters::common::fault::v3::{
+        FaultDelay, FaultRateLimit,
+    };
+    pub use super::generated::envoy::extensions::filters::http::fault::v3::{
+        FaultAbort, HttpFault,
+    };
     pub use super::generated::envoy::extensions::filters::http::router::v3::Router;
 }
 

@@ -9,8 +9,14 @@ use flate2::read::GzDecoder;
 use prost::Message;
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-/// Packages that are our own, or that come with every protobuf implementation.
-const EXEMPT: [&str; 2] = ["sidestep.", "google."];
+/// Packages that are our own, that come with every protobuf implementation, or that the published
+/// descriptor set leaves out (pinned below).
+const EXEMPT: [&str; 4] = [
+    "sidestep.",
+    "google.",
+    "xds.data.orca.",
+    "xds.service.orca.",
+];
 
 /// Official messages that the published descriptor set leaves out; pinned below.
 const PINNED: [&str; 2] = ["udpa.type.v1.TypedStruct", "xds.type.v3.TypedStruct"];
@@ -199,4 +205,40 @@ fn messages_outside_the_published_set_keep_their_shape() {
             "{name}"
         );
     }
+}
+
+#[test]
+fn load_reports_keep_their_shape() {
+    use sidestep_proto::wire::orca::{OrcaLoadReport, OrcaLoadReportRequest};
+    let ours = ours();
+    let fields = |name: &str| -> Vec<_> {
+        let fields = ours.messages[name].field.iter();
+        fields
+            .map(|field| format!("{} {} {:?}", field.number(), field.name(), field.r#type()))
+            .collect()
+    };
+    assert_eq!(
+        fields("xds.data.orca.v3.OrcaLoadReport"),
+        [
+            "1 cpu_utilization Double",
+            "2 mem_utilization Double",
+            "3 rps Uint64",
+            "4 request_cost Message",
+            "5 utilization Message",
+            "6 rps_fractional Double",
+            "7 eps Double",
+            "8 named_metrics Message",
+            "9 application_utilization Double",
+        ]
+    );
+    assert_eq!(
+        fields("xds.service.orca.v3.OrcaLoadReportRequest"),
+        ["1 report_interval Message", "2 request_cost_names String"]
+    );
+    // As a backend of another language writes it: a map entry is key 1 and value 2.
+    let entry = [0x42, 12, 0x0a, 1, b'q', 0x11, 0, 0, 0, 0, 0, 0, 0xe0, 0x3f];
+    let report = OrcaLoadReport::decode(&entry[..]).expect("a report");
+    assert_eq!(report.named_metrics["q"], 0.5);
+    assert_eq!(report.encode_to_vec(), entry);
+    assert_eq!(OrcaLoadReportRequest::default().encoded_len(), 0);
 }

@@ -9,7 +9,8 @@
 //!
 //! Read in this order: [`mesh`], [`channel`], [`snapshot`], [`routing`], [`balancer`],
 //! [`subchannel`], then [`control`], where everything that changes is owned; [`server`] is the
-//! other end. What is told of it all is in [`telemetry`].
+//! other end, with [`orca`] for what it says of its load. What is told of it all is in
+//! [`telemetry`].
 
 pub mod admin;
 pub mod balancer;
@@ -20,6 +21,7 @@ pub mod explain;
 pub mod inspect;
 pub mod mesh;
 pub mod mode;
+pub mod orca;
 pub mod resolver;
 pub mod retry;
 pub mod routing;

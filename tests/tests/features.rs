@@ -22,11 +22,24 @@ fn proofs(text: &str) -> Vec<(usize, String)> {
     proofs
 }
 
+/// The sources of the interop suite, in which its scenarios are.
+fn scenarios() -> String {
+    let suite = root().join("xtask/src/interop");
+    let folders = [suite.join("scenarios"), suite];
+    let files = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).expect("the suite has scenarios"))
+        .map(|file| file.unwrap().path());
+    let sources = files.filter(|path| path.extension().is_some_and(|e| e == "rs"));
+    sources
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect()
+}
+
 /// Why a proof does not hold; `None` if it does.
 fn fault(proof: &str) -> Option<String> {
     if let Some(name) = proof.strip_prefix("interop ") {
-        let scenarios = fs::read_to_string(root().join("xtask/src/interop/scenario.rs"));
-        let known = scenarios.is_ok_and(|text| text.contains(&format!("name: \"{name}\"")));
+        let known = scenarios().contains(&format!("name: \"{name}\""));
         return (!known).then(|| format!("no interop scenario {name:?}"));
     }
     let Some((file, function)) = proof.split_once("::") else {

@@ -9,7 +9,8 @@ use super::Reason;
 use super::at::{At, Result};
 use crate::resource::{FilterConfig, HttpFilter};
 use crate::wire::hcm::{self, http_filter::ConfigType};
-use crate::wire::http_filter::Router;
+use crate::wire::http_filter::{HttpFault, Router};
+use crate::wire::number::FractionalPercent;
 use crate::wire::typed_struct::{TypedStruct, UdpaTypedStruct};
 use crate::wire::{Any, route};
 
@@ -29,16 +30,29 @@ struct FilterType {
     client: bool,
     server: bool,
     decode: fn(&At<'_>, &Any) -> Result<FilterConfig>,
+    /// Whether a route, host or cluster may replace the configuration.
+    overridable: bool,
 }
 
 /// Every filter that the runtime has. A new one is a line here.
-const FILTERS: &[FilterType] = &[FilterType {
-    config: "envoy.extensions.filters.http.router.v3.Router",
-    terminal: true,
-    client: true,
-    server: true,
-    decode: decode_router,
-}];
+const FILTERS: &[FilterType] = &[
+    FilterType {
+        config: "envoy.extensions.filters.http.router.v3.Router",
+        terminal: true,
+        client: true,
+        server: true,
+        decode: decode_router,
+        overridable: false,
+    },
+    FilterType {
+        config: "envoy.extensions.filters.http.fault.v3.HTTPFault",
+        terminal: false,
+        client: true,
+        server: false,
+        decode: decode_fault,
+        overridable: true,
+    },
+];
 
 fn decode_router(at: &At<'_>, any: &Any) -> Result<FilterConfig> {
     let router: Router = at.unpack(any)?;
@@ -48,6 +62,30 @@ fn decode_router(at: &At<'_>, any: &Any) -> Result<FilterConfig> {
         "filters of the upstream side do not run",
     );
     Ok(FilterConfig::Router)
+}
+
+/// Faults are not injected yet (gRFC A33), so only a filter without any is accepted. What has no
+/// share of the calls hits none.
+fn decode_fault(at: &At<'_>, any: &Any) -> Result<FilterConfig> {
+    let fault: HttpFault = at.unpack(any)?;
+    let hits = |share: Option<FractionalPercent>| share.is_some_and(|s| s.numerator != 0);
+    let faults = [
+        ("delay", fault.delay.is_some_and(|d| hits(d.percentage))),
+        ("abort", fault.abort.is_some_and(|a| hits(a.percentage))),
+    ];
+    for (field, is_set) in faults {
+        if is_set {
+            return Err(at.field(field).unsupported("fault injection"));
+        }
+    }
+    at.ignore(
+        "response_rate_limit",
+        fault
+            .response_rate_limit
+            .is_some_and(|limit| hits(limit.percentage)),
+        "gRPC slows no responses down",
+    );
+    Ok(FilterConfig::NoFault)
 }
 
 /// Reads `http_filters` of the connection manager at `at`.
@@ -148,8 +186,8 @@ fn config_type(at: &At<'_>, any: &Any) -> Result<String> {
 /// Checks the `typed_per_filter_config` of the message at `at`.
 ///
 /// The keys are instance names; one that no chain has is no error, because routes do not know
-/// which chains they will serve. The type of an override decides. No filter that we have takes
-/// one, so every override is either optional or refused.
+/// which chains they will serve. The type of an override decides. Those that are accepted change
+/// nothing that the runtime does, so there is nothing to keep.
 pub(super) fn check_overrides(at: &At<'_>, wire: &BTreeMap<String, Any>) -> Result<()> {
     for (name, any) in wire {
         let at = at.entry("typed_per_filter_config", name);
@@ -160,13 +198,18 @@ pub(super) fn check_overrides(at: &At<'_>, wire: &BTreeMap<String, Any>) -> Resu
         } else {
             (Some(any.clone()), false)
         };
-        let config = match &config {
-            Some(config) => config_type(&at, config)?,
+        let any = match &config {
+            Some(any) => any,
             None if optional => continue,
             None => return Err(at.field("config").fault(Reason::Missing)),
         };
-        if find(&config).is_some() {
-            return Err(at.rule(format!("{config} takes no override")));
+        let config = config_type(&at, any)?;
+        if let Some(kind) = find(&config) {
+            if !kind.overridable {
+                return Err(at.rule(format!("{config} takes no override")));
+            }
+            (kind.decode)(&at, any)?;
+            continue;
         }
         if !optional {
             return Err(at.unsupported(format!("the filter override {config}")));
@@ -180,6 +223,7 @@ pub(super) fn encode_chain(chain: &[HttpFilter]) -> Vec<hcm::HttpFilter> {
     let encode = |filter: &HttpFilter| hcm::HttpFilter {
         name: filter.name.clone(),
         config_type: Some(ConfigType::TypedConfig(match filter.config {
+            FilterConfig::NoFault => Any::pack(&HttpFault::default()),
             FilterConfig::Router => Any::pack(&Router::default()),
         })),
         ..Default::default()

@@ -175,6 +175,19 @@ fn http(routes: RouteSource) -> HttpConnectionManager {
     }
 }
 
+/// Istio's clients have a filter before the router; servers have none.
+fn client_http(routes: RouteSource) -> HttpConnectionManager {
+    let mut http = http(routes);
+    http.filters.insert(
+        0,
+        HttpFilter {
+            name: "envoy.filters.http.fault".into(),
+            config: FilterConfig::NoFault,
+        },
+    );
+    http
+}
+
 fn server() -> ServerListener {
     let tls = DownstreamTls {
         identity: instance("identity"),
@@ -337,7 +350,7 @@ fn samples() -> Vec<Resource> {
     let inline = RouteSource::Inline(Arc::new(routes("")));
     let unlimited = HttpConnectionManager {
         max_stream_duration: None,
-        ..http(RouteSource::Named("routes".into()))
+        ..client_http(RouteSource::Named("routes".into()))
     };
     let mut all = vec![
         listener("inline", ListenerKind::Api(http(inline))),

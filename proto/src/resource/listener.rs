@@ -62,6 +62,9 @@ pub struct HttpFilter {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FilterConfig {
+    /// `envoy.extensions.filters.http.fault.v3.HTTPFault` that injects nothing, as Istio puts one
+    /// before every router. One that injects faults is refused.
+    NoFault,
     /// `envoy.extensions.filters.http.router.v3.Router`: the terminal filter.
     Router,
 }

@@ -46,10 +46,25 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
             resource_type,
             version,
             detail,
+            repeated,
         } => {
             let server = &*origin.server;
+            // A server that sends the same again and again must not fill the log.
+            if *repeated {
+                tracing::debug!(
+                    target: "sidestep::xds", server, node, %resource_type, version, detail, "NACK"
+                );
+            } else {
+                tracing::warn!(
+                    target: "sidestep::xds", server, node, %resource_type, version, detail, "NACK"
+                );
+            }
+        }
+        Event::Unasked { type_url } => {
+            let server = &*origin.server;
             tracing::warn!(
-                target: "sidestep::xds", server, node, %resource_type, version, detail, "NACK"
+                target: "sidestep::xds", server, node, type_url,
+                "response passed over: nobody asked for its type"
             );
         }
         Event::Error {

@@ -15,5 +15,6 @@ pub mod testing {
 }
 
 pub mod client;
+pub mod corpus;
 pub mod flags;
 pub mod service;

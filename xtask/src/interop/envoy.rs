@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::calls::{all_ok, answered};
 use super::mesh::{ControlPlane, Security, plain_server};
 use super::process::{Process, eventually};
-use super::scenario::{Stage, all_ok, answered, python};
+use super::stage::Stage;
 
 /// The variant of ADS.
 #[derive(Clone, Copy)]
@@ -68,12 +69,8 @@ fn cut_short(stage: &Stage<'_>, address: &str) -> Result<()> {
 /// A round of calls through Envoy, all of which must succeed, answered by just these servers. It
 /// may come too early, then the next one will do.
 fn answers(stage: &Stage<'_>, address: &str, servers: &[&str]) -> Result<()> {
-    let mut command = python(
-        stage,
-        &format!("ipv4:{address}"),
-        CALLS,
-        Security::Plaintext,
-    );
+    let target = format!("ipv4:{address}");
+    let mut command = stage.python(&target, CALLS, Security::Plaintext);
     let client = Process::start("grpcio-client", stage.folder, &mut command)?;
     let events = client.run_to_end()?;
     all_ok(&events, &answered(&events))?;

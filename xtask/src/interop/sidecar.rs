@@ -8,40 +8,51 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
+use super::calls::{all_ok, summary};
 use super::envoy::Envoy;
 use super::mesh::{Security, plain_server};
+use super::peer::Client;
 use super::process::{Process, address, eventually};
-use super::scenario::{Stage, all_ok, python, summary};
+use super::stage::Stage;
 
 /// Calls per client.
 const CALLS: u64 = 20;
 
-/// A caller behind Envoy reaches a meshed server; a meshed caller reaches a server behind Envoy.
+/// A caller behind Envoy reaches a meshed server, or a meshed caller reaches a server behind Envoy.
 pub(super) fn play(stage: &Stage<'_>) -> Result<()> {
     let fleet = Fleet::start(stage)?;
-    let (_server, greeter) = fleet.meshed_server()?;
-    let (_old, application) = plain_server(stage.installed, stage.folder, "old-1", &[])?;
-    let port = |address: &str| address.rsplit(':').next().unwrap_or_default().to_owned();
-    let ingress = format!("127.0.0.1:0={}", port(&application));
-    let beside_old = fleet.envoy("old", &["--ingress", &ingress])?;
-    let old = eventually(|| beside_old.listener())?;
-    fleet.edit(&greeter, &old)?;
+    match stage.cast.client {
+        Client::Envoy => calls_through_envoy(stage, &fleet),
+        _ => calls_to_envoy(stage, &fleet),
+    }
+}
 
+fn calls_through_envoy(stage: &Stage<'_>, fleet: &Fleet<'_>) -> Result<()> {
+    let (_server, greeter) = fleet.meshed_server()?;
+    fleet.edit(&[&greeter], &[])?;
     let beside_web = fleet.envoy("web", &["--egress", "0=greeter"])?;
     let egress = eventually(|| beside_web.listener())?;
     eventually(|| through_envoy(stage, &egress))?;
-    let events = fleet.meshed_caller("old")?;
-    all_ok(&events, &["old-1"])?;
     refuses_plaintext(stage, &greeter)?;
+    beside_web.accepted_everything()
+}
+
+fn calls_to_envoy(stage: &Stage<'_>, fleet: &Fleet<'_>) -> Result<()> {
+    let (_old, application) = plain_server(stage.installed, stage.folder, "old-1", &[])?;
+    let port = application.rsplit(':').next().unwrap_or_default();
+    let ingress = format!("127.0.0.1:0={port}");
+    let beside_old = fleet.envoy("old", &["--ingress", &ingress])?;
+    let old = eventually(|| beside_old.listener())?;
+    fleet.edit(&[], &[&old])?;
+    all_ok(&fleet.meshed_caller("old")?, &["old-1"])?;
     refuses_plaintext(stage, &old)?;
-    beside_web.accepted_everything()?;
     beside_old.accepted_everything()
 }
 
 /// The first calls may come before Envoy has the clusters.
 fn through_envoy(stage: &Stage<'_>, egress: &str) -> Result<()> {
     let target = format!("ipv4:{egress}");
-    let mut command = python(stage, &target, CALLS, Security::Plaintext);
+    let mut command = stage.python(&target, CALLS, Security::Plaintext);
     let client = Process::start("grpcio-client", stage.folder, &mut command)?;
     all_ok(&client.run_to_end()?, &["greeter-1"])
 }
@@ -93,9 +104,9 @@ impl<'a> Fleet<'a> {
     }
 
     /// Tells the control plane where the two services are.
-    fn edit(&self, greeter: &str, old: &str) -> Result<()> {
+    fn edit(&self, greeter: &[&str], old: &[&str]) -> Result<()> {
         let new = self.mesh.with_extension("new");
-        fs::write(&new, file(&[greeter], &[old]))?;
+        fs::write(&new, file(greeter, old))?;
         fs::rename(&new, &self.mesh)?;
         self.control_plane.event("changed").map(drop)
     }

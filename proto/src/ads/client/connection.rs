@@ -26,6 +26,10 @@ pub(super) enum Phase {
         node_sent: bool,
         /// Decides whether its end counts as a failure.
         had_response: bool,
+        /// It was told that the server sends what nobody asked for.
+        told_unasked: bool,
+        /// When it was opened.
+        since: Instant,
     },
     /// Every server failed; the next round starts then.
     BackingOff { until: Instant },
@@ -46,7 +50,7 @@ impl Backoff {
         }
     }
 
-    /// The server works: the next failure is a first one again.
+    /// A stream was steady: the next failure is a first one again.
     pub(super) fn reset(&mut self, timers: &Timers) {
         self.next = timers.backoff_initial;
     }

@@ -67,8 +67,15 @@ pub enum Event {
         server: usize,
         /// Why.
         reason: String,
-        /// Whether it had answered. If so, this is no failure and the next attempt is immediate.
+        /// Whether it had answered. If so, this is no failure and the next attempt is immediate,
+        /// but for the second such stream in a row that did not live long.
         had_response: bool,
+    },
+    /// A response was passed over: of an unknown type, or of one that this stream has not asked
+    /// for. Given for the first of each stream.
+    Unasked {
+        /// As the server names it.
+        type_url: String,
     },
     /// A response was good.
     Accepted {
@@ -85,6 +92,8 @@ pub enum Event {
         version: String,
         /// Every problem, as the server is told.
         detail: String,
+        /// The last response of this type was refused for the very same.
+        repeated: bool,
     },
     /// An accepted resource has fields that are not honoured. Once per content.
     Ignored {

@@ -13,7 +13,8 @@
 //! response, while something subscribed is not cached (or a lower server was the last to work),
 //! the next one is tried at once (gRFC A71). After a round in which all failed there is a pause.
 //! Every new round, and every reconnect after a working stream, starts at the primary again; a
-//! working lower server is *not* left before its stream ends.
+//! working lower server is *not* left before its stream ends. A reconnect after a working stream is
+//! immediate, unless two in a row lived shorter than the first pause: then there are pauses too.
 //!
 //! **Errors** follow gRFC A88, which is always on: what is cached stays in use, deleted or not
 //! (so `ignore_resource_deletion` of gRFC A53 has nothing left to do), unless the server has
@@ -23,6 +24,8 @@
 mod config;
 mod connection;
 mod event;
+#[cfg(test)]
+mod hostile;
 mod known;
 mod subscription;
 #[cfg(test)]
@@ -63,6 +66,8 @@ pub struct ClientStream {
     /// The server whose versions are held; the last one that answered.
     answered: Option<usize>,
     backoff: Backoff,
+    /// The last working stream ended before it was steady: the next such end is followed by a pause.
+    is_hasty: bool,
     /// Who failed in this round, and how.
     failures: Vec<String>,
     /// Set from a round that failed whole to the next response.
@@ -89,6 +94,7 @@ impl ClientStream {
             server: 0,
             answered: None,
             backoff,
+            is_hasty: false,
             failures: Vec::new(),
             unreachable: None,
             outputs: VecDeque::new(),
@@ -125,6 +131,8 @@ impl ClientStream {
         self.phase = Phase::Open {
             node_sent: false,
             had_response: false,
+            told_unasked: false,
+            since: now,
         };
         let same_server = self.answered == Some(self.server);
         for state in &mut self.types {
@@ -136,22 +144,28 @@ impl ClientStream {
     }
 
     /// The open stream has brought this. Responses of a type that was not asked for on this
-    /// stream, or of the other variant, are ignored.
+    /// stream, or of the other variant, are ignored; the first of a stream is told of.
     pub fn handle_response(&mut self, now: Instant, response: Response) {
         self.now = now;
-        let Phase::Open { had_response, .. } = &mut self.phase else {
+        let Phase::Open {
+            had_response,
+            told_unasked,
+            ..
+        } = &mut self.phase
+        else {
             return;
         };
         let known = ResourceType::from_type_url(response.type_url());
-        let Some(t) = known.filter(|t| self.types[*t as usize].is_requested()) else {
+        let asked = known.filter(|t| self.types[*t as usize].is_requested());
+        let Some(t) = asked.filter(|_| response.variant() == self.config.variant) else {
+            if !std::mem::replace(told_unasked, true) {
+                let type_url = response.type_url().to_owned();
+                self.event(Event::Unasked { type_url });
+            }
             return;
         };
-        if response.variant() != self.config.variant {
-            return;
-        }
         *had_response = true;
         self.answered = Some(self.server);
-        self.backoff.reset(&self.config.timers);
         self.failures.clear();
         self.unreachable = None;
         let fail_on_data_errors = self.features().fail_on_data_errors;
@@ -172,9 +186,13 @@ impl ClientStream {
     /// The attempt failed, or the stream ended for whatever reason.
     pub fn handle_closed(&mut self, now: Instant, reason: &str) {
         self.now = now;
-        let had_response = match self.phase {
-            Phase::Connecting => false,
-            Phase::Open { had_response, .. } => had_response,
+        let (had_response, lived) = match self.phase {
+            Phase::Connecting => (false, Duration::ZERO),
+            Phase::Open {
+                had_response,
+                since,
+                ..
+            } => (had_response, now.saturating_duration_since(since)),
             Phase::Idle | Phase::BackingOff { .. } => return,
         };
         for state in &mut self.types {
@@ -185,10 +203,14 @@ impl ClientStream {
             reason: reason.to_owned(),
             had_response,
         });
-        if had_response {
+        if !had_response {
+            self.attempt_failed(reason);
+        } else if self.may_hurry(lived) {
+            self.backoff.reset(&self.config.timers);
             self.next_round();
         } else {
-            self.attempt_failed(reason);
+            self.failed(reason);
+            self.back_off();
         }
     }
 
@@ -280,17 +302,36 @@ impl ClientStream {
         }
     }
 
-    fn attempt_failed(&mut self, reason: &str) {
+    /// Whether a working stream that lived so long is replaced at once. A server that answers and
+    /// hangs up, again and again, would keep both sides busy for nothing: once it may.
+    fn may_hurry(&mut self, lived: Duration) -> bool {
+        let was_hasty = self.is_hasty;
+        self.is_hasty = lived < self.config.timers.backoff_initial;
+        !(was_hasty && self.is_hasty)
+    }
+
+    fn failed(&mut self, reason: &str) {
         let uri = &self.config.servers[self.server].uri;
         self.failures.push(format!("{uri}: {reason}"));
-        let has_gaps = self.types.iter().any(TypeState::has_gaps);
+    }
+
+    fn has_gaps(&self) -> bool {
+        self.types.iter().any(TypeState::has_gaps)
+    }
+
+    fn attempt_failed(&mut self, reason: &str) {
+        self.failed(reason);
         let next = self.server + 1;
         // A lower server that worked may hold news even if nothing is missing.
-        let is_worth_it = has_gaps || self.answered > Some(self.server);
+        let is_worth_it = self.has_gaps() || self.answered > Some(self.server);
         if is_worth_it && next < self.config.servers.len() {
             return self.connect(next);
         }
-        if has_gaps {
+        self.back_off();
+    }
+
+    fn back_off(&mut self) {
+        if self.has_gaps() {
             let reason = self.failures.join("; ");
             self.unreachable = Some(reason.clone());
             self.event(Event::Unreachable { reason });

@@ -369,7 +369,12 @@ fn responses_nobody_asked_for_are_ignored() {
             Response::Delta(r) => r.type_url = String::new(),
         }
         client.answer(unknown);
-        assert!(client.requests.is_empty() && client.events.is_empty());
+        assert!(client.requests.is_empty());
+        let told = Event::Unasked {
+            type_url: Listener.type_url().into(),
+        };
+        assert_eq!(client.events, [told], "the first of them is told of");
+        client.forget();
         client.give(Cluster, "4", &["a=1", "other=1"]);
         assert_eq!(client.heard(), ["+a=1"], "names nobody asked for, too");
     }
@@ -621,6 +626,53 @@ fn a_stream_that_answered_is_replaced_at_once_others_after_a_pause() {
     client.closed();
     let reset = client.stream.poll_timeout().expect("a pause") - client.now;
     assert!(reset <= Duration::from_millis(1200));
+}
+
+#[test]
+fn streams_that_answer_and_end_are_replaced_more_and_more_slowly() {
+    for variant in BOTH {
+        let mut client = Client::up(variant, &[(Cluster, "a"), (Cluster, "b")]);
+        let mut pauses = Vec::new();
+        for n in 0..6 {
+            client.give(Cluster, &n.to_string(), &["a=1"]);
+            client.forget();
+            client.closed();
+            if client.connects.is_empty() {
+                let told = client.events.iter().any(
+                    |e| matches!(e, Event::Unreachable { reason } if reason == "server-0: cut"),
+                );
+                assert!(told, "b is missing: {:?}", client.events);
+                let pause = client.stream.poll_timeout().expect("a pause") - client.now;
+                pauses.push(pause.as_secs_f64());
+                client.pass(pause);
+            }
+            assert_eq!(client.connects, [0]);
+            client.connected();
+        }
+        assert_eq!(pauses.len(), 5, "only the first is replaced at once");
+        assert!(pauses[0] >= 0.8 && pauses[0] <= 1.2, "{pauses:?}");
+        assert!(pauses[4] >= 0.8 * 1.6_f64.powi(4), "{pauses:?}");
+        // Steady again, it is replaced at once again.
+        client.give(Cluster, "7", &["a=1"]);
+        client.pass(seconds(1));
+        client.forget();
+        client.closed();
+        assert_eq!(client.connects, [0]);
+    }
+}
+
+#[test]
+fn a_refusal_that_repeats_the_last_one_says_so() {
+    let mut client = Client::up(Variant::StateOfTheWorld, &[(Cluster, "a")]);
+    let mut heard = Vec::new();
+    for texts in [&["a=bad"], &["a=bad"], &["a=bad2"], &["a=1"], &["a=bad2"]] {
+        client.give(Cluster, "n", texts);
+        heard.extend(client.events.drain(..).filter_map(|event| match event {
+            Event::Rejected { repeated, .. } => Some(repeated),
+            _ => None,
+        }));
+    }
+    assert_eq!(heard, [false, true, false, false]);
 }
 
 #[test]

@@ -44,6 +44,8 @@ pub(super) struct TypeState {
     /// The names changed since the last request.
     is_dirty: bool,
     answers: VecDeque<Answer>,
+    /// Why the last response was refused, if it was.
+    refusal: Option<String>,
     updates: Updates,
 }
 
@@ -76,6 +78,7 @@ impl TypeState {
             is_requested: false,
             is_dirty: false,
             answers: VecDeque::new(),
+            refusal: None,
             updates: Updates::default(),
         }
     }
@@ -325,6 +328,7 @@ impl TypeState {
         if problems.is_empty() {
             self.version.clone_from(&version);
             self.is_exact = true;
+            self.refusal = None;
             event = Event::Accepted {
                 resource_type,
                 version: version.clone(),
@@ -337,10 +341,13 @@ impl TypeState {
                 message: detail.clone(),
                 ..Status::default()
             });
+            let repeated = self.refusal.as_ref() == Some(&detail);
+            self.refusal = Some(detail.clone());
             event = Event::Rejected {
                 resource_type,
                 version: version.clone(),
                 detail,
+                repeated,
             };
         }
         self.answers.push_back(Answer { nonce, error });

@@ -2,7 +2,8 @@ use super::*;
 use crate::codec::tests::{Case, check, ignored, read, typed_struct};
 use crate::resource::{Resource, ResourceType};
 use crate::wire::hcm::http_filter::ConfigType;
-use crate::wire::http_filter::Router;
+use crate::wire::http_filter::{FaultAbort, FaultDelay, FaultRateLimit, HttpFault, Router};
+use crate::wire::number::FractionalPercent;
 
 type Wire = hcm::HttpConnectionManager;
 
@@ -208,6 +209,62 @@ fn http_filters() {
             },
         ),
     ]);
+}
+
+fn share(numerator: u32) -> Option<FractionalPercent> {
+    Some(FractionalPercent {
+        numerator,
+        ..Default::default()
+    })
+}
+
+fn fault(abort: u32, delay: u32) -> HttpFault {
+    HttpFault {
+        abort: Some(FaultAbort {
+            percentage: share(abort),
+            ..Default::default()
+        }),
+        delay: Some(FaultDelay {
+            percentage: share(delay),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn faults_are_accepted_where_they_hit_no_call() {
+    let with = |config: HttpFault| {
+        move |wire: &mut Wire| {
+            let any = Any::pack(&config);
+            wire.http_filters.insert(0, filter("fault", any));
+        }
+    };
+    let at = |rest| format!("http_filters[0].typed_config{rest}");
+    check_http(&[
+        // What Istio puts before every router.
+        ("", &with(HttpFault::default())),
+        ("", &with(fault(0, 0))),
+        (&at(".abort: fault injection"), &with(fault(1, 0))),
+        (&at(".delay: fault injection"), &with(fault(0, 1))),
+        ("http_filters[0]: the last filter must be terminal", &|w| {
+            w.http_filters = vec![filter("fault", Any::pack(&HttpFault::default()))];
+        }),
+        // One that could hit calls must not be left out because it is optional.
+        (&at(".abort: fault injection"), &|w| {
+            with(fault(1, 0))(w);
+            w.http_filters[0].is_optional = true;
+        }),
+    ]);
+    let mut http = base();
+    with(HttpFault {
+        response_rate_limit: Some(FaultRateLimit {
+            percentage: share(1),
+        }),
+        ..Default::default()
+    })(&mut http);
+    let path = "api_listener.api_listener.http_filters[0].typed_config.response_rate_limit";
+    assert_eq!(ignored(TYPE, &api(&http)), [path]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::resource::{
 };
 use crate::wire::Any;
 use crate::wire::core::{RuntimeFractionalPercent, TypedExtensionConfig};
-use crate::wire::http_filter::Router;
+use crate::wire::http_filter::{FaultAbort, HttpFault, Router};
 use crate::wire::matcher::{self, RegexMatcher, string_matcher::MatchPattern};
 use crate::wire::number::FractionalPercent;
 use wire::header_matcher::HeaderMatchSpecifier as Header;
@@ -670,6 +670,20 @@ fn a_route_replaces_the_retries_of_its_virtual_host() {
     assert_eq!(forward(&wire).retry, None);
 }
 
+/// As Istio writes a VirtualService's `fault`.
+fn aborting() -> HttpFault {
+    HttpFault {
+        abort: Some(FaultAbort {
+            percentage: Some(FractionalPercent {
+                numerator: 10_000,
+                denominator: DenominatorType::Million as i32,
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 #[test]
 fn filter_overrides_are_refused_unless_optional() {
     let unknown = typed_struct("org.Filter", Default::default());
@@ -690,6 +704,13 @@ fn filter_overrides_are_refused_unless_optional() {
         (wrapped(None, true), ""),
         (wrapped(None, false), "is required"),
         (Any::pack(&Router::default()), "takes no override"),
+        (Any::pack(&HttpFault::default()), ""),
+        (wrapped(Some(&Any::pack(&HttpFault::default())), false), ""),
+        (Any::pack(&aborting()), "abort: fault injection"),
+        (
+            wrapped(Some(&Any::pack(&aborting())), true),
+            "abort: fault injection",
+        ),
         (
             wrapped(Some(&Any::pack(&Router::default())), true),
             "takes no override",

@@ -41,7 +41,19 @@ pub mod envoy {
             }
         }
         pub mod filters {
+            pub mod common {
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.common.fault.v3.rs");
+                    }
+                }
+            }
             pub mod http {
+                pub mod fault {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.fault.v3.rs");
+                    }
+                }
                 pub mod router {
                     pub mod v3 {
                         include!("envoy.extensions.filters.http.router.v3.rs");
@@ -173,6 +185,13 @@ pub mod xds {
             include!("xds.core.v3.rs");
         }
     }
+    pub mod data {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.data.orca.v3.rs");
+            }
+        }
+    }
     pub mod r#type {
         pub mod matcher {
             pub mod v3 {
@@ -181,6 +200,13 @@ pub mod xds {
         }
         pub mod v3 {
             include!("xds.type.v3.rs");
+        }
+    }
+    pub mod service {
+        pub mod orca {
+            pub mod v3 {
+                include!("xds.service.orca.v3.rs");
+            }
         }
     }
 }

@@ -1,0 +1,177 @@
+//! The rows of the matrix, in order.
+
+/// What is played, or has yet to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Feature {
+    Baseline,
+    PlainGrpc,
+    ApiListener,
+    Delta,
+    Federation,
+    Fallback,
+    Csds,
+    PathMatching,
+    HeaderMatching,
+    FractionMatching,
+    TrafficSplit,
+    ClusterChange,
+    EndpointChange,
+    Timeout,
+    Retry,
+    RoundRobin,
+    LeastRequest,
+    CustomLb,
+    WeightedLocalities,
+    Failover,
+    DualStack,
+    CircuitBreaking,
+    DropOverloads,
+    Mtls,
+    Tls,
+    WrongServer,
+    NoClientCertificate,
+    Rotation,
+    Sidecar,
+    Drain,
+    SlowPlane,
+    Hostile,
+    Nack,
+    Tears,
+    Refusal,
+    WireTruth,
+    Skew,
+    Stubs,
+    Machines,
+    RingHash,
+    SessionAffinity,
+    WeightedRoundRobin,
+    OutlierDetection,
+    FaultInjection,
+    Authorization,
+    LoadReports,
+    AggregateClusters,
+}
+
+/// Every feature.
+pub(crate) const FEATURES: &[Feature] = &[
+    Feature::Baseline,
+    Feature::PlainGrpc,
+    Feature::ApiListener,
+    Feature::Delta,
+    Feature::Federation,
+    Feature::Fallback,
+    Feature::Csds,
+    Feature::PathMatching,
+    Feature::HeaderMatching,
+    Feature::FractionMatching,
+    Feature::TrafficSplit,
+    Feature::ClusterChange,
+    Feature::EndpointChange,
+    Feature::Timeout,
+    Feature::Retry,
+    Feature::RoundRobin,
+    Feature::LeastRequest,
+    Feature::CustomLb,
+    Feature::WeightedLocalities,
+    Feature::Failover,
+    Feature::DualStack,
+    Feature::CircuitBreaking,
+    Feature::DropOverloads,
+    Feature::Mtls,
+    Feature::Tls,
+    Feature::WrongServer,
+    Feature::NoClientCertificate,
+    Feature::Rotation,
+    Feature::Sidecar,
+    Feature::Drain,
+    Feature::SlowPlane,
+    Feature::Hostile,
+    Feature::Nack,
+    Feature::Tears,
+    Feature::Refusal,
+    Feature::WireTruth,
+    Feature::Skew,
+    Feature::Stubs,
+    Feature::Machines,
+    Feature::RingHash,
+    Feature::SessionAffinity,
+    Feature::WeightedRoundRobin,
+    Feature::OutlierDetection,
+    Feature::FaultInjection,
+    Feature::Authorization,
+    Feature::LoadReports,
+    Feature::AggregateClusters,
+];
+
+impl Feature {
+    /// What the row is called.
+    pub(crate) const fn title(self) -> &'static str {
+        match self {
+            Self::Baseline => "calls by xDS, plaintext",
+            Self::PlainGrpc => "the ordinary gRPC cases",
+            Self::ApiListener => "two routes to one API listener, one removed",
+            Self::Delta => "ADS, delta",
+            Self::Federation => "federation",
+            Self::Fallback => "a second control plane to fall back on",
+            Self::Csds => "client status (CSDS)",
+            Self::PathMatching => "routes by path",
+            Self::HeaderMatching => "routes by header",
+            Self::FractionMatching => "routes for a fraction",
+            Self::TrafficSplit => "traffic split",
+            Self::ClusterChange => "route moved to another cluster",
+            Self::EndpointChange => "endpoints replaced and removed",
+            Self::Timeout => "time-out of a route",
+            Self::Retry => "retry policy",
+            Self::RoundRobin => "round robin",
+            Self::LeastRequest => "least request",
+            Self::CustomLb => "policy list with an unknown one first",
+            Self::WeightedLocalities => "localities by weight",
+            Self::Failover => "failover and failback",
+            Self::DualStack => "IPv4 and IPv6 endpoints",
+            Self::CircuitBreaking => "limit of calls in flight",
+            Self::DropOverloads => "dropped shares",
+            Self::Mtls => "mutual TLS",
+            Self::Tls => "TLS without client certificates",
+            Self::WrongServer => "a server with another name is not called",
+            Self::NoClientCertificate => "a client without certificate is refused",
+            Self::Rotation => "certificates rotated under load",
+            Self::Sidecar => "a sidecar on either side, mutual TLS",
+            Self::Drain => "draining without a failed call",
+            Self::SlowPlane => "a slow control plane",
+            Self::Hostile => "a control plane that breaks the protocol",
+            Self::Nack => "a refused change, a storm of them, recovery",
+            Self::Tears => "torn changes under load",
+            Self::Refusal => "the same resources accepted and refused",
+            Self::WireTruth => "resources decoded and encoded without loss",
+            Self::Skew => "earlier tags of ours",
+            Self::Stubs => "stubs of earlier tonics",
+            Self::Machines => "three machines, TLS everywhere",
+            Self::RingHash => "ring hash, affinity",
+            Self::SessionAffinity => "session affinity by cookie",
+            Self::WeightedRoundRobin => "weighted round robin (ORCA)",
+            Self::OutlierDetection => "outlier detection",
+            Self::FaultInjection => "fault injection",
+            Self::Authorization => "authorization (RBAC)",
+            Self::LoadReports => "load reports (LRS)",
+            Self::AggregateClusters => "aggregate and DNS clusters",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_feature_is_listed_once_and_in_order() {
+        assert!(FEATURES.is_sorted());
+        // The last one's place is their number.
+        assert_eq!(
+            FEATURES.len(),
+            Feature::AggregateClusters as usize + 1,
+            "one is missing"
+        );
+        let titles: std::collections::BTreeSet<_> = FEATURES.iter().map(|f| f.title()).collect();
+        assert_eq!(titles.len(), FEATURES.len());
+    }
+}
