@@ -63,7 +63,7 @@ pub(super) struct ConsistentHash {
     published: Option<Connectivity>,
 }
 
-impl fmt::Debug for ConsistentHash {
+impl Debug for ConsistentHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsistentHash")
             .field("endpoints", &self.endpoints)

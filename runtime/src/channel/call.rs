@@ -17,7 +17,7 @@ use super::options::CallInfo;
 use super::status::CallError;
 use super::{Inner, slow};
 use crate::balancer::Pick;
-use crate::routing::{Action, Call};
+use crate::routing::{Action, Call, Forward};
 use crate::snapshot::{Cluster, Published, TargetState};
 use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
 use crate::telemetry::client::ClientCall;
