@@ -2,9 +2,9 @@
 //! and in Envoy (xDS `MAGLEV`).
 //!
 //! Endpoints take turns in choosing places in the table, each by an order of its own; one with half
-//! of the greatest weight chooses in every second round. Shares come out within 1 or 2 % of even,
-//! where a ring of 4,096 entries is off by tens; when an endpoint leaves, a few places of others
-//! move as well. The states and the walk are those of [`super::consistent_hash`].
+//! of the greatest weight chooses in every second round. Shares come out even, where those of a ring
+//! of 4,096 entries are off by tens of percent; when an endpoint leaves, a few places of others move
+//! as well. The states and the walk are those of [`super::consistent_hash`].
 
 use sidestep_proto::resource::LbPolicy;
 use xxhash_rust::xxh64::xxh64;
@@ -131,8 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn the_spread_is_nearly_even() {
+    fn the_spread_is_even() {
+        let places = Places::new(&shares(&[1.0; 7]), 65_537);
+        for endpoint in 0..7 {
+            // They take turns, so nobody is more than a turn ahead.
+            let count = places.0.iter().filter(|p| **p == endpoint).count();
+            assert!((9_362..=9_363).contains(&count), "{endpoint}: {count}");
+        }
+        // What is left is chance: 5 sigma of 100,000 keys over 100 endpoints is 16 %.
         let (least, most) = spread(|shares| Box::new(Places::new(shares, 65_537)));
-        assert!(least > 0.95 && most < 1.05, "{least} to {most} of the mean");
+        assert!(least > 0.84 && most < 1.16, "{least} to {most} of the mean");
     }
 }
