@@ -60,6 +60,17 @@ pub mod status {
     };
 }
 
+/// Load reports and the service that takes them.
+pub mod load_stats {
+    pub use super::generated::envoy::config::endpoint::v3::{
+        ClusterStats, EndpointLoadMetricStats, UnnamedEndpointLoadMetricStats,
+        UpstreamLocalityStats, cluster_stats,
+    };
+    pub use super::generated::envoy::service::load_stats::v3::{
+        LoadStatsRequest, LoadStatsResponse,
+    };
+}
+
 /// The few vendor-neutral types that matchers and sources refer to.
 pub mod xds {
     pub use super::generated::xds::core::v3::{Authority, TypedExtensionConfig};

@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod events;
 pub mod fixture;
+pub mod hostile;
 pub mod load;
 pub mod raw;

@@ -35,6 +35,21 @@ pub fn listener(name: &str, routes: &str) -> Any {
 /// If `address` is not `IP:port`.
 #[must_use]
 pub fn server_listener(address: &str, identity: Option<&str>) -> Any {
+    let mut routes = route_configuration("inbound", &["unused"]);
+    routes.virtual_hosts[0].routes[0].action = RouteAction::NonForwarding;
+    listener_of(address, identity, routes)
+}
+
+/// The Listener of a server at `address`, in plaintext, with these routes.
+///
+/// # Panics
+/// If `address` is not `IP:port`.
+#[must_use]
+pub fn server_listener_with(address: &str, routes: RouteConfiguration) -> Any {
+    listener_of(address, None, routes)
+}
+
+fn listener_of(address: &str, identity: Option<&str>, routes: RouteConfiguration) -> Any {
     let tls = identity.map(|instance| DownstreamTls {
         identity: CertificateInstance {
             instance: instance.to_owned(),
@@ -43,8 +58,6 @@ pub fn server_listener(address: &str, identity: Option<&str>) -> Any {
         roots: None,
         require_client_certificate: false,
     });
-    let mut routes = route_configuration("inbound", &["unused"]);
-    routes.virtual_hosts[0].routes[0].action = RouteAction::NonForwarding;
     codec::encode(&Resource::Listener(Arc::new(Listener {
         name: format!("grpc/server?xds.resource.listening_address={address}"),
         kind: ListenerKind::Server(ServerListener {

@@ -21,6 +21,7 @@ mod check;
 pub mod compile;
 #[cfg(test)]
 mod fixture;
+pub mod load;
 pub mod model;
 mod native;
 pub use sidestep_proto::nearest;
@@ -40,6 +41,7 @@ mod view;
 pub use api::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
 pub use bundle::Bundle;
 pub use check::{Checked, check};
+pub use load::{LoadClient, LoadEvent, LoadObserver, LoadReporting};
 pub use observer::{StreamEvent, StreamInfo, StreamObserver};
 pub use server::{ManagementServer, Running, StartError};
 pub use socket::ListenAddress;

@@ -15,12 +15,14 @@ use serde_json::Value as Json;
 use sidestep_proto::code;
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::ResourceType;
+use sidestep_proto::wire::discovery::Resource;
 use sidestep_proto::wire::{self, Any};
 
 use crate::compile::{CompiledResource, Content};
 use crate::model::yaml::{Kind, Node, Value};
 use crate::model::{NativeResource, Report};
 use crate::nearest;
+use crate::snapshot::RawResource;
 
 static DESCRIPTORS: &[u8] = include_bytes!("../data/envoy-descriptors.bin.gz");
 
@@ -59,15 +61,7 @@ fn full_name(package: &str, message: &str) -> String {
 
 /// Compiles one entry of `resources`. `None` after an error, which the report has.
 pub(crate) fn compile(native: &NativeResource, report: &mut Report) -> Option<CompiledResource> {
-    let descriptor = descriptor(native, report)?;
-    let Ok(message) = read(&descriptor, &native.node) else {
-        locate::report(&descriptor, &native.node, report);
-        return None;
-    };
-    let any = Any {
-        type_url: format!("type.googleapis.com/{}", descriptor.full_name()),
-        value: message.encode_to_vec().into(),
-    };
+    let (message, any) = encode(native, report)?;
     let name = match ResourceType::from_type_url(&any.type_url) {
         Some(known) => checked(known, &any, native, report)?,
         None => own_name(&message, native, report)?,
@@ -78,6 +72,39 @@ pub(crate) fn compile(native: &NativeResource, report: &mut Report) -> Option<Co
         content: Content::Native(any),
         provenance: native.place.clone(),
     })
+}
+
+/// Encodes one entry of `resources` as it is written, whatever any client thinks of it. One that
+/// has no name of its own can be given one by writing it inside an
+/// `envoy.service.discovery.v3.Resource`. `None` after an error, which the report has.
+pub(crate) fn as_written(native: &NativeResource, report: &mut Report) -> Option<RawResource> {
+    let (message, any) = encode(native, report)?;
+    let (name, any) = match any.unpack::<Resource>() {
+        Ok(Resource {
+            name,
+            resource: Some(inner),
+            ..
+        }) if !name.is_empty() => (name, inner),
+        _ => (own_name(&message, native, report)?, any),
+    };
+    Some(RawResource {
+        name,
+        any,
+        origin: Some(native.place.clone()),
+    })
+}
+
+fn encode(native: &NativeResource, report: &mut Report) -> Option<(DynamicMessage, Any)> {
+    let descriptor = descriptor(native, report)?;
+    let Ok(message) = read(&descriptor, &native.node) else {
+        locate::report(&descriptor, &native.node, report);
+        return None;
+    };
+    let any = Any {
+        type_url: format!("type.googleapis.com/{}", descriptor.full_name()),
+        value: message.encode_to_vec().into(),
+    };
+    Some((message, any))
 }
 
 fn descriptor(native: &NativeResource, report: &mut Report) -> Option<MessageDescriptor> {

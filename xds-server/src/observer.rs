@@ -1,6 +1,6 @@
 //! What happens on the ADS streams, for whoever wants to know.
 
-use sidestep_proto::ads::Variant;
+use sidestep_proto::ads::{Request, Variant};
 use sidestep_proto::wire::core::Node;
 
 /// Hears what happens on every ADS stream. Called on the stream's own task: must not block.
@@ -26,6 +26,9 @@ pub struct StreamInfo {
 pub enum StreamEvent<'a> {
     /// The stream was opened.
     Opened,
+    /// A request arrived, as it was sent; what comes of it is told after this. The first one of a
+    /// stream says who asks.
+    Received(&'a Request),
     /// The client said who it is.
     Identified(&'a Node),
     /// The client changed its subscription.

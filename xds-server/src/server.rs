@@ -8,9 +8,11 @@ use sidestep_proto::code::{self, Code};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
-use crate::api::{AggregatedDiscovery, Operations};
+use crate::api::{AggregatedDiscovery, LoadReports, Operations};
+use crate::load::LoadReporting;
 use crate::observer::StreamObserver;
 use crate::socket::{Connection, ListenAddress, Listener};
 use crate::source::endpoints::LookOptions;
@@ -24,6 +26,9 @@ use crate::tracker::Tracker;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it has to answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams that one connection may have open. A process needs one; a proxy may carry many.
+const STREAMS: u32 = 1024;
 
 /// How long connections have to end in good order before they are cut.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
@@ -57,6 +62,7 @@ impl ManagementServer {
             tls: None,
             look: LookOptions::default(),
             observers: Vec::new(),
+            load_reporting: None,
         }
     }
 }
@@ -68,6 +74,7 @@ pub struct Builder {
     tls: Option<ServerTls>,
     look: LookOptions,
     observers: Vec<Arc<dyn StreamObserver>>,
+    load_reporting: Option<LoadReporting>,
 }
 
 impl Builder {
@@ -109,6 +116,13 @@ impl Builder {
         self
     }
 
+    /// Takes load reports, on the same port. Default: that service does not exist.
+    #[must_use]
+    pub fn load_reporting(mut self, reporting: LoadReporting) -> Self {
+        self.load_reporting = Some(reporting);
+        self
+    }
+
     /// Loads the configuration, binds and serves, on tasks of the current tokio runtime.
     ///
     /// # Errors
@@ -141,6 +155,11 @@ impl Builder {
         let (connections, accepted) = mpsc::channel(16);
         let ads = AggregatedDiscovery::new(store.clone(), observers.into(), stop.subscribe());
         let operations = Operations::new(store.clone(), Arc::clone(&tracker), board.clone());
+        let mut services = Routes::new(ads).add_service(operations);
+        if let Some(reporting) = self.load_reporting {
+            let reports = LoadReports::new(store.clone(), reporting, stop.subscribe());
+            services = services.add_service(reports);
+        }
         let tasks = Tasks {
             following: source.map(|source| tokio::spawn(follow(source, store.clone()))),
             accepting: tokio::spawn(listener.accept(
@@ -150,7 +169,7 @@ impl Builder {
                 cut.subscribe(),
             )),
             reloading: tls.map(|tls| tokio::spawn(tls.follow())),
-            serving: tokio::spawn(serve(ads, operations, accepted, stop.subscribe())),
+            serving: tokio::spawn(serve(services, accepted, stop.subscribe())),
             stop,
             cut,
         };
@@ -294,8 +313,7 @@ async fn follow(mut source: Box<dyn Source>, store: Store) {
 }
 
 async fn serve(
-    ads: AggregatedDiscovery,
-    operations: Operations,
+    services: Routes,
     accepted: mpsc::Receiver<io::Result<Connection>>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -305,8 +323,8 @@ async fn serve(
     let result = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(ads)
-        .add_service(operations)
+        .max_concurrent_streams(STREAMS)
+        .add_routes(services)
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted), stopped)
         .await;
     if let Err(error) = result {

@@ -74,6 +74,21 @@ pub enum References {
     Open,
 }
 
+/// In which form clients are given what there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// As each kind of client takes it: the rule. A proxy is not shown listeners that are for
+    /// channels and gets clusters in its own form; a name that does not exist is answered with the
+    /// reason and the nearest names that do; who comes back with the current version is sent
+    /// nothing.
+    #[default]
+    Fitted,
+    /// As it is, to everybody: what a management server does that knows nothing of its clients. A
+    /// name that does not exist is absent from whole states, is in `removed_resources` of delta
+    /// responses, and is otherwise not answered.
+    AsWritten,
+}
+
 /// Makes the listeners of servers, whose names hold addresses that nobody knows in advance.
 pub trait ServerListeners: fmt::Debug + Send + Sync {
     /// The listener called `name` for a process of the service `service` (its `node.cluster`).
@@ -100,6 +115,7 @@ pub struct Snapshot {
     /// Clusters that a proxy is told in another form.
     for_proxies: BTreeMap<String, Arc<Entry>>,
     api_listeners: BTreeSet<String>,
+    delivery: Delivery,
     server_listeners: Option<Arc<dyn ServerListeners>>,
     made: Mutex<Made>,
 }
@@ -158,6 +174,19 @@ impl Snapshot {
     pub fn with_server_listeners(mut self, listeners: Option<Arc<dyn ServerListeners>>) -> Self {
         self.server_listeners = listeners;
         self
+    }
+
+    /// Sets the form in which clients are given it.
+    #[must_use]
+    pub fn with_delivery(mut self, delivery: Delivery) -> Self {
+        self.delivery = delivery;
+        self
+    }
+
+    /// The form in which clients are given it.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        self.delivery
     }
 
     /// The listener of a server, made when first asked for; see [`ServerListeners`].

@@ -115,7 +115,8 @@ impl Store {
             configuration.references,
             &previous,
         )?
-        .with_server_listeners(configuration.server_listeners);
+        .with_server_listeners(configuration.server_listeners)
+        .with_delivery(configuration.delivery);
         let report = Report {
             revision,
             summary: configuration.summary,

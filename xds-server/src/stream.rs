@@ -31,6 +31,12 @@ const QUEUE_LIMIT: usize = 8;
 /// A client that reads nothing for this long is let go; it may come back.
 const STALL: Duration = Duration::from_secs(60);
 
+/// Resource types that one stream may ask for. There are not so many.
+const TYPES: usize = 64;
+
+/// Bytes of names that one stream may be subscribed to, of one type.
+const NAMES: usize = 16 << 20;
+
 /// What a stream needs from the server.
 pub(crate) struct Context {
     /// Who it is.
@@ -61,7 +67,12 @@ pub(crate) async fn serve(
         let wait_for_room = !session.queue.is_empty();
         tokio::select! {
             request = requests.next(), if session.queue.len() < QUEUE_LIMIT => match request {
-                Some(Ok(request)) => session.request(request),
+                Some(Ok(request)) => {
+                    session.request(request);
+                    if let Some(excess) = session.excess() {
+                        break End::Failed(Status::resource_exhausted(excess));
+                    }
+                }
                 Some(Err(status)) => break End::Failed(status),
                 None => break End::ByClient,
             },
@@ -129,6 +140,8 @@ struct Session {
     waiting_since: Option<Instant>,
     /// The last revision to which the client has answered in full.
     settled: Option<u64>,
+    /// The client is subscribed to more bytes of names than we keep.
+    too_many_names: bool,
 }
 
 impl Session {
@@ -144,6 +157,7 @@ impl Session {
             queue: VecDeque::new(),
             waiting_since: None,
             settled: None,
+            too_many_names: false,
             observers,
             info,
         };
@@ -159,6 +173,7 @@ impl Session {
     }
 
     fn request(&mut self, request: Request) {
+        self.tell(StreamEvent::Received(&request));
         // As in the machine, only the first request of a stream says who asks.
         if let Some(node) = request.node().filter(|_| !self.is_identified) {
             self.is_identified = true;
@@ -167,6 +182,15 @@ impl Session {
         want_listeners(&mut self.view, &request);
         self.machine.handle_request(now(), request, &self.view);
         self.drain();
+    }
+
+    /// What the client asks too much of. Its memory is ours, for as long as the stream lives.
+    fn excess(&self) -> Option<&'static str> {
+        if self.machine.type_count() > TYPES {
+            return Some("more resource types than there are");
+        }
+        self.too_many_names
+            .then_some("more names than are kept for one stream")
     }
 
     fn update(&mut self, snapshot: Arc<Snapshot>) {
@@ -228,7 +252,10 @@ impl Session {
         self.waiting_since = (!self.queue.is_empty()).then(Instant::now);
     }
 
-    fn event(&self, event: &ServerEvent) {
+    fn event(&mut self, event: &ServerEvent) {
+        if let ServerEvent::Request { names, .. } = event {
+            self.too_many_names |= names.iter().map(String::len).sum::<usize>() > NAMES;
+        }
         log(&self.info, event);
         self.tell(match event {
             ServerEvent::Node(node) => StreamEvent::Identified(node),

@@ -197,8 +197,11 @@ impl Client {
                     progress.nacked = Some((revision, message.to_owned()));
                 }
             }
-            // Handled by the tracker itself.
-            StreamEvent::Opened | StreamEvent::Settled { .. } | StreamEvent::Closed { .. } => {}
+            // Handled by the tracker itself, or told again by what comes of it.
+            StreamEvent::Opened
+            | StreamEvent::Received(_)
+            | StreamEvent::Settled { .. }
+            | StreamEvent::Closed { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! made for the client's own service (`node.cluster`); a proxy that asks for all listeners gets
 //! none that are for channels, since it would refuse them, and clusters in the form it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sidestep_proto::ads::{Entry, Missing, View};
@@ -12,7 +12,7 @@ use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
 
 use crate::nearest;
-use crate::snapshot::{Snapshot, short};
+use crate::snapshot::{Delivery, Snapshot, short};
 
 /// gRPC's status code for what is not there.
 const NOT_FOUND: i32 = 5;
@@ -44,6 +44,15 @@ impl ClientView {
         self.proxy = node.user_agent_name == "envoy";
     }
 
+    /// Whether it is shown what suits a proxy.
+    fn is_for_proxy(&self) -> bool {
+        self.proxy && self.is_fitted()
+    }
+
+    fn is_fitted(&self) -> bool {
+        self.snapshot.delivery() == Delivery::Fitted
+    }
+
     /// The client is about to ask for these listeners.
     pub(crate) fn want_listeners<'a>(&mut self, names: impl IntoIterator<Item = &'a String>) {
         let listener = ResourceType::Listener.type_url();
@@ -57,6 +66,7 @@ impl ClientView {
 
     /// Only these listeners are still wanted.
     pub(crate) fn retain_listeners(&mut self, names: &[String]) {
+        let names: BTreeSet<&String> = names.iter().collect();
         self.made.retain(|name, _| names.contains(name));
     }
 
@@ -80,7 +90,7 @@ impl View for ClientView {
             _ => None,
         };
         let found = self.snapshot.find(type_url, name);
-        match self.proxy {
+        match self.is_for_proxy() {
             true => found.map(|entry| self.snapshot.for_proxy(type_url, entry)),
             false => found,
         }
@@ -89,7 +99,7 @@ impl View for ClientView {
 
     fn entries(&self, type_url: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_> {
         let entries = self.snapshot.entries(type_url);
-        if !self.proxy {
+        if !self.is_for_proxy() {
             return Box::new(entries);
         }
         if type_url == ResourceType::Listener.type_url() {
@@ -102,20 +112,27 @@ impl View for ClientView {
         Box::new(entries)
     }
 
-    fn missing(&self, type_url: &str, name: &str) -> Missing {
+    fn missing(&self, type_url: &str, name: &str) -> Option<Missing> {
+        if !self.is_fitted() {
+            return None;
+        }
         if type_url == ResourceType::Listener.type_url()
             && let Some(Some(Err(message))) = self.made.get(name)
         {
-            return Missing {
+            return Some(Missing {
                 code: NOT_FOUND,
                 message: message.clone(),
-            };
+            });
         }
         let hint = nearest::hint(name, self.snapshot.names(type_url));
-        Missing {
+        Some(Missing {
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
-        }
+        })
+    }
+
+    fn trusts_versions(&self) -> bool {
+        self.is_fitted()
     }
 }
 

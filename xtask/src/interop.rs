@@ -19,10 +19,12 @@ use crate::codegen::root;
 mod calls;
 #[allow(dead_code, reason = "no cast is for full runs alone yet")]
 mod cast;
+mod casts;
 mod engine;
 mod envoy;
 mod feature;
 mod install;
+mod management;
 mod matrix;
 mod mesh;
 mod namespaces;
@@ -32,10 +34,13 @@ mod peer;
 mod process;
 mod reasons;
 mod report;
+mod resources;
 mod scenario;
 mod scenarios;
 mod sidecar;
 mod stage;
+mod statistics;
+mod traffic;
 
 pub(crate) use envoy::{Envoy, Protocol};
 pub(crate) use install::envoy as install_envoy;

@@ -109,6 +109,8 @@ pub(super) fn resource(t: ResourceType, name: &str, content: &str) -> Resource {
 pub(super) struct World {
     revision: u64,
     entries: BTreeMap<String, BTreeMap<String, Arc<Entry>>>,
+    /// Says nothing about what is missing, and believes no version.
+    pub(super) is_bare: bool,
 }
 
 impl World {
@@ -161,10 +163,14 @@ impl View for World {
         Box::new(self.entries.get(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, _: &str, name: &str) -> Missing {
-        Missing {
+    fn missing(&self, _: &str, name: &str) -> Option<Missing> {
+        (!self.is_bare).then(|| Missing {
             code: 5,
             message: format!("no {name}"),
-        }
+        })
+    }
+
+    fn trusts_versions(&self) -> bool {
+        !self.is_bare
     }
 }

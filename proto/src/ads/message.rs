@@ -3,6 +3,7 @@
 use crate::wire::core::Node;
 use crate::wire::discovery::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+    ResourceLocator,
 };
 use crate::wire::rpc::Status;
 
@@ -55,6 +56,37 @@ impl Request {
         }
     }
 
+    /// `version_info`: what was last accepted. Delta requests name no version.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        match self {
+            Self::StateOfTheWorld(r) => &r.version_info,
+            Self::Delta(_) => "",
+        }
+    }
+
+    /// The names it asks for, those of resource locators last: in state of the world all that are
+    /// wanted, in delta those wanted from now on.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        let (names, locators) = match self {
+            Self::StateOfTheWorld(r) => (&r.resource_names, &r.resource_locators),
+            Self::Delta(r) => (&r.resource_names_subscribe, &r.resource_locators_subscribe),
+        };
+        both(names, locators)
+    }
+
+    /// The names that a delta request takes back.
+    pub fn unsubscribed(&self) -> impl Iterator<Item = &str> {
+        let (names, locators): (&[String], &[ResourceLocator]) = match self {
+            Self::StateOfTheWorld(_) => (&[], &[]),
+            Self::Delta(r) => (
+                &r.resource_names_unsubscribe,
+                &r.resource_locators_unsubscribe,
+            ),
+        };
+        both(names, locators)
+    }
+
     /// Present exactly if it refuses a response.
     #[must_use]
     pub fn error_detail(&self) -> Option<&Status> {
@@ -79,6 +111,11 @@ impl Request {
             Self::Delta(r) => r.node = Some(node),
         }
     }
+}
+
+fn both<'a>(names: &'a [String], locators: &'a [ResourceLocator]) -> impl Iterator<Item = &'a str> {
+    let located = locators.iter().map(|locator| &locator.name);
+    names.iter().chain(located).map(String::as_str)
 }
 
 /// From the server to the client.

@@ -279,8 +279,10 @@ fn decode_match(at: &At<'_>, wire: listener::FilterChainMatch) -> Result<FilterC
         "direct_source_prefix_ranges",
         !wire.direct_source_prefix_ranges.is_empty(),
     )?;
+    // Zero is no condition.
     let destination_port = wire
         .destination_port
+        .filter(|port| *port != 0)
         .map(|port| matched_port(&at.field("destination_port"), port));
     let source_ports = wire.source_ports.into_iter().enumerate();
     let source_ports = source_ports.map(|(i, p)| matched_port(&at.item("source_ports", i), p));

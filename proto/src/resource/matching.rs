@@ -1,11 +1,13 @@
 //! Matchers shared by routes, SAN checks and (later) authorization.
 
+use super::re2;
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 
 /// A regular expression that is known to compile, compared by its text.
 ///
-/// Matching is always anchored at both ends, as RE2's full match in the other runtimes.
+/// Its dialect is RE2's, as in the other runtimes and in Envoy. Matching is always anchored at both
+/// ends.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,
@@ -21,9 +23,12 @@ impl Pattern {
     /// # Errors
     /// The compiler's message when the pattern does not parse or is too large.
     pub fn new(text: &str) -> Result<Self, String> {
+        let inner = re2::translate(text)?;
+        // By itself first: within the group around it, `)(` would be two good groups.
+        compile(&inner)?;
         Ok(Self {
             text: text.to_owned(),
-            compiled: compile(&format!("^(?:{text})$"))?,
+            compiled: compile(&format!("^(?:{inner})$"))?,
         })
     }
 

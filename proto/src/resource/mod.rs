@@ -11,6 +11,7 @@ mod cluster;
 mod endpoint_assignment;
 mod listener;
 mod matching;
+mod re2;
 mod rewrite;
 mod route_configuration;
 mod security;

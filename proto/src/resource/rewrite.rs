@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
 
 use super::matching::compile;
+use super::re2;
 
 /// Replaces whatever in a text matches. Compared by what was written.
 #[derive(Debug, Clone)]
 pub struct Rewrite {
+    pattern: String,
     regex: regex::Regex,
     substitution: String,
     /// The same in the words of `regex`.
@@ -22,7 +24,8 @@ impl Rewrite {
     /// The compiler's message when the pattern does not parse or is too large.
     pub fn new(pattern: &str, substitution: &str) -> Result<Self, String> {
         Ok(Self {
-            regex: compile(pattern)?,
+            pattern: pattern.to_owned(),
+            regex: compile(&re2::translate(pattern)?)?,
             substitution: substitution.to_owned(),
             replacement: replacement(substitution),
         })
@@ -31,7 +34,7 @@ impl Rewrite {
     /// The pattern as it was written.
     #[must_use]
     pub fn pattern(&self) -> &str {
-        self.regex.as_str()
+        &self.pattern
     }
 
     /// The substitution as it was written.

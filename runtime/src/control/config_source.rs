@@ -203,7 +203,14 @@ impl ConfigSource {
         }
         match said {
             Said::Open => self.machine.handle_connected(now),
-            Said::Response(response, _read) => self.machine.handle_response(now, response),
+            Said::Response(response, read) => {
+                self.machine.handle_response(now, response);
+                self.drive(now);
+                if let Some(Link::Ads(link)) = &self.link {
+                    link.answered(read);
+                }
+                return;
+            }
             Said::Closed(reason) => {
                 self.link = None;
                 self.machine.handle_closed(now, &reason);

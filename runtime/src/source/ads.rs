@@ -50,7 +50,8 @@ pub(crate) struct LinkId(pub(crate) u64);
 pub(crate) enum Said {
     /// Requests may be sent.
     Open,
-    /// The server answered. The permit lets the next response be read once it is dropped.
+    /// The server answered. The permit, to be given back by [`Link::answered`], lets a further
+    /// response be read.
     Response(Response, OwnedSemaphorePermit),
     /// Over, and why. The last thing said.
     Closed(String),
@@ -60,17 +61,26 @@ pub(crate) enum Said {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: LinkId,
-    requests: mpsc::UnboundedSender<Request>,
+    queue: mpsc::UnboundedSender<Queued>,
     task: AbortHandle,
+}
+
+/// What waits for its turn on the stream.
+#[derive(Debug)]
+enum Queued {
+    Request(Request),
+    /// A response was answered by the requests before this: another one may be read. A server that
+    /// talks and does not listen is thereby held back by its own flow control.
+    Answered(OwnedSemaphorePermit),
 }
 
 impl Link {
     /// Starts a try.
     pub(crate) fn open(inbox: WeakInbox, id: LinkId, server: Server, dial: Dial) -> Self {
-        let (requests, queue) = mpsc::unbounded_channel();
+        let (queue, queued) = mpsc::unbounded_channel();
         let report = Report { inbox, id };
         let task = tokio::spawn(async move {
-            let reason = match run(&report, &server, &dial, queue).await {
+            let reason = match run(&report, &server, &dial, queued).await {
                 Ok(()) => "the server ended the stream".to_owned(),
                 Err(reason) => reason,
             };
@@ -78,16 +88,22 @@ impl Link {
         });
         Self {
             id,
-            requests,
+            queue,
             task: task.abort_handle(),
         }
     }
 
-    /// Queues a request. The machine keeps at most one unanswered request for each resource type
-    /// and change of subscriptions, which bounds the queue.
+    /// Queues a request. There is one for each response, of which few are unanswered, and one for
+    /// each change of subscriptions, which bounds the queue.
     pub(crate) fn send(&self, request: Request) {
         // A link that is over has said so, or is about to.
-        let _ = self.requests.send(request);
+        let _ = self.queue.send(Queued::Request(request));
+    }
+
+    /// The response that came with this permit is answered: what was sent before this call.
+    pub(crate) fn answered(&self, read: OwnedSemaphorePermit) {
+        // As in `send`.
+        let _ = self.queue.send(Queued::Answered(read));
     }
 }
 
@@ -118,7 +134,7 @@ async fn run(
     report: &Report,
     server: &Server,
     dial: &Dial,
-    queue: mpsc::UnboundedReceiver<Request>,
+    queue: mpsc::UnboundedReceiver<Queued>,
 ) -> Result<(), String> {
     let (connection, authority) = connect(server, dial).await?;
     let scheme = match &server.credentials {
@@ -156,7 +172,7 @@ async fn converse<Q, A>(
     report: &Report,
     mut grpc: Grpc<Single>,
     path: &'static str,
-    queue: mpsc::UnboundedReceiver<Request>,
+    queue: mpsc::UnboundedReceiver<Queued>,
     unwrap: fn(Request) -> Option<Q>,
     wrap: fn(A) -> Response,
 ) -> Result<(), String>
@@ -166,9 +182,13 @@ where
 {
     let requests = stream::unfold(queue, move |mut queue| async move {
         loop {
-            let request = queue.recv().await?;
-            if let Some(request) = unwrap(request) {
-                return Some((request, queue));
+            match queue.recv().await? {
+                Queued::Answered(read) => drop(read),
+                Queued::Request(request) => {
+                    if let Some(request) = unwrap(request) {
+                        return Some((request, queue));
+                    }
+                }
             }
         }
     });

@@ -339,7 +339,7 @@ impl View for Current {
         Box::new(self.of(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, t: &str, name: &str) -> Missing {
+    fn missing(&self, t: &str, name: &str) -> Option<Missing> {
         let noun = ResourceType::from_type_url(t).map_or(t, |known| known.wire_name());
         let known = self.of(t).into_iter().flat_map(BTreeMap::keys);
         let known: Vec<String> = known
@@ -350,10 +350,10 @@ impl View for Current {
             true => format!("they have no {noun} at all"),
             false => format!("they have {}", known.join(", ")),
         };
-        Missing {
+        Some(Missing {
             code: NOT_FOUND,
             message: format!("the static resources have no {noun} {name:?}; {known}"),
-        }
+        })
     }
 }
 

@@ -337,6 +337,62 @@ pub fn bootstrap(address: &str) -> Value {
     })
 }
 
+/// The table of `docs/parity.md`: what grpc-go does with each case in it.
+///
+/// # Errors
+/// A row that does not name its cases in backticks or says the same of both, or a case in two rows.
+pub fn differences(page: &str) -> Result<BTreeMap<String, Verdict>, BadCorpus> {
+    let mut found = BTreeMap::new();
+    let rows = page.lines().filter(|line| line.starts_with("| `"));
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let theirs = match cells.as_slice() {
+            [_, "accepts", "refuses", _] => Verdict::Accept,
+            [_, "refuses", "accepts", _] => Verdict::Refuse,
+            _ => return Err(bad("the table of differences", row)),
+        };
+        for name in cells[0].split(", ") {
+            let name = name.trim_matches('`').to_owned();
+            if found.insert(name.clone(), theirs).is_some() {
+                return Err(bad(
+                    "the table of differences",
+                    format!("{name} appears twice"),
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Compares our verdicts with another's; each text is a difference that is not `justified`, or a
+/// justified one that is none.
+#[must_use]
+pub fn compare(
+    theirs: &BTreeMap<String, Verdict>,
+    ours: &BTreeMap<String, Result<(), String>>,
+    justified: &BTreeMap<String, Verdict>,
+) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (name, their) in theirs {
+        let Some(our) = ours.get(name) else {
+            faults.push(format!("{name}: not judged by us"));
+            continue;
+        };
+        let differs = Verdict::of(our.is_ok()) != *their;
+        let reason = our.as_ref().err().map_or("", String::as_str);
+        match (differs, justified.get(name)) {
+            (true, Some(stated)) if stated == their => {}
+            (true, Some(_)) => faults.push(format!("{name}: the other way round than stated")),
+            (true, None) => faults.push(format!("{name}: they {their}, we do not {reason}")),
+            (false, Some(_)) => faults.push(format!("{name}: stated as a difference, and is none")),
+            (false, None) => {}
+        }
+    }
+    let unknown = justified.keys().filter(|name| !theirs.contains_key(*name));
+    faults.extend(unknown.map(|name| format!("{name}: stated as a difference, and is no case")));
+    faults
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -369,5 +425,59 @@ mod tests {
                 case.name
             );
         }
+    }
+
+    #[test]
+    fn differences_are_read_from_the_page() {
+        let page = "| case | a | b | why |\n|---|---|---|---|\n\
+                    | `x`, `y` | accepts | refuses | because |\n| `z` | refuses | accepts | so |";
+        let found = differences(page).expect("a good table");
+        assert_eq!(found.len(), 3);
+        assert_eq!(found["y"], Verdict::Accept);
+        assert_eq!(found["z"], Verdict::Refuse);
+        for bad in [
+            "| `x` | accepts | accepts | why |",
+            "| `x`, `x` | accepts | refuses | why |",
+        ] {
+            assert!(differences(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn unstated_and_vanished_differences_are_faults() {
+        let map = |pairs: &[(&str, Verdict)]| {
+            pairs
+                .iter()
+                .map(|(name, verdict)| ((*name).to_owned(), *verdict))
+                .collect()
+        };
+        use Verdict::{Accept, Refuse};
+        let theirs = map(&[
+            ("same", Accept),
+            ("stated", Accept),
+            ("new", Accept),
+            ("gone", Refuse),
+            ("turned", Refuse),
+        ]);
+        let refused = || Err("reason".to_owned());
+        let ours = BTreeMap::from([
+            ("same".to_owned(), Ok(())),
+            ("stated".to_owned(), refused()),
+            ("new".to_owned(), refused()),
+            ("gone".to_owned(), refused()),
+            ("turned".to_owned(), Ok(())),
+        ]);
+        let justified = map(&[
+            ("stated", Accept),
+            ("gone", Accept),
+            ("turned", Accept),
+            ("nobody", Accept),
+        ]);
+        let faults = compare(&theirs, &ours, &justified);
+        let names: Vec<_> = faults
+            .iter()
+            .map(|f| f.split(':').next().unwrap_or(""))
+            .collect();
+        assert_eq!(names, ["gone", "new", "turned", "nobody"], "{faults:?}");
     }
 }

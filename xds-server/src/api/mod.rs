@@ -2,9 +2,11 @@
 
 mod ads;
 mod codec;
+mod lrs;
 mod operations;
 
 pub(crate) use ads::AggregatedDiscovery;
+pub(crate) use lrs::LoadReports;
 pub(crate) use operations::Operations;
 pub use operations::{OPERATIONS_SERVICE, OPERATIONS_STATUS};
 

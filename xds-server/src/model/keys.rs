@@ -129,6 +129,15 @@ pub(crate) static FILE: Object = Object {
     ],
 };
 
+/// A file of resources alone.
+pub(crate) static RESOURCE_FILE: Object = Object {
+    keys: &[required(key(
+        "resources",
+        Shape::List(&Shape::Native),
+        "Envoy-native resources",
+    ))],
+};
+
 const TIMEOUT: KeyRule = key(
     "timeout",
     Shape::Duration,

@@ -376,10 +376,24 @@ fn services(file: &Fields<'_>, mesh: &mut Mesh, report: &mut Report) {
 }
 
 fn resources(file: &Fields<'_>, mesh: &mut Mesh, report: &mut Report) {
-    let Some(items) = file.find("resources").and_then(|node| list(node, report)) else {
-        return;
-    };
-    for node in items {
+    if let Some(node) = file.find("resources") {
+        mesh.resources.extend(native_resources(node, report));
+    }
+}
+
+/// The entries of a file that holds nothing but native resources.
+pub(crate) fn resource_file(root: &Node, report: &mut Report) -> Vec<NativeResource> {
+    let file = fields(root, &keys::RESOURCE_FILE, report);
+    match file.and_then(|file| file.find("resources")) {
+        Some(list) => native_resources(list, report),
+        None => Vec::new(),
+    }
+}
+
+/// The entries of a list of native resources, each with its type.
+fn native_resources(list_node: &Node, report: &mut Report) -> Vec<NativeResource> {
+    let mut resources = Vec::new();
+    for node in list(list_node, report).unwrap_or_default() {
         let Some(entries) = map(node, report) else {
             continue;
         };
@@ -395,13 +409,14 @@ fn resources(file: &Fields<'_>, mesh: &mut Mesh, report: &mut Report) {
             continue;
         };
         if let Some(type_url) = reader::text(type_node, report) {
-            mesh.resources.push(NativeResource {
+            resources.push(NativeResource {
                 place: node.place.clone(),
                 type_url: type_url.to_owned(),
                 node: node.clone(),
             });
         }
     }
+    resources
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::Value as Json;
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use sidestep_proto::code;
@@ -74,16 +75,54 @@ pub(crate) fn parse(file: &Arc<str>, text: &str, report: &mut Report) -> Option<
         return None;
     }
     if root.is_none() {
-        let start = Place {
-            file: Arc::clone(file),
-            line: 1,
-            column: 1,
-        };
         report
-            .error(code::NO_MESH_FILE, &start, "", "the file is empty")
+            .error(code::NO_MESH_FILE, &start_of(file), "", "the file is empty")
             .help("a mesh file begins with `mesh: v1`");
     }
     root
+}
+
+/// The same tree of a text that is JSON. Its nodes know their paths, but only the file for a place.
+pub(crate) fn of_json(file: &Arc<str>, json: &Json) -> Node {
+    json_node(file, json, String::new())
+}
+
+fn json_node(file: &Arc<str>, json: &Json, path: String) -> Node {
+    let scalar = |kind, text| Value::Scalar { kind, text };
+    let value = match json {
+        Json::Null => scalar(Kind::Null, "null".to_owned()),
+        Json::Bool(truth) => scalar(Kind::Bool, truth.to_string()),
+        Json::Number(number) => scalar(Kind::Number, number.to_string()),
+        Json::String(text) => scalar(Kind::Text, text.clone()),
+        Json::Array(items) => {
+            let items = items.iter().enumerate();
+            let item = |(i, item)| json_node(file, item, format!("{path}[{i}]"));
+            Value::List(items.map(item).collect())
+        }
+        Json::Object(fields) => {
+            let field = |(name, inner): (&String, &Json)| {
+                let key = Key {
+                    text: name.clone(),
+                    place: start_of(file),
+                };
+                (key, json_node(file, inner, join(&path, name)))
+            };
+            Value::Map(fields.iter().map(field).collect())
+        }
+    };
+    Node {
+        place: start_of(file),
+        path,
+        value,
+    }
+}
+
+fn start_of(file: &Arc<str>) -> Place {
+    Place {
+        file: Arc::clone(file),
+        line: 1,
+        column: 1,
+    }
 }
 
 struct Builder<'a, I> {

@@ -8,7 +8,7 @@ use sidestep_proto::wire::Any;
 use tokio::sync::watch;
 
 use super::{Configuration, Source, SourceError};
-use crate::snapshot::{RawResource, References, UnnamedResource};
+use crate::snapshot::{Delivery, RawResource, References, UnnamedResource};
 
 /// A set of ready-made resources that the program may replace at any time.
 ///
@@ -38,6 +38,26 @@ impl RawResources {
         Self::with_references(resources, References::Open)
     }
 
+    /// Starts with these resources, which every client is given as they are, whatever it is and
+    /// whatever is wrong with them: for tests of clients. See [`Delivery::AsWritten`].
+    ///
+    /// # Errors
+    /// If one of them has no name.
+    pub fn as_written(resources: impl IntoIterator<Item = Any>) -> Result<Self, UnnamedResource> {
+        Ok(Self::with(Configuration::as_written(named(resources)?)))
+    }
+
+    /// Starts with this configuration.
+    #[must_use]
+    pub fn with(configuration: Configuration) -> Self {
+        let (current, mut changes) = watch::channel(configuration);
+        changes.mark_changed();
+        Self {
+            current: Arc::new(current),
+            changes,
+        }
+    }
+
     /// Replaces all resources.
     ///
     /// # Errors
@@ -61,17 +81,27 @@ impl RawResources {
         references: References,
     ) -> Result<Self, UnnamedResource> {
         let resources = named(resources)?;
-        let (current, mut changes) = watch::channel(Configuration {
+        Ok(Self::with(Configuration {
             summary: summary(resources.len()),
             resources,
             references,
             ..Configuration::default()
-        });
-        changes.mark_changed();
-        Ok(Self {
-            current: Arc::new(current),
-            changes,
-        })
+        }))
+    }
+}
+
+impl Configuration {
+    /// These resources, of any type, unchecked and for every client as they are: see
+    /// [`Delivery::AsWritten`]. Only a name given twice among those of one type is still a fault.
+    #[must_use]
+    pub fn as_written(resources: Vec<RawResource>) -> Self {
+        Self {
+            summary: summary(resources.len()),
+            resources,
+            references: References::Open,
+            delivery: Delivery::AsWritten,
+            ..Self::default()
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod file;
 mod living;
 mod memory;
 pub(crate) mod mesh;
+mod resources;
 mod watch;
 
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use futures_core::future::BoxFuture;
 use sidestep_proto::code::{self, Code};
 
 use crate::model::{Diagnostic, Mesh, Place, Severity};
-use crate::snapshot::{Fault, InconsistentSnapshot, RawResource, References, ServerListeners};
+use crate::snapshot::{
+    Delivery, Fault, InconsistentSnapshot, RawResource, References, ServerListeners,
+};
 
 pub use file::{FileSource, Parser, SourceText};
 pub(crate) use living::Living;
@@ -42,6 +45,8 @@ pub struct Configuration {
     pub resources: Vec<RawResource>,
     /// Whether every name mentioned must exist.
     pub references: References,
+    /// In which form clients are given it.
+    pub delivery: Delivery,
     /// Makes the listeners of servers; `None` where there are none but those in `resources`.
     pub server_listeners: Option<Arc<dyn ServerListeners>>,
     /// What is in it, in a few words, for people: `2 services, 5 endpoints`.

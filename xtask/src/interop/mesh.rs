@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::install::Installed;
 use super::process::{Process, address};
+use super::stage::{Backend, Stage};
 
 /// `mtls` of the mesh.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,7 @@ impl Security {
 }
 
 /// The trust domain of every scenario.
-const TRUST_DOMAIN: &str = "interop.example";
+pub(super) const TRUST_DOMAIN: &str = "interop.example";
 
 /// A control plane of ours and the file that it follows.
 pub(super) struct ControlPlane {
@@ -93,7 +94,8 @@ pub(super) fn bootstrap(
             "channel_creds": [{"type": "insecure"}],
             "server_features": ["xds_v3"],
         }],
-        "node": {"id": format!("{service}-node"), "cluster": service},
+        // grpc-node takes no node without a locality.
+        "node": {"id": format!("{service}-node"), "cluster": service, "locality": {}},
         "server_listener_resource_name_template":
             "grpc/server?xds.resource.listening_address=%s",
     });
@@ -188,60 +190,28 @@ pub(super) fn plain_server(
     Ok((process, address))
 }
 
-/// Whose meshed server it is.
-#[derive(Clone, Copy)]
-pub(super) enum MeshedServer {
-    Ours,
-    GrpcGo,
-}
-
-impl MeshedServer {
-    /// Starts it as `greeter-1`.
-    fn command(self, installed: &Installed, security: Security) -> Command {
-        let mut command = match self {
-            Self::Ours => Command::new(&installed.server),
-            Self::GrpcGo => Command::new(&installed.go),
-        };
-        match self {
-            Self::Ours => command.args(["--mode", "xds"]),
-            Self::GrpcGo => command.arg("xds-server"),
-        };
-        command.args(["--id", "greeter-1"]);
-        if let (Self::Ours, Security::MutualTls) = (self, security) {
-            command.arg("--xds-creds");
-        }
-        command
-    }
-}
-
-/// A control plane and one meshed server of `greeter` that serves.
+/// A control plane and the cast's server, meshed as `greeter`, which serves.
 pub(super) struct Meshed {
     control_plane: ControlPlane,
     /// Where the server listens.
     pub(super) address: String,
     certificates: Option<Certificates>,
-    _server: Process,
+    _server: Backend,
 }
 
 impl Meshed {
-    pub(super) fn start(
-        installed: &Installed,
-        folder: &Path,
-        security: Security,
-        program: MeshedServer,
-    ) -> Result<Self> {
-        let control_plane = ControlPlane::start(installed, folder, &file(security, &[]))?;
+    pub(super) fn start(stage: &Stage<'_>, security: Security) -> Result<Self> {
+        let folder = stage.folder;
+        let control_plane = ControlPlane::start(stage.installed, folder, &file(security, &[]))?;
         let certificates = match security {
             Security::Plaintext => None,
             Security::MutualTls => Some(Certificates::new(folder, TRUST_DOMAIN)?),
         };
         let own = certificates.as_ref().map(|c| c.of("greeter")).transpose()?;
         let bootstrap = control_plane.bootstrap(folder, "greeter", own.as_deref())?;
-        let mut command = program.command(installed, security);
-        command.env("GRPC_XDS_BOOTSTRAP", bootstrap);
-        let server = Process::start("greeter-1", folder, &mut command)?;
-        let address = server.ready()?;
-        server.find("serving mode SERVING", |event| event["mode"] == "SERVING")?;
+        let server = stage.meshed_server("greeter-1", &bootstrap)?;
+        server.serves()?;
+        let address = server.address.clone();
         control_plane.edit(&file(security, std::slice::from_ref(&address)))?;
         Ok(Self {
             control_plane,

@@ -3,7 +3,6 @@
 
 use super::cast::Column;
 use super::feature::Feature;
-use super::peer::{Client, Plane, Server};
 
 /// What a reason is about.
 struct Reason {

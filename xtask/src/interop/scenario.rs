@@ -36,6 +36,12 @@ impl Scenario {
 /// Every list of scenarios; a new one is a file and a line here.
 const GROUPS: &[&[Scenario]] = &[
     scenarios::baseline::SCENARIOS,
+    scenarios::cases::SCENARIOS,
+    scenarios::routing::SCENARIOS,
+    scenarios::balancing::SCENARIOS,
+    scenarios::limits::SCENARIOS,
+    scenarios::security::SCENARIOS,
+    scenarios::servers::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
     scenarios::status::SCENARIOS,

@@ -1,7 +1,13 @@
 //! The scenarios, a file for each group of them.
 
+pub(super) mod balancing;
 pub(super) mod baseline;
+pub(super) mod cases;
 pub(super) mod envoy;
+pub(super) mod limits;
 pub(super) mod machines;
+pub(super) mod routing;
+pub(super) mod security;
+pub(super) mod servers;
 pub(super) mod status;
 pub(super) mod stubs;

@@ -98,6 +98,12 @@ impl ServerStream {
         self.advance(now, view);
     }
 
+    /// How many resource types the peer has asked for, known or not.
+    #[must_use]
+    pub fn type_count(&self) -> usize {
+        self.types.len()
+    }
+
     /// Whether the peer has answered everything that the view has for it.
     #[must_use]
     pub fn is_settled(&self) -> bool {

@@ -222,6 +222,58 @@ fn unknown_names_are_remembered() {
     }
 }
 
+/// Like a server that knows nothing of per-resource errors.
+#[test]
+fn a_bare_view_says_of_what_is_missing_only_what_the_protocol_has() {
+    for t in ResourceType::ALL {
+        let bare = |variant| {
+            let mut peer = Peer::with(variant, &[(t, "a=1")]);
+            peer.world.is_bare = true;
+            peer
+        };
+        let mut peer = bare(Variant::StateOfTheWorld);
+        peer.whole(t, "", &["b"]);
+        let absent: &[String] = match t.is_full_state() {
+            true => &[format!("{t}")],
+            false => &[],
+        };
+        assert_eq!(peer.said(), absent, "never there");
+        let mut peer = bare(Variant::StateOfTheWorld);
+        peer.subscribe(t, &["a", "b"]);
+        peer.change(|w| w.remove(t, "a"));
+        assert_eq!(peer.said(), absent, "gone");
+        peer.change(|w| w.put(t, "b", "1"));
+        if !t.is_full_state() {
+            assert_eq!(peer.said(), [format!("{t} b=1")], "is there at last");
+        }
+
+        let mut peer = bare(Variant::Delta);
+        peer.delta(t, &["a", "b"], &[]);
+        let first = peer.only();
+        assert_eq!(short(&first), format!("{t} a=1 -b"));
+        peer.ack(&first, &[]);
+        peer.change(|w| w.remove(t, "a"));
+        assert_eq!(peer.said(), [format!("{t} -a")]);
+    }
+}
+
+#[test]
+fn a_bare_view_sends_to_who_comes_back_whatever_version_it_shows() {
+    for t in ResourceType::ALL {
+        let mut before = Peer::with(Variant::StateOfTheWorld, &[(t, "a=1")]);
+        before.whole(t, "", &["a"]);
+        let version = before.only().version;
+        let mut peer = Peer::with(Variant::StateOfTheWorld, &[(t, "a=1")]);
+        peer.world.is_bare = true;
+        let mut request = whole(t, "", &["a"]);
+        if let Request::StateOfTheWorld(r) = &mut request {
+            r.version_info = version;
+        }
+        peer.request(request);
+        assert_eq!(peer.said(), [format!("{t} a=1")]);
+    }
+}
+
 #[test]
 fn wildcards_in_state_of_the_world() {
     let contents = [(Cluster, "a=1"), (Cluster, "b=1")];

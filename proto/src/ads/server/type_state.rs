@@ -128,7 +128,10 @@ impl TypeState {
         }
         // A plain ACK must cost little: what was left to tell is still marked.
         self.is_dirty |= replaced.changed || is_first;
-        if is_first && self.subscription.holds_already(&request.version_info, view) {
+        let is_resumed = is_first
+            && view.trusts_versions()
+            && self.subscription.holds_already(&request.version_info, view);
+        if is_resumed {
             self.report_ack(request.version_info, String::new(), outputs);
         } else if is_first || replaced.grew {
             self.is_owed = self.subscription.is_anything_wanted();
@@ -210,15 +213,11 @@ impl TypeState {
             errors,
             variant,
         };
-        let is_answer = std::mem::take(&mut self.is_owed);
-        // Nothing new, but state of the world owes its first answer even to a wildcard over nothing.
-        let says_nothing = response.entries.is_empty()
-            && response.errors.is_empty()
-            && response.removed.is_empty();
-        if says_nothing && is_answer && !is_whole && variant == Variant::StateOfTheWorld {
-            return;
+        self.is_owed = false;
+        // State of the world owes its answer even to a wildcard over nothing, delta any answer.
+        if variant == Variant::Delta || is_whole || says_something(&response) {
+            self.send(response, now, view, outputs);
         }
-        self.send(response, now, view, outputs);
     }
 
     /// What the peer holds and is gone.
@@ -249,7 +248,10 @@ impl TypeState {
             errors: self.explain(&named, view),
             variant,
         };
-        self.send(response, now, view, outputs);
+        // Outside of whole states what is gone is only not sent any more.
+        if is_whole || says_something(&response) {
+            self.send(response, now, view, outputs);
+        }
     }
 
     fn send(
@@ -286,7 +288,7 @@ impl TypeState {
     fn explain(&self, names: &[String], view: &dyn View) -> Vec<(String, Missing)> {
         names
             .iter()
-            .map(|name| (name.clone(), view.missing(&self.type_url, name)))
+            .filter_map(|name| Some((name.clone(), view.missing(&self.type_url, name)?)))
             .collect()
     }
 
@@ -309,6 +311,10 @@ impl TypeState {
                 .collect(),
         }));
     }
+}
+
+fn says_something(response: &ServerResponse) -> bool {
+    !response.entries.is_empty() || !response.errors.is_empty() || !response.removed.is_empty()
 }
 
 fn located(locators: Vec<crate::wire::discovery::ResourceLocator>) -> impl Iterator<Item = String> {

@@ -32,6 +32,13 @@ pub trait View {
     fn entry(&self, t: &str, name: &str) -> Option<&Arc<Entry>>;
     /// All resources of this type, for wildcards.
     fn entries(&self, t: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_>;
-    /// What to say about a name for which `entry` is `None`.
-    fn missing(&self, t: &str, name: &str) -> Missing;
+    /// What to say about a name for which `entry` is `None`, beyond what the protocol says of it by
+    /// itself: absence from a whole state, `removed_resources` in delta, and else nothing.
+    fn missing(&self, t: &str, name: &str) -> Option<Missing>;
+    /// Whether a peer that shows the current version on a new state-of-the-world stream needs
+    /// nothing sent. Default: true. The other way costs bytes, and is what clients expect that
+    /// return to a server only once it has told them something (gRFC A71).
+    fn trusts_versions(&self) -> bool {
+        true
+    }
 }

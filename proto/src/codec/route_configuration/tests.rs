@@ -10,7 +10,7 @@ use crate::wire::Any;
 use crate::wire::core::{RuntimeFractionalPercent, TypedExtensionConfig};
 use crate::wire::http_filter::{FaultAbort, HttpFault, Router};
 use crate::wire::matcher::{self, RegexMatcher, string_matcher::MatchPattern};
-use crate::wire::number::FractionalPercent;
+use crate::wire::number::{FractionalPercent, fractional_percent::DenominatorType};
 use wire::header_matcher::HeaderMatchSpecifier as Header;
 use wire::route_action::ClusterSpecifier;
 use wire::route_match::PathSpecifier;

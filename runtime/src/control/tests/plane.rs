@@ -52,11 +52,11 @@ impl View for Store {
         Box::new(self.entries.get(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, _: &str, name: &str) -> Missing {
-        Missing {
+    fn missing(&self, _: &str, name: &str) -> Option<Missing> {
+        Some(Missing {
             code: 5,
             message: format!("no such resource {name}"),
-        }
+        })
     }
 }
 

@@ -3,21 +3,23 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Result, ensure};
 
 use crate::interop::calls::{all_ok, summary};
 use crate::interop::cast::{Cast, Tier};
 use crate::interop::feature::Feature;
-use crate::interop::mesh::{Meshed, MeshedServer, Security};
+use crate::interop::management::Management;
+use crate::interop::mesh::{Meshed, Security};
 use crate::interop::peer::{Client, Plane, Server};
 use crate::interop::process::Process;
+use crate::interop::resources::simple;
 use crate::interop::scenario::Scenario;
 use crate::interop::stage::Stage;
 
 const CASTS: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::Serve),
     Cast::new(Client::Ours, Server::Go, Plane::Serve),
+    Cast::new(Client::Ours, Server::Python, Plane::Serve),
     Cast::new(Client::Go, Server::Ours, Plane::Serve),
     Cast::new(Client::Python, Server::Ours, Plane::Serve),
 ];
@@ -44,57 +46,24 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "go-control-plane",
         features: &[Feature::Baseline],
-        about: "our channel, configured by go-control-plane, calls a grpc-go server",
-        casts: &[Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane)],
+        about: "unary, empty and streaming calls, configured by go-control-plane",
+        casts: &[
+            Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+            Cast::new(Client::Go, Server::Ours, Plane::GoControlPlane),
+            Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
+        ],
         helpers: &[],
         tier: Tier::Quick,
-        play: go_control_plane,
+        play: methods,
     },
 ];
 
-/// Calls per client.
-const CALLS: u64 = 20;
-
 fn calls(stage: &Stage<'_>, security: Security) -> Result<()> {
-    let server = match stage.cast.server {
-        Server::Ours => MeshedServer::Ours,
-        Server::Go => MeshedServer::GrpcGo,
-        other => bail!("no meshed server of {other}"),
-    };
-    let meshed = Meshed::start(stage.installed, stage.folder, security, server)?;
-    let mut command = match stage.cast.client {
-        Client::Ours => ours(stage, "UnaryCall"),
-        Client::Go => grpc_go(stage, security),
-        Client::Python => {
-            let mut command = stage.python("xds:///greeter", CALLS, security);
-            command.env("GRPC_TRACE", "xds_client");
-            command
-        }
-        other => bail!("no client of {other}"),
-    };
-    command.env("GRPC_XDS_BOOTSTRAP", meshed.caller(stage.folder)?);
-    let client = Process::start("client", stage.folder, &mut command)?;
-    all_ok(&client.run_to_end()?, &["greeter-1"])?;
+    let meshed = Meshed::start(stage, security)?;
+    let caller = meshed.caller(stage.folder)?;
+    let creds = format!("--creds={}", security.credentials());
+    all_ok(&stage.calls(&caller, &[&creds])?, &["greeter-1"])?;
     only_as_secured(stage, &meshed, security)
-}
-
-fn grpc_go(stage: &Stage<'_>, security: Security) -> Command {
-    let mut command = Command::new(&stage.installed.go);
-    command
-        .args(["client", "-target", "xds:///greeter"])
-        .args(["-n", &CALLS.to_string(), "-creds", security.credentials()])
-        .env("GRPC_GO_LOG_SEVERITY_LEVEL", "info");
-    command
-}
-
-/// Our own client, with payloads of several frames.
-fn ours(stage: &Stage<'_>, method: &str) -> Command {
-    let mut command = Command::new(&stage.installed.client);
-    command
-        .args(["--target", "xds:///greeter", "--method", method])
-        .args(["--n", &CALLS.to_string(), "--concurrency=4"])
-        .args(["--payload-size=100000", "--wait-for-ready"]);
-    command
 }
 
 /// Calls that went through could have gone in plaintext: a server under strict mutual TLS must
@@ -110,24 +79,19 @@ fn only_as_secured(stage: &Stage<'_>, meshed: &Meshed, security: Security) -> Re
     Ok(())
 }
 
-fn go_control_plane(stage: &Stage<'_>) -> Result<()> {
-    let go = || Command::new(&stage.installed.go);
-    let mut command = go();
-    command.args(["server", "-id", "grpc-go"]);
-    let server = Process::start("grpc-go-server", stage.folder, &mut command)?;
-    let backend = server.ready()?;
-    let mut command = go();
-    command.args(["control-plane", "-name", "greeter", "-node", "web-node"]);
-    command.args(["-backend", &backend]);
-    let control_plane = Process::start("go-control-plane", stage.folder, &mut command)?;
-    let address = control_plane.ready()?;
-    let bootstrap = crate::interop::mesh::bootstrap(stage.folder, &address, "web", None)?;
+fn methods(stage: &Stage<'_>) -> Result<()> {
+    let server = stage.backend("a", &[])?;
+    let management = Management::start(stage, &simple(&[&server.address]))?;
+    let bootstrap = management.bootstrap(stage, "web")?;
     for method in ["UnaryCall", "EmptyCall", "StreamingOutputCall"] {
-        let mut command = ours(stage, method);
-        command.env("GRPC_XDS_BOOTSTRAP", &bootstrap);
-        let client = Process::start("our-client", stage.folder, &mut command)?;
-        let events: Vec<Value> = client.run_to_end()?;
-        all_ok(&events, &["grpc-go"])?;
+        // Payloads of several frames.
+        let flags = [
+            "--payload-size=100000",
+            "--concurrency=4",
+            "--method",
+            method,
+        ];
+        all_ok(&stage.calls(&bootstrap, &flags)?, &["a"])?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::interop::cast::{Cast, Tier};
 use crate::interop::feature::Feature;
-use crate::interop::mesh::{Meshed, MeshedServer, Security};
+use crate::interop::mesh::{Meshed, Security};
 use crate::interop::peer::{Client, Plane, Server};
 use crate::interop::process::Process;
 use crate::interop::scenario::Scenario;
@@ -32,12 +32,7 @@ fn play(stage: &Stage<'_>) -> Result<()> {
         Client::Tonic013 => newer,
         other => bail!("no tonic: {other}"),
     };
-    let meshed = Meshed::start(
-        stage.installed,
-        stage.folder,
-        Security::Plaintext,
-        MeshedServer::Ours,
-    )?;
+    let meshed = Meshed::start(stage, Security::Plaintext)?;
     let mut command = Command::new(program);
     command
         .arg("xds:///greeter")

@@ -1,0 +1,1 @@
+"""What the peers on gRPC C-core consist of."""
