@@ -18,3 +18,4 @@ pub mod client;
 pub mod corpus;
 pub mod flags;
 pub mod service;
+pub mod truth;

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::cast::{Cast, Tier};
 use super::feature::Feature;
+use super::parity;
 use super::peer::Peer;
 use super::scenarios;
 use super::stage::Stage;
@@ -45,6 +46,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::stubs::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
+    parity::SCENARIOS,
 ];
 
 /// All scenarios, in the order in which they are begun.
