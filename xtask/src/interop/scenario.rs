@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::cast::{Cast, Tier};
 use super::feature::Feature;
 use super::install::is_istio_built;
+use super::parity;
 use super::peer::Peer;
 use super::scenarios;
 use super::stage::Stage;
@@ -54,6 +55,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
     scenarios::istio::SCENARIOS,
+    parity::SCENARIOS,
 ];
 
 /// All scenarios, in the order in which they are begun.
