@@ -91,6 +91,7 @@ fn routes(name: &str) -> RouteConfiguration {
         ],
         max_stream_duration: Some(Duration::from_millis(1500)),
         grpc_timeout_header_max: Some(Duration::ZERO),
+        hash_policies: Vec::new(),
         retry: Some(RetryPolicy {
             on: RetryOn::parse("unavailable,internal"),
             max_attempts: 4,
@@ -294,6 +295,7 @@ fn assignment() -> EndpointAssignment {
         hostname: "host".into(),
         weight: u32::from(port),
         health,
+        hash_key: Some("key".into()),
     };
     let unix = Endpoint {
         addresses: vec![

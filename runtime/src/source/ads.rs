@@ -95,7 +95,7 @@ pub(crate) struct Link {
 /// What waits for its turn on the stream.
 #[derive(Debug)]
 enum Queued {
-    Request(Request),
+    Request(Box<Request>),
     /// A response was answered by the requests before this: another one may be read. A server that
     /// talks and does not listen is thereby held back by its own flow control.
     Answered(OwnedSemaphorePermit),
@@ -124,7 +124,7 @@ impl Link {
     /// each change of subscriptions, which bounds the queue.
     pub(crate) fn send(&self, request: Request) {
         // A link that is over has said so, or is about to.
-        let _ = self.queue.send(Queued::Request(request));
+        let _ = self.queue.send(Queued::Request(Box::new(request)));
     }
 
     /// The response that came with this permit is answered: what was sent before this call.
@@ -212,7 +212,7 @@ where
             match queue.recv().await? {
                 Queued::Answered(read) => drop(read),
                 Queued::Request(request) => {
-                    if let Some(request) = unwrap(request) {
+                    if let Some(request) = unwrap(*request) {
                         return Some((request, queue));
                     }
                 }
