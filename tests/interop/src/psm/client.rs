@@ -113,7 +113,7 @@ impl Orders {
             let mut next = || {
                 parts
                     .next()
-                    .ok_or(format!("--metadata: {item:?} is not RPC:key:value"))
+                    .ok_or_else(|| format!("--metadata: {item:?} is not RPC:key:value"))
             };
             let kind = Kind::named(next()?).map_err(|e| format!("--metadata: {e}"))?;
             Ok((kind, next()?.to_ascii_lowercase(), next()?.to_owned()))

@@ -178,6 +178,12 @@ impl Mesh {
             .replace_configuration(configuration(addresses));
     }
 
+    /// Takes the service away.
+    pub(crate) fn forget(&self) {
+        let text = "mesh: v1\nservices:\n  web: {}\n".to_owned();
+        self.resources.replace_configuration(parsed(text));
+    }
+
     pub(crate) fn bootstrap(&self, service: &str) -> Value {
         let address = self.plane.address().to_string();
         sidestep_test::bootstrap(&address, service, &format!("{service}-node"))
@@ -193,6 +199,10 @@ fn configuration(addresses: &[&str]) -> Configuration {
         "mesh: v1\nservices:\n  web: {{}}\n  greeter:\n    endpoints:\n      static: [{}]\n",
         endpoints.join(", ")
     );
+    parsed(text)
+}
+
+fn parsed(text: String) -> Configuration {
     let text = SourceText {
         path: "mesh.yaml".to_owned(),
         text,

@@ -324,7 +324,7 @@ async fn a_meshed_server_tells_its_mode_and_what_it_runs() {
         Ok(ServingStatus::Serving)
     );
     // Gone again: nobody is served.
-    mesh.push(&[]);
+    mesh.forget();
     let third = server.program.event("serving_mode").await;
     assert_eq!(third["mode"], "NOT_SERVING");
 }
