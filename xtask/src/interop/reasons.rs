@@ -75,6 +75,11 @@ const REASONS: &[Reason] = &[
         words: "no: this client has no such policy",
     },
     Reason {
+        features: &[Feature::LeastRequest],
+        columns: &[Column::TheirClient(Client::Java)],
+        words: "no: grpc-java has the policy behind a flag of its process only",
+    },
+    Reason {
         features: &[Feature::PlainGrpc],
         columns: PLANES,
         words: "no: no control plane takes part in it",
@@ -121,14 +126,6 @@ const REASONS: &[Reason] = &[
     },
     Reason {
         features: &[Feature::Federation, Feature::Fallback],
-        columns: &[
-            Column::OurClient(Server::Ours),
-            Column::Under(Plane::GoControlPlane),
-        ],
-        words: "to come: the runtime's part is being built",
-    },
-    Reason {
-        features: &[Feature::Federation, Feature::Fallback],
         columns: &[Column::TheirClient(Client::Node)],
         words: "to come: not tried with grpc-node yet",
     },
@@ -148,7 +145,7 @@ const REASONS: &[Reason] = &[
             Column::OurClient(Server::Java),
             Column::TheirClient(Client::Java),
         ],
-        words: "to come: no programs in Java yet",
+        words: "to come: not tried with grpc-java yet",
     },
 ];
 
