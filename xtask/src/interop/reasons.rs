@@ -38,8 +38,12 @@ const OURS_ALONE: &[Feature] = &[
 /// The first one that fits counts.
 const REASONS: &[Reason] = &[
     Reason {
+        features: &[Feature::RingHash],
+        columns: EVERYBODY,
+        words: "to come: the runtime has it, there is no scenario yet",
+    },
+    Reason {
         features: &[
-            Feature::RingHash,
             Feature::SessionAffinity,
             Feature::WeightedRoundRobin,
             Feature::OutlierDetection,
