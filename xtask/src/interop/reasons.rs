@@ -38,8 +38,12 @@ const OURS_ALONE: &[Feature] = &[
 /// The first one that fits counts.
 const REASONS: &[Reason] = &[
     Reason {
+        features: &[Feature::RingHash],
+        columns: EVERYBODY,
+        words: "to come: the runtime has it, there is no scenario yet",
+    },
+    Reason {
         features: &[
-            Feature::RingHash,
             Feature::SessionAffinity,
             Feature::WeightedRoundRobin,
             Feature::OutlierDetection,
@@ -73,6 +77,11 @@ const REASONS: &[Reason] = &[
             Column::TheirClient(Client::Node),
         ],
         words: "no: this client has no such policy",
+    },
+    Reason {
+        features: &[Feature::LeastRequest],
+        columns: &[Column::TheirClient(Client::Java)],
+        words: "no: grpc-java has the policy behind a flag of its process only",
     },
     Reason {
         features: &[Feature::PlainGrpc],
@@ -121,14 +130,6 @@ const REASONS: &[Reason] = &[
     },
     Reason {
         features: &[Feature::Federation, Feature::Fallback],
-        columns: &[
-            Column::OurClient(Server::Ours),
-            Column::Under(Plane::GoControlPlane),
-        ],
-        words: "to come: the runtime's part is being built",
-    },
-    Reason {
-        features: &[Feature::Federation, Feature::Fallback],
         columns: &[Column::TheirClient(Client::Node)],
         words: "to come: not tried with grpc-node yet",
     },
@@ -148,7 +149,7 @@ const REASONS: &[Reason] = &[
             Column::OurClient(Server::Java),
             Column::TheirClient(Client::Java),
         ],
-        words: "to come: no programs in Java yet",
+        words: "to come: not tried with grpc-java yet",
     },
 ];
 
