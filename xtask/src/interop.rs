@@ -93,3 +93,15 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
     report::summary(&outcomes, options.json);
     Ok(is_green)
 }
+
+/// `cargo xtask polyglot`: the example of that name, and who answered whom in it.
+pub(crate) fn polyglot() -> Result<()> {
+    let peers = scenarios::polyglot::PEERS.into_iter().collect();
+    let installed = Installed::new(&peers)?;
+    let folder = tempfile::tempdir()?;
+    for (caller, servers) in scenarios::polyglot::answers(&installed, folder.path())? {
+        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+        println!("{caller:<11} is answered by {}", servers.join(", "));
+    }
+    Ok(())
+}

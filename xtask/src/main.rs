@@ -41,6 +41,8 @@ Verbs:
                            (needs promtool, Debian package prometheus)
   pilot                    the README section on meshing a service, command by command, under load and
                            watched by a real Prometheus (the same package)
+  polyglot                 examples/polyglot: callers in four languages, servers in two, one mesh
+                           file (needs Go, Node.js and Python)
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
                            docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             outcome => outcome.map(drop),
         },
+        ["polyglot"] => interop::polyglot(),
         ["pictures"] => pictures::run(),
         ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
         ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),

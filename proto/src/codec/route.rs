@@ -11,6 +11,7 @@ use super::matching::{
 };
 use super::route_configuration::{HEADERS, MIRRORING};
 use super::{Reason, retry};
+use crate::resource::name::into_canonical;
 use crate::resource::{
     Forward, HeaderMatcher, PathMatcher, RetryPolicy, Route, RouteAction, RouteMatch, Text,
     WeightedCluster,
@@ -159,7 +160,7 @@ fn decode_clusters(
 ) -> Result<Option<Vec<WeightedCluster>>> {
     match wire {
         Some(ClusterSpecifier::Cluster(name)) => {
-            let name = at.field("cluster").text(name)?;
+            let name = into_canonical(at.field("cluster").text(name)?);
             Ok(Some(vec![WeightedCluster { name, weight: 1 }]))
         }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
@@ -199,7 +200,7 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
         })?;
         at.refuse("cluster_header", !cluster.cluster_header.is_empty())?;
         note_ignored_in_weight(&at, &cluster);
-        let name = at.field("name").text(cluster.name)?;
+        let name = into_canonical(at.field("name").text(cluster.name)?);
         clusters.push(WeightedCluster { name, weight });
     }
     if clusters.is_empty() {

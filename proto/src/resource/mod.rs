@@ -11,6 +11,7 @@ mod cluster;
 mod endpoint_assignment;
 mod listener;
 mod matching;
+pub mod name;
 mod re2;
 mod route_configuration;
 mod security;

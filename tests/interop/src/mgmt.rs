@@ -12,10 +12,10 @@ use sidestep_server::{
     LoadClient, LoadEvent, LoadObserver, StreamEvent, StreamInfo, StreamObserver,
 };
 
-use crate::flags::{Flag, say, value};
+use crate::flags::{Flag, boolean, say, value};
 
 /// Flags of the interop management server.
-pub const MGMT: [Flag; 2] = [value("listen"), value("resources")];
+pub const MGMT: [Flag; 3] = [value("listen"), value("resources"), boolean("help")];
 
 /// An event of the contract: its name and its other fields.
 pub type Event = (&'static str, Value);

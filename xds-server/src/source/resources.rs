@@ -272,6 +272,9 @@ mod tests {
             fs::write(folder.path().join(file), text).expect("writes");
         }
         assert_eq!(names(), ["a", "b", "c"]);
+        let file = Configuration::read_resources(&folder.path().join("5.txt"));
+        let resources = file.expect("a file may be called anything").resources;
+        assert_eq!(resources[0].name, "other");
         let absent = Configuration::read_resources(&folder.path().join("absent"));
         let error = absent.expect_err("is not there").to_string();
         assert!(

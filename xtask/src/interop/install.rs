@@ -19,11 +19,13 @@ mod istio;
 mod java;
 mod node;
 mod ours;
+mod polyglot;
 mod python;
 mod run;
 mod tonic;
 
 pub(super) use istio::is_built as is_istio_built;
+pub(super) use polyglot::polyglot;
 
 /// Peers and the versions that they turned out to have.
 type Versions = Vec<(Peer, String)>;

@@ -62,6 +62,11 @@ const REASONS: &[Reason] = &[
         words: "no: gRPC's own clients speak the state of the world only",
     },
     Reason {
+        features: &[Feature::Delta],
+        columns: EVERYBODY,
+        words: "no: the contract's client speaks the state of the world; our own ends speak delta with each other in the tests of the workspace, and Envoy speaks it with us",
+    },
+    Reason {
         features: &[Feature::LeastRequest],
         columns: &[
             Column::TheirClient(Client::Python),
@@ -117,6 +122,19 @@ const REASONS: &[Reason] = &[
     Reason {
         features: &[Feature::Federation, Feature::Fallback],
         columns: &[
+            Column::OurClient(Server::Ours),
+            Column::Under(Plane::GoControlPlane),
+        ],
+        words: "to come: the runtime's part is being built",
+    },
+    Reason {
+        features: &[Feature::Federation, Feature::Fallback],
+        columns: &[Column::TheirClient(Client::Node)],
+        words: "to come: not tried with grpc-node yet",
+    },
+    Reason {
+        features: &[Feature::Federation, Feature::Fallback],
+        columns: &[
             Column::OurClient(Server::Go),
             Column::OurClient(Server::Python),
             Column::OurClient(Server::Node),
@@ -133,6 +151,11 @@ const REASONS: &[Reason] = &[
         words: "to come: no programs in Java yet",
     },
 ];
+
+/// Whether nobody else takes part in it.
+pub(super) fn is_ours_alone(feature: Feature) -> bool {
+    OURS_ALONE.contains(&feature)
+}
 
 /// Why this cell is not played.
 pub(crate) fn reason(feature: Feature, column: Column) -> Option<&'static str> {

@@ -49,6 +49,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::servers::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
+    scenarios::polyglot::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
     scenarios::istio::SCENARIOS,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use sidestep_interop::flags::{Flags, refuse, say};
+use sidestep_interop::flags::{Flags, say};
 use sidestep_interop::mgmt::{MGMT, Narrator};
+use sidestep_interop::process;
 use sidestep_server::{
     Configuration, ListenAddress, LoadReporting, ManagementServer, RawResources, Running,
     StartError,
@@ -19,21 +20,16 @@ const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 #[tokio::main]
 async fn main() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
-    if let Err(message) = run().await {
-        refuse(&message);
-    }
+    process::run(serve()).await;
 }
 
-async fn run() -> Result<(), String> {
-    let flags = Flags::parse(&MGMT, std::env::args().skip(1))?;
+async fn serve() -> Result<(), String> {
+    let flags = Flags::of_process(&MGMT)?;
     let listen = address(flags.text("listen").unwrap_or("127.0.0.1:0")).await?;
     let path = flags.text("resources").map(PathBuf::from);
     // Before anybody can send them.
     let mut hangup = signal(SignalKind::hangup()).map_err(text)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(text)?;
+    let terminated = process::terminated()?;
 
     let first = read(path.clone())
         .await
@@ -57,7 +53,7 @@ async fn run() -> Result<(), String> {
     loop {
         tokio::select! {
             _ = hangup.recv() => reload(&running, path.clone()).await,
-            _ = terminate.recv() => break,
+            () = terminated.clone().wait() => break,
         }
     }
     running.shutdown().await;

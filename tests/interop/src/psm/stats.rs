@@ -73,7 +73,6 @@ impl Stats {
         found
     }
 
-    #[expect(deprecated, reason = "older drivers read these fields")]
     pub(super) fn accumulated(&self) -> LoadBalancerAccumulatedStatsResponse {
         let mut all = LoadBalancerAccumulatedStatsResponse::default();
         for (kind, stats) in &self.methods {

@@ -6,7 +6,7 @@ use crate::program::{
     CLIENT, Mesh, Program, SERVER, Served, client, finished, refused, unused_address,
 };
 use http::{HeaderValue, Request, Response};
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestep_interop::service::{Faults, Testing};
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -42,8 +42,8 @@ async fn calls_are_told_one_by_one_and_summed_up() {
         assert!(rpc.get("headers").is_none() && rpc.get("message").is_none());
     }
     assert_eq!(summary["ok"], 10);
-    assert_eq!(summary["codes"], serde_json::json!({"OK": 10}));
-    assert_eq!(summary["servers"], serde_json::json!({"s1": 10}));
+    assert_eq!(summary["codes"], json!({"OK": 10}));
+    assert_eq!(summary["servers"], json!({"s1": 10}));
     let latency = |key: &str| summary["latency_ms"][key].as_f64().unwrap();
     assert!(latency("p50") <= latency("p90") && latency("p90") <= latency("p99"));
     assert!(latency("p99") <= latency("max"));
@@ -173,7 +173,7 @@ async fn failures_are_told_and_do_not_change_the_exit_status() {
     );
     assert_eq!(
         (&summary["ok"], &summary["servers"]),
-        (&0.into(), &serde_json::json!({}))
+        (&0.into(), &json!({}))
     );
 
     let nobody = unused_address();
@@ -226,7 +226,7 @@ async fn a_client_that_lingers_keeps_its_channel_and_its_admin_port() {
     let mut program = Program::meshed(CLIENT, &arguments, &mesh.bootstrap("web"));
     let ready = program.event("ready").await;
     let summary = program.event("summary").await;
-    assert_eq!(summary["servers"], serde_json::json!({"m1": 3}));
+    assert_eq!(summary["servers"], json!({"m1": 3}));
     let names = crate::status::acked(ready["admin"].as_str().unwrap()).await;
     assert!(names.contains(&"greeter".to_owned()), "{names:?}");
     program.terminate().await;
@@ -295,7 +295,7 @@ async fn cookies_are_kept_and_sent_back() {
 async fn targets_of_another_authority_are_asked_for_there() {
     let mesh = Mesh::start(&[]).await;
     let mut bootstrap = mesh.bootstrap("web");
-    bootstrap["authorities"] = serde_json::json!({ "other.example": {} });
+    bootstrap["authorities"] = json!({ "other.example": {} });
     let arguments = [
         "--target=xds://other.example/greeter",
         "--n=1",

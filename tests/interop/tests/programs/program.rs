@@ -10,14 +10,14 @@ use sidestep_test::ControlPlane;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-pub const CLIENT: &str = env!("CARGO_BIN_EXE_sidestep-interop-client");
-pub const SERVER: &str = env!("CARGO_BIN_EXE_sidestep-interop-server");
+pub(crate) const CLIENT: &str = env!("CARGO_BIN_EXE_sidestep-interop-client");
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_sidestep-interop-server");
 
 /// Nothing here takes longer on a machine that does something.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running program; killed when dropped.
-pub struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     about: String,
@@ -25,12 +25,12 @@ pub struct Program {
 
 impl Program {
     /// Starts it without a bootstrap.
-    pub fn start(path: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn start(path: &str, arguments: &[&str]) -> Self {
         Self::spawn(Command::new(path).args(arguments))
     }
 
     /// Starts it with one.
-    pub fn meshed(path: &str, arguments: &[&str], bootstrap: &Value) -> Self {
+    pub(crate) fn meshed(path: &str, arguments: &[&str], bootstrap: &Value) -> Self {
         let mut command = Command::new(path);
         Self::spawn(
             command
@@ -70,7 +70,7 @@ impl Program {
     }
 
     /// The next event of this name; what comes before it is passed over.
-    pub async fn event(&mut self, name: &str) -> Value {
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
         loop {
             match self.line().await {
                 Some(value) if value["event"] == name => return value,
@@ -81,14 +81,14 @@ impl Program {
     }
 
     /// Sends SIGTERM.
-    pub async fn terminate(&self) {
+    pub(crate) async fn terminate(&self) {
         let id = self.child.id().expect("it runs").to_string();
         let sent = Command::new("kill").args(["-TERM", &id]).status().await;
         assert!(sent.expect("kill is there").success());
     }
 
     /// Everything it still says, and its exit status.
-    pub async fn end(mut self) -> (Vec<Value>, i32) {
+    pub(crate) async fn end(mut self) -> (Vec<Value>, i32) {
         let mut all = Vec::new();
         while let Some(value) = self.line().await {
             all.push(value);
@@ -99,7 +99,7 @@ impl Program {
     }
 
     /// What it has written to standard error, once it has ended.
-    pub async fn stderr(&mut self) -> String {
+    pub(crate) async fn stderr(&mut self) -> String {
         let mut text = String::new();
         let mut errors = self.child.stderr.take().expect("piped");
         errors.read_to_string(&mut text).await.expect("text");
@@ -108,18 +108,18 @@ impl Program {
 }
 
 /// An interop server of ours, and where it is.
-pub struct Served {
-    pub program: Program,
-    pub address: String,
-    pub ready: Value,
+pub(crate) struct Served {
+    pub(crate) program: Program,
+    pub(crate) address: String,
+    pub(crate) ready: Value,
 }
 
 impl Served {
-    pub async fn start(arguments: &[&str]) -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
         Self::of(Program::start(SERVER, arguments)).await
     }
 
-    pub async fn of(mut program: Program) -> Self {
+    pub(crate) async fn of(mut program: Program) -> Self {
         let ready = program.event("ready").await;
         Self {
             address: ready["addr"].as_str().expect("an address").to_owned(),
@@ -131,12 +131,12 @@ impl Served {
 
 /// Runs a client to its end: its `rpc` events by index, and its summary. It must end with 0, and the
 /// summary must be its last word.
-pub async fn client(target: &str, arguments: &[&str]) -> (Vec<Value>, Value) {
+pub(crate) async fn client(target: &str, arguments: &[&str]) -> (Vec<Value>, Value) {
     let arguments = [&["--target", target][..], arguments].concat();
     finished(Program::start(CLIENT, &arguments)).await
 }
 
-pub async fn finished(program: Program) -> (Vec<Value>, Value) {
+pub(crate) async fn finished(program: Program) -> (Vec<Value>, Value) {
     let (mut events, status) = program.end().await;
     assert_eq!(status, 0, "{events:?}");
     let summary = events.pop().expect("a summary");
@@ -148,7 +148,7 @@ pub async fn finished(program: Program) -> (Vec<Value>, Value) {
 }
 
 /// What a program says that was called badly: its only event, with status 2.
-pub async fn refused(path: &str, arguments: &[&str]) -> String {
+pub(crate) async fn refused(path: &str, arguments: &[&str]) -> String {
     let (events, status) = Program::start(path, arguments).end().await;
     assert_eq!(status, 2, "{arguments:?}");
     assert_eq!(events.len(), 1, "{events:?}");
@@ -157,13 +157,13 @@ pub async fn refused(path: &str, arguments: &[&str]) -> String {
 }
 
 /// A control plane with the service `greeter` at these addresses, and its caller `web`.
-pub struct Mesh {
+pub(crate) struct Mesh {
     resources: RawResources,
     plane: ControlPlane,
 }
 
 impl Mesh {
-    pub async fn start(addresses: &[&str]) -> Self {
+    pub(crate) async fn start(addresses: &[&str]) -> Self {
         let resources = RawResources::unchecked([]).expect("nothing has no name to lack");
         resources.replace_configuration(configuration(addresses));
         let plane = ControlPlane::raw(resources.clone()).await;
@@ -173,12 +173,12 @@ impl Mesh {
         }
     }
 
-    pub fn push(&self, addresses: &[&str]) {
+    pub(crate) fn push(&self, addresses: &[&str]) {
         self.resources
             .replace_configuration(configuration(addresses));
     }
 
-    pub fn bootstrap(&self, service: &str) -> Value {
+    pub(crate) fn bootstrap(&self, service: &str) -> Value {
         let address = self.plane.address().to_string();
         sidestep_test::bootstrap(&address, service, &format!("{service}-node"))
     }
@@ -201,7 +201,7 @@ fn configuration(addresses: &[&str]) -> Configuration {
 }
 
 /// An address that nobody listens on.
-pub fn unused_address() -> String {
+pub(crate) fn unused_address() -> String {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("bound").to_string()
 }

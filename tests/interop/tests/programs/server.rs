@@ -1,7 +1,7 @@
 //! Each flag and each event of `sidestep-interop-server`, by running it.
 
 use prost::Message as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sidestep_proto::wire::orca::{OrcaLoadReport, OrcaLoadReportRequest};
 use tonic::Code;
 use tonic::client::Grpc;
@@ -87,7 +87,7 @@ async fn a_failure_is_a_status_alone_and_says_who_fails() {
         let (rpcs, _) = client(&server.address, &arguments).await;
         assert_eq!(rpcs[0]["server"], "s1");
         // Nothing came before the trailers.
-        assert_eq!(rpcs[0]["headers"], serde_json::json!({}));
+        assert_eq!(rpcs[0]["headers"], json!({}));
         assert_eq!(rpcs[0]["trailers"]["echo-a"], "b");
     }
 }
@@ -295,7 +295,10 @@ async fn a_meshed_server_tells_its_mode_and_what_it_runs() {
         "--id=m1",
         "--admin=127.0.0.1:0",
     ];
-    let server = Program::meshed(SERVER, &arguments, &mesh.bootstrap("greeter"));
+    let mut bootstrap = mesh.bootstrap("greeter");
+    // Without this word a server keeps a Listener that was deleted.
+    bootstrap["xds_servers"][0]["server_features"] = json!(["xds_v3", "fail_on_data_errors"]);
+    let server = Program::meshed(SERVER, &arguments, &bootstrap);
     let mut server = Served::of(server).await;
     assert_eq!(server.ready["mode"], "xds");
     let first = server.program.event("serving_mode").await;

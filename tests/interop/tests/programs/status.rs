@@ -9,7 +9,7 @@ use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
 /// The names of the resources that it has accepted.
-pub async fn acked(address: &str) -> Vec<String> {
+pub(crate) async fn acked(address: &str) -> Vec<String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     let mut grpc = Grpc::new(endpoint.connect().await.expect("somebody listens"));
     grpc.ready().await.expect("ready");
