@@ -82,6 +82,16 @@ async fn until_clients(fixture: &Fixture, n: usize) {
     reached.unwrap_or_else(|_| panic!("it never had {n} clients"));
 }
 
+/// What the metrics say of the stream to a server; `None`: nothing.
+fn connected(mesh: &Mesh, server: &str) -> Option<String> {
+    let text = mesh.telemetry().prometheus_text();
+    let is_its = |line: &&str| {
+        line.starts_with("grpc_xds_client_connected{") && line.contains(&format!("{server:?}"))
+    };
+    let line = text.lines().find(is_its)?;
+    line.rsplit(' ').next().map(str::to_owned)
+}
+
 /// What `fallback_test` of the PSM interop suite does, in its order.
 async fn both_down_then_one_by_one(variant: Variant) {
     let (_own, [a, b]) = backends(["a", "b"]).await;
@@ -208,8 +218,11 @@ async fn a_fallback_is_told_and_seen_from_outside() {
     let (primary, fallback) = (first.address(), second.address());
     first.kill().await;
     let mesh = mesh_of(&[&primary, &fallback]);
+    mesh.telemetry().turn_on();
     let mut client = client_of(&mesh, "xds:///greeter");
     until_server(&mut client, "b").await;
+    assert_eq!(connected(&mesh, &primary), Some("0".to_owned()));
+    assert_eq!(connected(&mesh, &fallback), Some("1".to_owned()));
     let fell = told(&mut events, "fallback").await;
     assert_eq!(
         (fell.field("from"), fell.field("server")),
@@ -240,6 +253,12 @@ async fn a_fallback_is_told_and_seen_from_outside() {
     let process = mesh.inspect().await.unwrap();
     let planes: Vec<_> = process.control_planes.iter().map(|p| &*p.server).collect();
     assert_eq!(planes, [&*primary]);
+    assert_eq!(connected(&mesh, &primary), Some("1".to_owned()));
+    assert_eq!(
+        connected(&mesh, &fallback),
+        None,
+        "neither connected nor lost"
+    );
 }
 
 #[tokio::test]

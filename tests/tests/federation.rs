@@ -163,7 +163,6 @@ async fn resources_of_two_authorities_make_one_configuration() {
     world.two.kill().await;
     load.further(200).await;
     load.stop().await.assert_none_failed();
-    assert!(world.backend.address.starts_with("127."));
 }
 
 #[tokio::test]
@@ -208,7 +207,6 @@ async fn names_of_nobody_fail_their_target_alone() {
     let listener = |target: &str, routes: String| {
         raw::listener(&format!("xdstp://one/{LISTENER}/{target}"), &routes)
     };
-    let served = world.one.running().store().snapshot().revision();
     let bad = [
         listener("lost", format!("xdstp://nobody/{ROUTES}/r")),
         listener("wrong", format!("xdstp://one/{CLUSTER}/r")),
@@ -219,7 +217,6 @@ async fn names_of_nobody_fail_their_target_alone() {
         ),
     ];
     world.one.resources().replace(bad).unwrap();
-    assert!(served > 0);
     for (target, texts, code) in [
         (
             "lost",

@@ -274,7 +274,6 @@ mod tests {
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
     }
-
     #[test]
     fn as_written_everybody_is_given_everything_and_nothing_is_explained() {
         let resources = [

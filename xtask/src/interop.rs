@@ -31,6 +31,7 @@ mod mesh;
 mod namespaces;
 mod options;
 #[allow(dead_code, reason = "peers that no scenario casts yet")]
+mod parity;
 mod peer;
 mod process;
 mod reasons;

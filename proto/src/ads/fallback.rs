@@ -171,8 +171,8 @@ impl Rig {
     fn settle(&mut self) {
         let end = self.now + Duration::from_secs(600);
         while self.now < end {
-            let all = 0..self.servers.len();
-            if all.fold(false, |any, server| self.step(server) || any) {
+            let mut any = 0..self.servers.len();
+            if any.any(|server| self.step(server)) {
                 continue;
             }
             let server = self.servers.iter().filter_map(|s| s.stream.as_ref());

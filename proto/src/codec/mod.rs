@@ -12,6 +12,7 @@ mod at;
 mod cluster;
 mod endpoint_assignment;
 mod error;
+mod hash_policy;
 mod http_filter;
 mod lb_policy;
 mod listener;

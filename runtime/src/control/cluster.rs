@@ -365,7 +365,7 @@ impl Cluster {
         for added in &update.added {
             let index = added.id.0 as usize;
             let backend = self.shared.backend().clone();
-            let slot = Slot::new(&added.key.address(), backend, added.load.clone());
+            let slot = Slot::new(added.address.clone(), backend, added.load.clone());
             let slot = Arc::new(slot);
             if index < self.slots.len() {
                 self.slots[index] = slot.clone();

@@ -215,7 +215,7 @@ fn any(json: &Value) -> Result<Any, String> {
     })
 }
 
-fn pool() -> Result<&'static DescriptorPool, String> {
+pub(crate) fn pool() -> Result<&'static DescriptorPool, String> {
     static OFFICIAL: &[u8] = include_bytes!("../../../xds-server/data/envoy-descriptors.bin.gz");
     static POOL: OnceLock<Result<DescriptorPool, String>> = OnceLock::new();
     let load = || {

@@ -28,4 +28,5 @@ pub mod psm;
 pub mod run;
 pub mod server;
 pub mod service;
+pub mod truth;
 pub mod wire;

@@ -5,6 +5,7 @@ use anyhow::Result;
 use super::cast::{Cast, Tier};
 use super::feature::Feature;
 use super::install::is_istio_built;
+use super::parity;
 use super::peer::Peer;
 use super::scenarios;
 use super::stage::Stage;
@@ -47,12 +48,14 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::limits::SCENARIOS,
     scenarios::security::SCENARIOS,
     scenarios::servers::SCENARIOS,
+    scenarios::trouble::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
     scenarios::polyglot::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
     scenarios::istio::SCENARIOS,
+    parity::SCENARIOS,
 ];
 
 /// All scenarios, in the order in which they are begun.

@@ -13,3 +13,4 @@ pub(super) mod security;
 pub(super) mod servers;
 pub(super) mod status;
 pub(super) mod stubs;
+pub(super) mod trouble;

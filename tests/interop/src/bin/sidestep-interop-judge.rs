@@ -1,9 +1,15 @@
 //! `sidestep-interop-judge`: the corpus of resources, for judges of any language.
 //!
 //! `expand --out FOLDER` writes what a management server serves (`FOLDER/resources/`, in the form of
-//! `sidestep-interop-mgmt`), and what a judge subscribes to and waits for (`FOLDER/plan.json`).
+//! `sidestep-interop-mgmt`), and what a judge subscribes to and waits for (`FOLDER/plan.json`, and
+//! `FOLDER/bootstrap.json` with `ADDRESS` in the server's place).
 //! `judge` is our runtime's own judge: under the control plane of `GRPC_XDS_BOOTSTRAP` it subscribes
 //! to everything and prints a `verdict` event for each case, as `tests/interop/go/judge` does.
+//! `compare --theirs FILE --ours FILE` holds two such outputs against each other and against what is
+//! recorded of grpc-go and justified in `docs/parity.md`.
+//!
+//! `order FILE` writes which messages `tests/interop/go/truth` is to make; `truth FILE` reads what it
+//! made and tells whether anything was lost in our types.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +19,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 use sidestep::Mesh;
 use sidestep::inspect::Status;
-use sidestep_interop::corpus::{self, Case};
+use sidestep_interop::corpus::{self, Case, Verdict};
+use sidestep_interop::truth;
 
 /// How long the control plane may take in all.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -27,7 +34,10 @@ async fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["expand", "--out", folder] => expand(Path::new(folder)),
         ["judge"] => judge().await,
-        _ => Err("expected: expand --out FOLDER, or judge".into()),
+        ["compare", "--theirs", theirs, "--ours", ours] => compare(theirs, ours),
+        ["order", file] => std::fs::write(file, truth::order().to_string()).map_err(Into::into),
+        ["truth", file] => check_truth(file),
+        _ => Err("expected: expand, judge, compare, order or truth".into()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -61,6 +71,67 @@ fn expand(folder: &Path) -> Result<(), Error> {
         .collect();
     let plan = json!({"targets": corpus::targets(&cases), "cases": waited});
     std::fs::write(folder.join("plan.json"), plan.to_string())?;
+    let bootstrap = corpus::bootstrap("ADDRESS").to_string();
+    std::fs::write(folder.join("bootstrap.json"), bootstrap)?;
+    Ok(())
+}
+
+/// The verdicts in a judge's output.
+fn read_verdicts(file: &str) -> Result<BTreeMap<String, Result<(), String>>, Error> {
+    let text = std::fs::read_to_string(file)?;
+    let mut verdicts = BTreeMap::new();
+    for line in text.lines() {
+        let event: Value = serde_json::from_str(line)?;
+        let case = event["case"].as_str().unwrap_or_default().to_owned();
+        if event["event"] == "verdict" {
+            let reason = event["error"].as_str().unwrap_or_default().to_owned();
+            let accepted = event["accepted"] == true;
+            verdicts.insert(case, if accepted { Ok(()) } else { Err(reason) });
+        }
+    }
+    Ok(verdicts)
+}
+
+fn compare(theirs: &str, ours: &str) -> Result<(), Error> {
+    let folder = corpus::folder();
+    let recorded = folder.join("verdicts/grpc-go.json");
+    let recorded: Value = serde_json::from_str(&std::fs::read_to_string(recorded)?)?;
+    let page = std::fs::read_to_string(folder.join("../../../docs/parity.md"))?;
+    let justified = corpus::differences(&page)?;
+    let theirs = read_verdicts(theirs)?;
+    let ours = read_verdicts(ours)?;
+    let mut faults = Vec::new();
+    for case in corpus::load(folder)? {
+        let Some(verdict) = theirs.get(&case.name) else {
+            faults.push(format!("{}: not judged by grpc-go", case.name));
+            continue;
+        };
+        let now = Verdict::of(verdict.is_ok()).to_string();
+        if recorded["verdicts"][&case.name] != now {
+            let reason = verdict.as_ref().err().map_or("", String::as_str);
+            faults.push(format!(
+                "{}: grpc-go: {now}, not what is recorded {reason}",
+                case.name
+            ));
+        }
+    }
+    let theirs = theirs
+        .iter()
+        .map(|(name, v)| (name.clone(), Verdict::of(v.is_ok())))
+        .collect();
+    faults.extend(corpus::compare(&theirs, &ours, &justified));
+    match faults.is_empty() {
+        true => {
+            say(json!({"event": "summary", "cases": theirs.len(), "differences": justified.len()}));
+            Ok(())
+        }
+        false => Err(faults.join("\n").into()),
+    }
+}
+
+fn check_truth(file: &str) -> Result<(), Error> {
+    let messages = truth::check(&std::fs::read_to_string(file)?)?;
+    say(json!({"event": "summary", "messages": messages}));
     Ok(())
 }
 

@@ -26,7 +26,7 @@ pub(super) fn install(installed: &mut Installed) -> Result<()> {
         run(go()
             .args(["build", "-mod=readonly", "-o"])
             .arg(folder.join(""))
-            .arg(".")
+            .args([".", "./judge", "./truth"])
             .args(CASES))
     })?;
     installed.go = folder.join("peers");
