@@ -7,11 +7,15 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"time"
 
 	"google.golang.org/grpc"
 
+	networking "istio.io/api/networking/v1alpha3"
+	"istio.io/istio/pilot/pkg/model"
 	"istio.io/istio/pilot/test/xds"
 	"istio.io/istio/pkg/config/mesh"
+	"istio.io/istio/pkg/config/schema/gvk"
 )
 
 // discoveryServer serves ADS on a TCP port and on the sockets of agents, until SIGTERM.
@@ -46,6 +50,9 @@ func discoveryServer(args []string) {
 	say("ready", map[string]any{"addr": sockets[0].listener.Addr().String(), "configs": len(configs)})
 	untilTold(func() {
 		count, err := reload(server.Store(), *config)
+		if err == nil {
+			err = settle(server)
+		}
 		fields := map[string]any{"ok": err == nil, "changed": count}
 		if err != nil {
 			fields["error"] = err.Error()
@@ -68,6 +75,41 @@ func start(configs configs) *xds.FakeDiscoveryServer {
 		options.Configs = append(options.Configs, one)
 	}
 	return xds.NewFakeDiscoveryServer(&process{}, options)
+}
+
+// settle waits until Istio knows every workload of the store, and has that pushed. Its services are
+// there before their workloads, and a server that asks in between is told that it has no service
+// and nothing after that. In a cluster a pod is known before its process starts.
+func settle(server *xds.FakeDiscoveryServer) error {
+	deadline := time.Now().Add(20 * time.Second)
+	for _, entry := range server.Store().List(gvk.ServiceEntry, model.NamespaceAll) {
+		for _, endpoint := range entry.Spec.(*networking.ServiceEntry).Endpoints {
+			proxy := &model.Proxy{
+				IPAddresses:     []string{endpoint.Address},
+				ConfigNamespace: entry.Namespace,
+				Metadata:        &model.NodeMetadata{Namespace: entry.Namespace},
+			}
+			for !isTarget(server.ServiceEntryRegistry.GetProxyServiceTargets(proxy), endpoint) {
+				if time.Now().After(deadline) {
+					return fmt.Errorf("%s: %s is no workload of it", key(entry), endpoint.Address)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		}
+	}
+	server.Discovery.ConfigUpdate(&model.PushRequest{Forced: true})
+	return nil
+}
+
+func isTarget(targets []model.ServiceTarget, endpoint *networking.WorkloadEntry) bool {
+	for _, target := range targets {
+		for _, port := range endpoint.Ports {
+			if target.Port.TargetPort == port {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // version prints the version of Istio that this program was built with.
