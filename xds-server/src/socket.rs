@@ -30,8 +30,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A TLS handshake takes a few round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client that is turned away may take to notice.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a client that is turned away may take to notice; a busy machine takes its time, and a
+/// client that was cut off before never learns why.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What such a client may still send, in bytes.
 const LAST_BYTES: u64 = 64 << 10;
