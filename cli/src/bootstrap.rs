@@ -82,9 +82,8 @@ impl Process {
                 locality.insert(key.to_owned(), json!(value));
             }
         }
-        if !locality.is_empty() {
-            node["locality"] = Value::Object(locality);
-        }
+        // Also if it is empty: grpc-node takes no node without one.
+        node["locality"] = Value::Object(locality);
         node
     }
 }
@@ -103,8 +102,8 @@ pub fn check_service(mesh: &Mesh, service: &str) -> Result<(), RequestError> {
     })
 }
 
-/// The bootstrap that grpc-go, gRPC C++ and Python, gRPC Java and Sidestep's runtime read from
-/// `GRPC_XDS_BOOTSTRAP`: only keys that all of them take.
+/// The bootstrap that grpc-go, gRPC C++ and Python, gRPC Java, grpc-node and Sidestep's runtime read
+/// from `GRPC_XDS_BOOTSTRAP`: only keys that all of them take.
 #[must_use]
 pub fn grpc(process: &Process) -> Value {
     let files = process.certificates.as_ref().map(Certificates::config);

@@ -206,6 +206,8 @@ fn bootstrap_prints_or_writes_what_the_runtime_reads() {
         assert_eq!(said, "");
         let read = Bootstrap::parse(&printed).expect("a bootstrap");
         assert_eq!(read.node.cluster, "web");
+        // grpc-node takes no node without one.
+        assert!(printed.contains(r#""locality": {}"#), "{printed}");
         let Credentials::Tls {
             certificate_file: Some(certificate),
             ..

@@ -241,6 +241,10 @@ codes! {
         "do what its message says, at the control plane or in this process's node";
     RESOURCE_TIMED_OUT = 314, "the control plane did not answer for a resource in time",
         "look at the control plane's load and log; the process asks again by itself";
+    RESOURCE_UNKNOWN_AUTHORITY = 315, "a resource's name has an authority that the bootstrap does not have",
+        "add the authority to `authorities` of the bootstrap, or correct the name where it is referred to";
+    RESOURCE_BAD_NAME = 316, "a name that begins with xdstp: cannot be that of the resource asked for",
+        "write xdstp://AUTHORITY/TYPE/ID, with the type of the resource, where the name is referred to";
 
     // Calls.
     MESH_ENDED = 401, "the mesh of this process has ended",

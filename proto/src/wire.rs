@@ -120,6 +120,7 @@ pub mod load_balancing {
         locality_lb_config,
     };
     pub use policies::least_request::v3::{LeastRequest, least_request};
+    pub use policies::maglev::v3::Maglev;
     pub use policies::pick_first::v3::PickFirst;
     pub use policies::random::v3::Random;
     pub use policies::ring_hash::v3::{RingHash, ring_hash};

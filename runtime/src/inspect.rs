@@ -22,8 +22,11 @@ pub use sidestep_proto::ads::Status;
 pub struct Process {
     /// As the control plane knows it; `None` without a bootstrap.
     pub node: Option<Node>,
-    /// `None` without a bootstrap.
+    /// The one that answers for names that are not `xdstp:` names; `None` without a bootstrap.
     pub control_plane: Option<ControlPlane>,
+    /// Every one of which something is wanted: the servers of all authorities in use (gRFC A47),
+    /// and those that are asked because, or although, another one serves (gRFC A71).
+    pub control_planes: Vec<ControlPlane>,
     /// Every target that a channel has dialled.
     pub targets: Vec<Target>,
     /// Every meshed server that runs.
@@ -47,11 +50,14 @@ impl Process {
     }
 }
 
-/// The stream to the control plane.
+/// The stream to a control plane's server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlPlane {
-    /// The server in use, or tried last, as the bootstrap names it.
+    /// The server, as the bootstrap names it.
     pub server: String,
+    /// Whose resources it serves, or is to serve; `None` stands for names that are not `xdstp:`
+    /// names. Empty while another server has taken its place.
+    pub authorities: Vec<Option<String>>,
     /// Whether the stream is open.
     pub connected: bool,
     /// Why it is not, as far as that is known.
@@ -115,6 +121,8 @@ pub struct Resource {
     pub name: String,
     /// How far it has come.
     pub status: Status,
+    /// The server that said it last, as the bootstrap names it.
+    pub server: Option<String>,
     /// The version in use; empty if none is.
     pub version: String,
     /// What is in use, as it arrived.

@@ -9,7 +9,7 @@ use http::uri::Authority;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::Address;
 
-use crate::admin::{self, AdminError, Reach};
+use crate::admin::{self, AdminError, ClientStatus, Reach};
 use crate::channel::Channel;
 use crate::control::{self, PlaintextPolicy, Question};
 use crate::inspect;
@@ -275,6 +275,14 @@ impl Mesh {
     /// As for [`Mesh::admin`].
     pub fn admin_beyond_loopback(&self, address: &str) -> Result<Address, AdminError> {
         self.open_admin(address, Reach::Anyone)
+    }
+
+    /// Client status discovery (CSDS, gRFC A40) as a service, for a server that the application
+    /// opens anyway, such as one for its operators. Whoever may call it reads the configuration.
+    #[must_use]
+    pub fn client_status(&self) -> ClientStatus {
+        let telemetry = self.inner.telemetry.clone();
+        ClientStatus::new(self.inner.control.asker(), telemetry)
     }
 
     fn open_admin(&self, address: &str, reach: Reach) -> Result<Address, AdminError> {

@@ -339,6 +339,7 @@ impl Cluster {
             path: "/",
             headers: &HeaderMap::new(),
             random: 0,
+            hash: 0,
         };
         if let Pick::Connect(id) = published.picker.pick(&call) {
             self.request_connect(published, id);
@@ -374,11 +375,11 @@ pub struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(address: &str, backend: Arc<Backend>, load: Arc<Load>) -> Self {
+    pub(crate) fn new(address: Arc<str>, backend: Arc<Backend>, load: Arc<Load>) -> Self {
         Self {
             connection: ArcSwapOption::empty(),
             load,
-            address: address.into(),
+            address,
             backend: ArcSwap::new(backend),
             unreachable: AtomicBool::new(false),
             connect_requested: AtomicBool::new(false),

@@ -6,3 +6,4 @@ pub mod fixture;
 pub mod hostile;
 pub mod load;
 pub mod raw;
+pub mod scripted;

@@ -112,6 +112,7 @@ pub fn route_configuration(name: &str, clusters: &[&str]) -> RouteConfiguration 
                     max_stream_duration: None,
                     grpc_timeout_header_max: None,
                     retry: None,
+                    hash_policies: Vec::new(),
                 }),
             }],
         }],
@@ -177,6 +178,7 @@ fn endpoint(address: &str) -> Endpoint {
         hostname: String::new(),
         weight: 1,
         health: Health::Unknown,
+        hash_key: None,
     }
 }
 

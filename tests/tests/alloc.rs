@@ -11,9 +11,9 @@ use http::HeaderMap;
 use sidestep::balancer::{self, Action, Connectivity, Endpoint, Load, Pick, Picker, SubchannelId};
 use sidestep::routing::{self, Call, ClusterIndex, RouteTable};
 use sidestep_proto::resource::{
-    Forward, HeaderCondition, HeaderMatcher, LbPolicy, Locality, PathMatcher, Pattern, PerMillion,
-    Route, RouteAction, RouteConfiguration, RouteMatch, StringMatcher, Text, VirtualHost,
-    WeightedCluster,
+    Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, LbPolicy, Locality,
+    PathMatcher, Pattern, PerMillion, Route, RouteAction, RouteConfiguration, RouteMatch,
+    StringMatcher, Text, VirtualHost, WeightedCluster,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -45,6 +45,13 @@ fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, clusters: &[&str]) -> R
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
+            hash_policies: vec![HashPolicy {
+                source: HashSource::Header {
+                    name: "x-two".to_owned(),
+                    rewrite: None,
+                },
+                terminal: false,
+            }],
         }),
     }
 }
@@ -121,6 +128,7 @@ fn endpoint(id: u32) -> Endpoint {
         locality_weight: 1 + id % 2,
         priority: 0,
         load: Arc::new(Load::default()),
+        hash_key: format!("10.0.0.{id}:443").into(),
     }
 }
 
@@ -131,6 +139,12 @@ fn route_match_and_pick_allocate_nothing() {
         picker(LbPolicy::RoundRobin),
         picker(LbPolicy::LeastRequest { choice_count: 2 }),
         picker(LbPolicy::PickFirst { shuffle: false }),
+        picker(LbPolicy::Random),
+        picker(LbPolicy::RingHash {
+            min_ring_size: 1024,
+            max_ring_size: 4096,
+        }),
+        picker(LbPolicy::Maglev { table_size: 65_537 }),
     ];
     let mut headers = HeaderMap::new();
     headers.insert("x-version", "v1-alpha".parse().unwrap());
@@ -141,12 +155,14 @@ fn route_match_and_pick_allocate_nothing() {
             path: "/a.B/Method",
             headers: &headers,
             random,
+            hash: random,
         };
         let route = table.find(&call).unwrap();
         let routing::Action::Forward(forward) = &route.action else {
             panic!("{route:?}");
         };
         assert!(forward.clusters.len() == 3 && forward.pick(random).0 >= 3);
+        assert!(forward.hash.hash(&headers, 1).is_some());
         for picker in &pickers {
             assert!(matches!(picker.pick(&call), Pick::Ready(_)));
         }

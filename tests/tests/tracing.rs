@@ -105,6 +105,22 @@ impl TestService for Relay {
         Err(Status::unimplemented(""))
     }
 
+    async fn cacheable_unary_call(
+        &self,
+        _: Request<SimpleRequest>,
+    ) -> Result<Response<SimpleResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type HalfDuplexCallStream = Outputs;
+
+    async fn half_duplex_call(
+        &self,
+        _: Request<Streaming<StreamingOutputCallRequest>>,
+    ) -> Result<Response<Outputs>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     type FullDuplexCallStream = Outputs;
 
     async fn full_duplex_call(

@@ -112,7 +112,7 @@ impl View for ClientView {
         Box::new(entries)
     }
 
-    fn missing(&self, type_url: &str, name: &str) -> Option<Missing> {
+    fn missing(&self, type_url: &str, name: &str, suggest: bool) -> Option<Missing> {
         if !self.is_fitted() {
             return None;
         }
@@ -124,7 +124,10 @@ impl View for ClientView {
                 message: message.clone(),
             });
         }
-        let hint = nearest::hint(name, self.snapshot.names(type_url));
+        let hint = match suggest {
+            true => nearest::hint(name, self.snapshot.names(type_url)),
+            false => String::new(),
+        };
         Some(Missing {
             code: NOT_FOUND,
             message: format!("no such {}: {name:?}{hint}", short(type_url)),
@@ -260,15 +263,34 @@ mod tests {
         let server = "server/127.0.0.1:8080".to_owned();
         view.want_listeners([&server]);
         assert_eq!(
-            view.missing(LDS, &server),
-            Missing {
+            view.missing(LDS, &server, true),
+            Some(Missing {
                 code: 5,
                 message: "node.cluster \"greter\": no such service".to_owned()
-            }
+            })
         );
         assert_eq!(
-            view.missing(LDS, "greetr").message,
+            view.missing(LDS, "greetr", true).expect("a reason").message,
             "no such Listener: \"greetr\"; did you mean \"greeter\"?"
         );
+    }
+    #[test]
+    fn as_written_everybody_is_given_everything_and_nothing_is_explained() {
+        let resources = [
+            api_listener("greeter", "r"),
+            socket_listener("edge", 1, "r"),
+        ];
+        let resources = resources.map(|any| RawResource::from_any(any).expect("named"));
+        let built = Snapshot::build(1, resources.into(), References::Open, &Snapshot::default());
+        let snapshot = built.expect("open").with_delivery(Delivery::AsWritten);
+        let mut view = ClientView::new(Arc::new(snapshot));
+        view.identify(&Node {
+            user_agent_name: "envoy".to_owned(),
+            ..Node::default()
+        });
+        let names: Vec<_> = view.entries(LDS).map(|e| e.name.as_str()).collect();
+        assert_eq!(names, ["edge", "greeter"]);
+        assert_eq!(view.missing(LDS, "greetr", true), None);
+        assert!(!view.trusts_versions());
     }
 }

@@ -24,6 +24,7 @@ mod engine;
 mod envoy;
 mod feature;
 mod install;
+mod istio;
 mod management;
 mod matrix;
 mod mesh;
@@ -65,6 +66,13 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
         }
     };
     let runs = engine::runs(&options);
+    if options.is_whole() && !options.full && !install::is_istio_built() {
+        say(
+            "istio-* is not played: this machine has not built Istio's discovery server. \
+             `--full`, or `--only istio-baseline`, does, in about six minutes on two cores"
+                .to_owned(),
+        );
+    }
     let peers: BTreeSet<_> = runs.iter().flat_map(engine::Run::peers).collect();
     say("installing peers and building our programs".to_owned());
     let installed = Installed::new(&peers)?;
@@ -85,4 +93,16 @@ pub(crate) fn run(arguments: &[&str]) -> Result<bool> {
     say(format!("took {:.1?} in all", started.elapsed()));
     report::summary(&outcomes, options.json);
     Ok(is_green)
+}
+
+/// `cargo xtask polyglot`: the example of that name, and who answered whom in it.
+pub(crate) fn polyglot() -> Result<()> {
+    let peers = scenarios::polyglot::PEERS.into_iter().collect();
+    let installed = Installed::new(&peers)?;
+    let folder = tempfile::tempdir()?;
+    for (caller, servers) in scenarios::polyglot::answers(&installed, folder.path())? {
+        let servers: Vec<&str> = servers.iter().map(String::as_str).collect();
+        println!("{caller:<11} is answered by {}", servers.join(", "));
+    }
+    Ok(())
 }

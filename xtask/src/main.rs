@@ -26,9 +26,10 @@ Verbs:
                            with --check, only say whether the committed ones are stale
   descriptors --from PATH  rebuild xds-server/data/envoy-descriptors.bin.gz from a descriptor set,
                            or from a directory with an unpacked `envoy-types` package
-  interop                  real peers (grpcio, grpc-go, go-control-plane, Envoy, earlier tonics)
-                           against our programs; --only NAME, --list, --json,
-                           --write (docs/interop.md)
+  interop                  real peers (grpc-go, C-core, grpc-node, grpc-java, go-control-plane,
+                           Istio, Envoy, earlier tonics) against our programs; --only NAME[/CAST],
+                           --full, --repeat N, --jobs N, --list, --json,
+                           --write (README.md and docs/interop.md, after a full run that is green)
   bench [--short] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
@@ -40,6 +41,8 @@ Verbs:
                            (needs promtool, Debian package prometheus)
   pilot                    the README section on meshing a service, command by command, under load and
                            watched by a real Prometheus (the same package)
+  polyglot                 examples/polyglot: callers in four languages, servers in two, one mesh
+                           file (needs Go, Node.js and Python)
   pictures [NAME]          make the README's pictures from real runs: docs/data-flow.svg and
                            docs/demo.svg (which needs tmux); NAME is data-flow or demo
   help                     show this text
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
             Ok(false) => return ExitCode::FAILURE,
             outcome => outcome.map(drop),
         },
+        ["polyglot"] => interop::polyglot(),
         ["pictures"] => pictures::run(),
         ["pictures", "data-flow"] => pictures::build().and_then(|()| pictures::data_flow()),
         ["pictures", "demo"] => pictures::build().and_then(|()| pictures::demo()),

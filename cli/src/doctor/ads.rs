@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use http::uri::PathAndQuery;
 use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Output, Request, Response, ServerInfo, Timers, Variant,
+    Authorities, ClientConfig, ClientStream, Event, Output, Request, Response, ServerInfo, Timers,
+    Variant,
 };
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::codec;
@@ -102,6 +103,10 @@ impl<'a> Conversation<'a> {
                 uri: server.uri.clone(),
                 features: server.features,
             }],
+            authorities: Authorities {
+                default: vec![0],
+                ..Authorities::default()
+            },
             timers: Timers::default(),
             seed: 0,
         };
@@ -135,7 +140,7 @@ impl<'a> Conversation<'a> {
         let Some(queue) = self.queue.take() else {
             return Ok(());
         };
-        self.machine.handle_connected(Instant::now());
+        self.machine.handle_connected(Instant::now(), 0);
         self.turn(report);
         let requests = futures_util::stream::unfold(queue, |mut queue| async move {
             let request = queue.recv().await?;
@@ -152,7 +157,7 @@ impl<'a> Conversation<'a> {
             let next = responses.message().await.map_err(|status| chain(&status))?;
             let next = next.ok_or("the server ended the stream")?;
             self.machine
-                .handle_response(Instant::now(), Response::StateOfTheWorld(next));
+                .handle_response(Instant::now(), 0, Response::StateOfTheWorld(next));
             self.turn(report);
         }
         Ok(())
@@ -162,7 +167,10 @@ impl<'a> Conversation<'a> {
     fn turn(&mut self, report: &mut Report) {
         while let Some(output) = self.machine.poll_output() {
             match output {
-                Output::Send(Request::StateOfTheWorld(request)) => {
+                Output::Send {
+                    request: Request::StateOfTheWorld(request),
+                    ..
+                } => {
                     // Fails only when the stream has ended, which is seen where it is read.
                     let _ = self.requests.send(request);
                 }
@@ -179,7 +187,10 @@ impl<'a> Conversation<'a> {
                     );
                     self.answered.push(name);
                 }
-                Output::Connect { .. } | Output::Send(_) | Output::Event(_) => {}
+                Output::Connect { .. }
+                | Output::Disconnect { .. }
+                | Output::Send { .. }
+                | Output::Event(_) => {}
             }
         }
     }

@@ -163,7 +163,7 @@ impl View for World {
         Box::new(self.entries.get(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, _: &str, name: &str) -> Option<Missing> {
+    fn missing(&self, _: &str, name: &str, _: bool) -> Option<Missing> {
         (!self.is_bare).then(|| Missing {
             code: 5,
             message: format!("no {name}"),

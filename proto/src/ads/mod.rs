@@ -10,6 +10,8 @@
 mod client;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod fallback;
 mod message;
 #[cfg(test)]
 mod pair;
@@ -19,8 +21,8 @@ mod wildcard;
 
 pub use crate::bootstrap::ServerFeatures;
 pub use client::{
-    ClientConfig, ClientStream, Event, FailedUpdate, Known, Output, ResourceError, ServerInfo,
-    Status, Timers, Updates,
+    Authorities, ClientConfig, ClientStream, Event, FailedUpdate, Known, Output, ResourceError,
+    ServerInfo, Status, Timers, Updates,
 };
 pub use message::{Request, Response, Variant};
 pub use server::{Entry, Missing, ServerEvent, ServerOutput, ServerResponse, ServerStream, View};

@@ -12,8 +12,8 @@ use prost::Message;
 
 use super::fake::{self, BAD, World};
 use super::{
-    ClientConfig, ClientStream, Event, Output, Request, ResourceError, Response, ServerInfo,
-    ServerOutput, ServerStream, Timers, Variant,
+    Authorities, ClientConfig, ClientStream, Event, Output, Request, ResourceError, Response,
+    ServerInfo, ServerOutput, ServerStream, Timers, Variant,
 };
 use crate::bootstrap::ServerFeatures;
 use crate::resource::{Resource, ResourceType};
@@ -60,6 +60,10 @@ impl Pair {
                 uri: "xds:1".into(),
                 features,
             }],
+            authorities: Authorities {
+                default: vec![0],
+                ..Authorities::default()
+            },
             timers: Timers::default(),
             seed,
         };
@@ -103,7 +107,7 @@ impl Pair {
     fn connect(&mut self) {
         if std::mem::take(&mut self.is_connecting) {
             self.server = Some(ServerStream::new(self.variant));
-            self.client.handle_connected(self.now);
+            self.client.handle_connected(self.now, 0);
         }
     }
 
@@ -114,7 +118,7 @@ impl Pair {
         self.asked.clear();
         self.up.clear();
         self.down.clear();
-        self.client.handle_closed(self.now, "broken");
+        self.client.handle_closed(self.now, 0, "broken");
     }
 
     fn deliver_up(&mut self) {
@@ -126,7 +130,7 @@ impl Pair {
 
     fn deliver_down(&mut self) {
         if let Some(response) = self.down.pop_front() {
-            self.client.handle_response(self.now, response);
+            self.client.handle_response(self.now, 0, response);
         }
     }
 
@@ -134,7 +138,8 @@ impl Pair {
         while let Some(output) = self.client.poll_output() {
             match output {
                 Output::Connect { .. } => self.is_connecting = true,
-                Output::Send(request) => self.up.push_back(request),
+                Output::Disconnect { .. } => panic!("there is no other server"),
+                Output::Send { request, .. } => self.up.push_back(request),
                 Output::Event(event) => self.note(event),
             }
         }

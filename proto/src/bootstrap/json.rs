@@ -169,11 +169,14 @@ impl<'a> Object<'a> {
         Ok(members.iter().map(entry).collect())
     }
 
-    /// Adds the paths of the keys that nobody asked for.
+    /// Adds the paths of the keys that nobody asked for. One that is `null` says nothing: Istio's
+    /// agent writes such.
     pub(super) fn unread(self, ignored: &mut Vec<String>) {
-        let keys = self.members.keys();
-        let unread = keys.filter(|key| !self.read.contains(&key.as_str()));
-        ignored.extend(unread.map(|key| self.child(key)));
+        let unread = self
+            .members
+            .iter()
+            .filter(|(key, value)| !value.is_null() && !self.read.contains(&key.as_str()));
+        ignored.extend(unread.map(|(key, _)| self.child(key)));
     }
 
     fn child(&self, key: &str) -> String {

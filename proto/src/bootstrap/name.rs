@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::code::{self, Code};
+use crate::resource::name::into_canonical;
 
 /// Why a resource name could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +30,7 @@ impl NameError {
 /// Puts `text` in the place of each `%s`; percent-encoded in names of the new style.
 pub(super) fn fill(template: &str, text: &str) -> String {
     if template.starts_with("xdstp:") {
-        template.replace("%s", &percent_encode(text))
+        into_canonical(template.replace("%s", &percent_encode(text)))
     } else {
         template.replace("%s", text)
     }
@@ -77,6 +78,7 @@ mod tests {
                 "xdstp://a/L/svc/%C3%A9%20%25%3F%23",
             ),
             ("xdstp://a/%s/%s", "x", "xdstp://a/x/x"),
+            ("xdstp://a/L/%s?b=1&a=2", "x", "xdstp://a/L/x?a=2&b=1"),
         ];
         for (template, text, expected) in cases {
             assert_eq!(fill(template, text), expected);

@@ -346,6 +346,47 @@ fn what_is_not_read_is_listed() {
     assert_eq!(parse(json).ignored, expected);
 }
 
+/// What Istio's agent writes for a pod of proxyless gRPC, but for the length of its metadata.
+#[test]
+fn the_file_of_istios_agent() {
+    let bootstrap = parse(
+        r#"{
+          "xds_servers": [{
+            "server_uri": "unix:///etc/istio/proxy/XDS",
+            "channel_creds": [{"type": "insecure"}],
+            "server_features": ["xds_v3"]
+          }],
+          "node": {
+            "id": "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local",
+            "metadata": {
+              "GENERATOR": "grpc", "INSTANCE_IPS": "10.1.2.3", "NAMESPACE": "shop",
+              "PROXY_CONFIG": {"statNameLength": 189}
+            },
+            "locality": {},
+            "UserAgentVersionType": null
+          },
+          "certificate_providers": {"default": {
+            "plugin_name": "file_watcher",
+            "config": {
+              "certificate_file": "/var/lib/istio/data/cert-chain.pem",
+              "private_key_file": "/var/lib/istio/data/key.pem",
+              "ca_certificate_file": "/var/lib/istio/data/root-cert.pem",
+              "refresh_interval": "900s"
+            }
+          }},
+          "server_listener_resource_name_template": "xds.istio.io/grpc/lds/inbound/%s"
+        }"#,
+    );
+    assert_eq!(bootstrap.servers[0].uri, "unix:///etc/istio/proxy/XDS");
+    assert_eq!(
+        bootstrap.node.id,
+        "sidecar~10.1.2.3~web-0.shop~shop.svc.cluster.local"
+    );
+    assert!(bootstrap.certificate_providers.contains_key("default"));
+    // An unknown key with nothing in it is nothing that anybody asked for.
+    assert!(bootstrap.ignored.is_empty(), "{:?}", bootstrap.ignored);
+}
+
 #[test]
 fn listener_names() {
     let bootstrap = parse(&with(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::at::{At, Result, ads, wire_duration};
 use super::security::{decode_upstream, encode_upstream};
 use super::{Reason, lb_policy};
+use crate::resource::name::into_canonical;
 use crate::resource::{Cluster, Discovery};
 use crate::wire::Any;
 use crate::wire::cluster::{
@@ -245,7 +246,7 @@ fn decode_eds(at: &At<'_>, wire: &cluster::Cluster) -> Result<Discovery> {
     let config = at.required(wire.eds_cluster_config.clone())?;
     at.field("eds_config").config_source(config.eds_config)?;
     let service_name = match config.service_name.is_empty() {
-        false => config.service_name,
+        false => into_canonical(config.service_name),
         // A cluster's name is of another type than its endpoints', which new names spell out.
         true if wire.name.starts_with(XDSTP) => {
             return Err(at.field("service_name").fault(Reason::Missing));
@@ -303,7 +304,7 @@ fn decode_custom(at: &At<'_>, custom: &CustomClusterType) -> Result<Discovery> {
         return Err(at.field("clusters").fault(Reason::Empty));
     }
     Ok(Discovery::Aggregate {
-        clusters: aggregate.clusters,
+        clusters: aggregate.clusters.into_iter().map(into_canonical).collect(),
     })
 }
 

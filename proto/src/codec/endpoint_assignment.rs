@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost_types::value::Kind;
+
 use super::Reason;
 use super::at::{At, Result};
 use super::matching::{decode_fraction, encode_fraction};
@@ -167,6 +169,7 @@ fn decode_endpoint(
             .out_of_range(0, "at least 1"));
     }
     let health = decode_health(&at.field("health_status"), wire.health_status);
+    let hash_key = hash_key(wire.metadata);
     let at = at.field("endpoint");
     let endpoint = match wire.host_identifier {
         Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
@@ -194,7 +197,33 @@ fn decode_endpoint(
         hostname: endpoint.hostname,
         weight,
         health,
+        hash_key,
     })
+}
+
+/// The metadata that gRFC A76 reads.
+const HASH_METADATA: &str = "envoy.lb";
+const HASH_KEY: &str = "hash_key";
+
+/// What is not text, or is empty, is as if it was not there.
+fn hash_key(metadata: Option<core::Metadata>) -> Option<Box<str>> {
+    let mut metadata = metadata?.filter_metadata.remove(HASH_METADATA)?;
+    match metadata.fields.remove(HASH_KEY)?.kind? {
+        Kind::StringValue(key) if !key.is_empty() => Some(key.into()),
+        _ => None,
+    }
+}
+
+fn hash_metadata(key: &str) -> core::Metadata {
+    let value = prost_types::Value {
+        kind: Some(Kind::StringValue(key.to_owned())),
+    };
+    let fields = BTreeMap::from([(HASH_KEY.to_owned(), value)]);
+    let notes = prost_types::Struct { fields };
+    core::Metadata {
+        filter_metadata: BTreeMap::from([(HASH_METADATA.to_owned(), notes)]),
+        ..Default::default()
+    }
 }
 
 /// An address that no other endpoint of the cluster has.
@@ -296,6 +325,7 @@ fn encode_endpoint(endpoint: &Endpoint) -> LbEndpoint {
             ..Default::default()
         })),
         health_status: health as i32,
+        metadata: endpoint.hash_key.as_deref().map(hash_metadata),
         // Unset is 1; Envoy and gRPC agree on that.
         load_balancing_weight: (endpoint.weight != 1).then_some(endpoint.weight),
         ..Default::default()

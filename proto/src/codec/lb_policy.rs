@@ -7,10 +7,14 @@ use crate::resource::LbPolicy;
 use crate::wire::Any;
 use crate::wire::cluster::{
     self, LoadBalancingPolicy, cluster::LbConfig, cluster::LbPolicy as Enum,
-    cluster::LeastRequestLbConfig, load_balancing_policy::Policy,
+    cluster::LeastRequestLbConfig, cluster::MaglevLbConfig, cluster::RingHashLbConfig,
+    cluster::ring_hash_lb_config::HashFunction as EnumHash, load_balancing_policy::Policy,
 };
 use crate::wire::core::TypedExtensionConfig;
-use crate::wire::load_balancing::{LeastRequest, PickFirst, RoundRobin, WrrLocality};
+use crate::wire::load_balancing::{
+    LeastRequest, Maglev, PickFirst, Random, RingHash, RoundRobin, WrrLocality,
+    ring_hash::HashFunction,
+};
 use crate::wire::typed_struct::{TypedStruct, UdpaTypedStruct};
 
 /// Policies may hold policies this deep.
@@ -19,6 +23,14 @@ const DEFAULT_CHOICES: u32 = 2;
 /// More choices are cut down to this.
 const MAX_CHOICES: u32 = 10;
 
+const DEFAULT_MIN_RING: u64 = 1024;
+/// Greater rings are refused.
+const MAX_RING: u64 = 8 << 20;
+const DEFAULT_TABLE: u64 = 65_537;
+/// Greater tables are refused.
+const MAX_TABLE: u64 = 5_000_011;
+
+const BOUNDED_LOAD: &str = "an endpoint may get more than its share";
 const SLOW_START: &str = "new endpoints get their full share at once";
 const LOCALITY: &str = "localities are always weighted";
 
@@ -58,6 +70,24 @@ pub(super) fn decode(at: &At<'_>, wire: &cluster::Cluster) -> Result<LbPolicy> {
                 _ => least_request(&at, None),
             }
         }
+        Ok(Enum::RingHash) => {
+            let at = at.field("ring_hash_lb_config");
+            let Some(LbConfig::RingHashLbConfig(config)) = &wire.lb_config else {
+                return ring_hash(&at, None, None);
+            };
+            if config.hash_function != EnumHash::XxHash as i32 {
+                return Err(at.field("hash_function").unsupported("another hash"));
+            }
+            ring_hash(&at, config.minimum_ring_size, config.maximum_ring_size)
+        }
+        Ok(Enum::Maglev) => {
+            let at = at.field("maglev_lb_config");
+            match &wire.lb_config {
+                Some(LbConfig::MaglevLbConfig(config)) => maglev(&at, config.table_size),
+                _ => maglev(&at, None),
+            }
+        }
+        Ok(Enum::Random) => Ok(LbPolicy::Random),
         Ok(other) => Err(at.field("lb_policy").unsupported(other.as_str_name())),
         Err(_) => {
             let place = at.field("lb_policy");
@@ -73,6 +103,47 @@ fn least_request(at: &At<'_>, choice_count: Option<u32>) -> Result<LbPolicy> {
             choice_count: choices.min(MAX_CHOICES),
         }),
     }
+}
+
+fn ring_hash(at: &At<'_>, min: Option<u64>, max: Option<u64>) -> Result<LbPolicy> {
+    let size = |field, size: u64| {
+        let fits = size <= MAX_RING;
+        let wrong = || at.field(field).out_of_range(size, "at most 8388608");
+        // Below 2^32, as the bound is.
+        if fits { Ok(size as u32) } else { Err(wrong()) }
+    };
+    let min_ring_size = size("minimum_ring_size", min.unwrap_or(DEFAULT_MIN_RING))?;
+    let max_ring_size = size("maximum_ring_size", max.unwrap_or(MAX_RING))?;
+    if min_ring_size > max_ring_size {
+        let place = at.field("minimum_ring_size");
+        return Err(place.rule(format!(
+            "{min_ring_size} is more than maximum_ring_size, {max_ring_size}"
+        )));
+    }
+    Ok(LbPolicy::RingHash {
+        min_ring_size,
+        max_ring_size,
+    })
+}
+
+fn maglev(at: &At<'_>, size: Option<u64>) -> Result<LbPolicy> {
+    let size = size.unwrap_or(DEFAULT_TABLE);
+    let place = at.field("table_size");
+    if size > MAX_TABLE {
+        return Err(place.out_of_range(size, "at most 5000011"));
+    }
+    if !is_prime(size) {
+        return Err(place.rule(format!("{size} is not a prime number")));
+    }
+    Ok(LbPolicy::Maglev {
+        // Below 2^32, as the bound is.
+        table_size: size as u32,
+    })
+}
+
+fn is_prime(number: u64) -> bool {
+    let mut divisors = (2..).take_while(|d| d * d <= number);
+    number >= 2 && divisors.all(|d| number % d != 0)
 }
 
 /// The first entry that is supported. If that one is wrong, the cluster is.
@@ -147,6 +218,47 @@ fn decode_policy(at: &At<'_>, any: &Any, depth: usize) -> Result<Option<LbPolicy
         );
         return least_request(at, config.choice_count).map(Some);
     }
+    if any.is::<RingHash>() {
+        let config: RingHash = at.unpack(any)?;
+        at.ignore(
+            "consistent_hashing_lb_config",
+            config.consistent_hashing_lb_config.is_some(),
+            BOUNDED_LOAD,
+        );
+        at.ignore(
+            "locality_weighted_lb_config",
+            config.locality_weighted_lb_config.is_some(),
+            "the weight of its locality is part of an endpoint's weight",
+        );
+        let known = [HashFunction::DefaultHash, HashFunction::XxHash];
+        if !known.iter().any(|f| *f as i32 == config.hash_function) {
+            return Err(at.field("hash_function").unsupported("another hash"));
+        }
+        return ring_hash(at, config.minimum_ring_size, config.maximum_ring_size).map(Some);
+    }
+    if any.is::<Maglev>() {
+        let config: Maglev = at.unpack(any)?;
+        at.ignore(
+            "consistent_hashing_lb_config",
+            config.consistent_hashing_lb_config.is_some(),
+            BOUNDED_LOAD,
+        );
+        at.ignore(
+            "locality_weighted_lb_config",
+            config.locality_weighted_lb_config.is_some(),
+            "the weight of its locality is part of an endpoint's weight",
+        );
+        return maglev(at, config.table_size).map(Some);
+    }
+    if any.is::<Random>() {
+        let config: Random = at.unpack(any)?;
+        at.ignore(
+            "locality_lb_config",
+            config.locality_lb_config.is_some(),
+            LOCALITY,
+        );
+        return Ok(Some(LbPolicy::Random));
+    }
     if any.is::<PickFirst>() {
         let config: PickFirst = at.unpack(any)?;
         let shuffle = config.shuffle_address_list;
@@ -186,6 +298,14 @@ fn decode_struct(at: &At<'_>, type_url: &str, config: Struct) -> Result<Option<L
     let field = |name: &str| config.fields.get(name).and_then(|v| v.kind.clone());
     match type_url.rsplit('/').next().unwrap_or_default() {
         "round_robin" => Ok(Some(LbPolicy::RoundRobin)),
+        "ring_hash_experimental" => {
+            let size = |name: &'static str| match field(name) {
+                None | Some(Kind::NullValue(_)) => Ok(None),
+                Some(Kind::NumberValue(n)) if n == (n as u64) as f64 => Ok(Some(n as u64)),
+                Some(_) => Err(at.field(name).rule("must be a whole number")),
+            };
+            ring_hash(&at, size("minRingSize")?, size("maxRingSize")?).map(Some)
+        }
         "pick_first" => match field("shuffleAddressList") {
             None | Some(Kind::NullValue(_)) => Ok(Some(LbPolicy::PickFirst { shuffle: false })),
             Some(Kind::BoolValue(shuffle)) => Ok(Some(LbPolicy::PickFirst { shuffle })),
@@ -212,6 +332,24 @@ pub(super) fn encode(policy: LbPolicy, wire: &mut cluster::Cluster) {
             wire.lb_config = Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig {
                 choice_count: Some(choice_count),
                 ..Default::default()
+            }));
+        }
+        LbPolicy::Random => wire.lb_policy = Enum::Random as i32,
+        LbPolicy::RingHash {
+            min_ring_size,
+            max_ring_size,
+        } => {
+            wire.lb_policy = Enum::RingHash as i32;
+            wire.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+                minimum_ring_size: Some(min_ring_size.into()),
+                maximum_ring_size: Some(max_ring_size.into()),
+                ..Default::default()
+            }));
+        }
+        LbPolicy::Maglev { table_size } => {
+            wire.lb_policy = Enum::Maglev as i32;
+            wire.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig {
+                table_size: Some(table_size.into()),
             }));
         }
         LbPolicy::PickFirst { shuffle } => {

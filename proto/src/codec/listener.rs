@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::at::{At, Result, ads, wire_duration};
 use super::http_filter::{Side, decode_chain, encode_chain};
 use super::{Reason, route_configuration, server_listener};
+use crate::resource::name::into_canonical;
 use crate::resource::{HttpConnectionManager, Listener, ListenerKind, RouteSource};
 use crate::wire::hcm::{self, http_connection_manager::RouteSpecifier};
 use crate::wire::{Any, core, listener};
@@ -53,7 +54,7 @@ fn decode_routes(at: &At<'_>, wire: Option<RouteSpecifier>) -> Result<RouteSourc
             let at = at.field("rds");
             at.field("config_source").config_source(rds.config_source)?;
             let name = at.field("route_config_name").text(rds.route_config_name)?;
-            Ok(RouteSource::Named(name))
+            Ok(RouteSource::Named(into_canonical(name)))
         }
         Some(RouteSpecifier::RouteConfig(routes)) => {
             let routes = route_configuration::decode(&at.field("route_config"), routes)?;

@@ -12,6 +12,7 @@ mod at;
 mod cluster;
 mod endpoint_assignment;
 mod error;
+mod hash_policy;
 mod http_filter;
 mod lb_policy;
 mod listener;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use prost::Name;
 
+use crate::resource::name::into_canonical;
 use crate::resource::{Resource, ResourceType};
 use crate::wire::{self, Any, UnpackError};
 use at::{At, Fault};
@@ -72,26 +74,30 @@ pub fn decode(expected: ResourceType, any: &Any, cx: &Context) -> Result<Decoded
     }
     match expected {
         ResourceType::Cluster => {
-            let message: wire::cluster::Cluster = unpack(any)?;
+            let mut message: wire::cluster::Cluster = unpack(any)?;
+            message.name = into_canonical(message.name);
             named(expected, message.name.clone(), cx, |at| {
                 cluster::decode(at, message).map(|r| Resource::Cluster(Arc::new(r)))
             })
         }
         ResourceType::EndpointAssignment => {
-            let message: wire::endpoint::ClusterLoadAssignment = unpack(any)?;
+            let mut message: wire::endpoint::ClusterLoadAssignment = unpack(any)?;
+            message.cluster_name = into_canonical(message.cluster_name);
             named(expected, message.cluster_name.clone(), cx, |at| {
                 endpoint_assignment::decode(at, message)
                     .map(|r| Resource::EndpointAssignment(Arc::new(r)))
             })
         }
         ResourceType::Listener => {
-            let message: wire::listener::Listener = unpack(any)?;
+            let mut message: wire::listener::Listener = unpack(any)?;
+            message.name = into_canonical(message.name);
             named(expected, message.name.clone(), cx, |at| {
                 listener::decode(at, message).map(|r| Resource::Listener(Arc::new(r)))
             })
         }
         ResourceType::RouteConfiguration => {
-            let message: wire::route::RouteConfiguration = unpack(any)?;
+            let mut message: wire::route::RouteConfiguration = unpack(any)?;
+            message.name = into_canonical(message.name);
             named(expected, message.name.clone(), cx, |at| {
                 route_configuration::decode(at, message)
                     .map(|r| Resource::RouteConfiguration(Arc::new(r)))

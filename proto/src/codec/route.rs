@@ -10,15 +10,16 @@ use super::matching::{
     decode_fraction, decode_header, decode_pattern, encode_fraction, encode_header, encode_pattern,
 };
 use super::route_configuration::{HEADERS, MIRRORING};
-use super::{Reason, retry};
+use super::{Reason, hash_policy, retry};
+use crate::resource::name::into_canonical;
 use crate::resource::{
     Forward, HeaderMatcher, PathMatcher, RetryPolicy, Route, RouteAction, RouteMatch, Text,
     WeightedCluster,
 };
 use crate::wire::core::RuntimeFractionalPercent;
 use crate::wire::route::{
-    self, route::Action, route_action::ClusterSpecifier, route_action::HashPolicy,
-    route_action::MaxStreamDuration, route_match::PathSpecifier, weighted_cluster::ClusterWeight,
+    self, route::Action, route_action::ClusterSpecifier, route_action::MaxStreamDuration,
+    route_match::PathSpecifier, weighted_cluster::ClusterWeight,
 };
 
 /// A route, or `None` for one that gRPC skips.
@@ -123,9 +124,10 @@ fn decode_action(
     wire: route::RouteAction,
 ) -> Result<Option<Forward>> {
     note_ignored_in_action(at, &wire);
-    for (i, policy) in wire.hash_policy.iter().enumerate() {
-        check_hash_policy(&at.item("hash_policy", i), policy)?;
-    }
+    let policies = wire.hash_policy.into_iter().enumerate();
+    let policies =
+        policies.map(|(i, policy)| hash_policy::decode(&at.item("hash_policy", i), policy));
+    let hash_policies: Vec<_> = policies.collect::<Result<_>>()?;
     let Some(clusters) = decode_clusters(at, plugins, wire.cluster_specifier)? else {
         return Ok(None);
     };
@@ -149,6 +151,7 @@ fn decode_action(
         max_stream_duration: max,
         grpc_timeout_header_max: header_max,
         retry,
+        hash_policies: hash_policies.into_iter().flatten().collect(),
     }))
 }
 
@@ -159,7 +162,7 @@ fn decode_clusters(
 ) -> Result<Option<Vec<WeightedCluster>>> {
     match wire {
         Some(ClusterSpecifier::Cluster(name)) => {
-            let name = at.field("cluster").text(name)?;
+            let name = into_canonical(at.field("cluster").text(name)?);
             Ok(Some(vec![WeightedCluster { name, weight: 1 }]))
         }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
@@ -199,7 +202,7 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
         })?;
         at.refuse("cluster_header", !cluster.cluster_header.is_empty())?;
         note_ignored_in_weight(&at, &cluster);
-        let name = at.field("name").text(cluster.name)?;
+        let name = into_canonical(at.field("name").text(cluster.name)?);
         clusters.push(WeightedCluster { name, weight });
     }
     if clusters.is_empty() {
@@ -287,11 +290,6 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
         MIRRORING,
     );
     at.ignore(
-        "hash_policy",
-        !wire.hash_policy.is_empty(),
-        "no policy that picks by hash is there",
-    );
-    at.ignore(
         "priority",
         wire.priority != 0,
         "all calls share the default priority's limits",
@@ -326,21 +324,6 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
         wire.cluster_not_found_response_code != 0,
         "calls fail UNAVAILABLE",
     );
-}
-
-/// Hash policies are not used, but one that no runtime could use is still an error.
-fn check_hash_policy(at: &At<'_>, wire: &HashPolicy) -> Result<()> {
-    use route::route_action::hash_policy::PolicySpecifier;
-    if let Some(PolicySpecifier::Header(header)) = &wire.policy_specifier
-        && let Some(rewrite) = &header.regex_rewrite
-        && let Some(pattern) = &rewrite.pattern
-    {
-        let at = at.field("header");
-        let at = at.field("regex_rewrite");
-        let at = at.field("pattern");
-        decode_pattern(&at, pattern)?;
-    }
-    Ok(())
 }
 
 pub(super) fn encode(route: &Route) -> route::Route {
@@ -390,6 +373,11 @@ fn encode_action(forward: &Forward) -> route::RouteAction {
         // Without it Envoy ends calls after 15 s, where gRPC clients have no limit.
         timeout: Some(Duration::default()),
         retry_policy: forward.retry.as_ref().map(retry::encode),
+        hash_policy: forward
+            .hash_policies
+            .iter()
+            .map(hash_policy::encode)
+            .collect(),
         ..Default::default()
     }
 }

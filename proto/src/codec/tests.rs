@@ -106,6 +106,7 @@ fn routes(name: &str) -> RouteConfiguration {
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         retry: None,
+        hash_policies: Vec::new(),
     };
     let route = |path, headers, fraction, action| Route {
         name: "route".into(),
@@ -302,6 +303,7 @@ fn assignment() -> EndpointAssignment {
         hostname: String::new(),
         weight: 1,
         health: Health::Healthy,
+        hash_key: None,
     };
     let locality = |zone: &str| Locality {
         region: "r".into(),

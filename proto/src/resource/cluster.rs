@@ -55,4 +55,19 @@ pub enum LbPolicy {
         /// Whether the order is random, so that clients spread.
         shuffle: bool,
     },
+    /// The ready endpoint that a random number names.
+    Random,
+    /// The next endpoint on a ring of hashes (gRFC A42): calls with one hash meet one endpoint.
+    RingHash {
+        /// Least number of entries; default 1024, at most 8 Mi and `max_ring_size`.
+        min_ring_size: u32,
+        /// Greatest number of entries; default and at most 8 Mi. The runtime caps it again.
+        max_ring_size: u32,
+    },
+    /// The endpoint in a table of hashes: spreads more evenly than a ring, and moves a little more
+    /// when endpoints change.
+    Maglev {
+        /// Entries of the table: a prime of at most 5000011; default 65537.
+        table_size: u32,
+    },
 }

@@ -53,6 +53,9 @@ pub struct Endpoint {
     pub weight: u32,
     /// Whether the control plane holds it fit.
     pub health: Health,
+    /// Where policies that pick by hash place it, in place of its first address (gRFC A76:
+    /// `hash_key` in its `envoy.lb` metadata).
+    pub hash_key: Option<Box<str>>,
 }
 
 /// Where an endpoint listens.

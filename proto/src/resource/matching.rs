@@ -24,17 +24,11 @@ impl Pattern {
     /// The compiler's message when the pattern does not parse or is too large.
     pub fn new(text: &str) -> Result<Self, String> {
         let inner = re2::translate(text)?;
-        let compile = |text: &str| {
-            let mut builder = regex::RegexBuilder::new(text);
-            let built = builder.size_limit(PATTERN_SIZE_LIMIT).build();
-            built.map_err(|e| e.to_string())
-        };
         // By itself first: within the group around it, `)(` would be two good groups.
         compile(&inner)?;
-        let compiled = compile(&format!("^(?:{inner})$"))?;
         Ok(Self {
             text: text.to_owned(),
-            compiled,
+            compiled: compile(&format!("^(?:{inner})$"))?,
         })
     }
 
@@ -49,6 +43,13 @@ impl Pattern {
     pub fn is_match(&self, input: &str) -> bool {
         self.compiled.is_match(input)
     }
+}
+
+/// Compiles a regular expression, if it is not too large.
+pub(super) fn compile(text: &str) -> Result<regex::Regex, String> {
+    let mut builder = regex::RegexBuilder::new(text);
+    let compiled = builder.size_limit(PATTERN_SIZE_LIMIT).build();
+    compiled.map_err(|e| e.to_string())
 }
 
 impl PartialEq for Pattern {

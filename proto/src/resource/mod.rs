@@ -11,7 +11,9 @@ mod cluster;
 mod endpoint_assignment;
 mod listener;
 mod matching;
+pub mod name;
 mod re2;
+mod rewrite;
 mod route_configuration;
 mod security;
 
@@ -24,9 +26,10 @@ pub use listener::{
     Listener, ListenerKind, RouteSource, ServerListener, SourceType, TransportProtocol,
 };
 pub use matching::{Pattern, PerMillion, StringMatcher, Text};
+pub use rewrite::Rewrite;
 pub use route_configuration::{
-    Forward, HeaderCondition, HeaderMatcher, PathMatcher, RetryOn, RetryPolicy, Route, RouteAction,
-    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, PathMatcher, RetryOn,
+    RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 pub use security::{CertificateInstance, DownstreamTls, UpstreamTls};
 

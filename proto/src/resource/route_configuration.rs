@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Pattern, PerMillion, StringMatcher, Text};
+use super::{Pattern, PerMillion, Rewrite, StringMatcher, Text};
 
 /// A table of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -116,6 +116,31 @@ pub struct Forward {
     pub grpc_timeout_header_max: Option<Duration>,
     /// The route's own retry policy, or else its virtual host's (gRFC A44).
     pub retry: Option<RetryPolicy>,
+    /// What calls are hashed by, for policies that pick by hash (gRFC A42); empty is at random.
+    pub hash_policies: Vec<HashPolicy>,
+}
+
+/// One part of what a call is hashed by. Each one that finds something is mixed into the hash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HashPolicy {
+    /// What it looks at.
+    pub source: HashSource,
+    /// Later policies count only if there is no hash yet.
+    pub terminal: bool,
+}
+
+/// What a call is hashed by. Kinds that gRPC does not have find nothing, and are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashSource {
+    /// The (comma-joined) value of a header.
+    Header {
+        /// ASCII lower case.
+        name: String,
+        /// What the value is made into before it is hashed.
+        rewrite: Option<Rewrite>,
+    },
+    /// The channel (`filter_state` with the key `io.grpc.channel_id`).
+    ChannelId,
 }
 
 /// A cluster and its relative weight.

@@ -3,7 +3,9 @@
 //! Resources are given as they were received, fields that nobody here knows included. One ADS
 //! client serves the whole process, so there is one `ClientConfig`, with an empty scope.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -17,13 +19,15 @@ use sidestep_proto::wire::status::{
 };
 use tonic::Status as GrpcStatus;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService, UnaryService};
+use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic_prost::ProstCodec;
+use tower_service::Service;
 
 use super::page::{Context, ENDED, off_thread};
 use super::timestamp::timestamp;
-use crate::control::Question;
+use crate::control::{Asker, Question};
 use crate::inspect::{Resource, ResourceFailure, Status};
+use crate::telemetry::Telemetry;
 
 /// The full name of the service.
 pub const SERVICE: &str = "envoy.service.status.v3.ClientStatusDiscoveryService";
@@ -50,6 +54,42 @@ pub(super) async fn answer(context: Arc<Context>, request: Request<Body>) -> Res
             let text = format!("only {SERVICE} is served here");
             GrpcStatus::unimplemented(text).into_http()
         }
+    }
+}
+
+/// Client status discovery as a service, for a server of the application's own: see
+/// [`Mesh::client_status`](crate::Mesh::client_status).
+#[derive(Clone)]
+pub struct ClientStatus(Arc<Context>);
+
+impl ClientStatus {
+    pub(crate) fn new(asker: Asker, telemetry: Arc<Telemetry>) -> Self {
+        Self(Context::new(asker, telemetry))
+    }
+}
+
+impl std::fmt::Debug for ClientStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientStatus").finish_non_exhaustive()
+    }
+}
+
+impl NamedService for ClientStatus {
+    const NAME: &'static str = SERVICE;
+}
+
+impl Service<Request<Body>> for ClientStatus {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let context = self.0.clone();
+        Box::pin(async move { Ok(answer(context, request).await) })
     }
 }
 

@@ -112,6 +112,7 @@ fn find(
         path,
         headers,
         random: 0,
+        hash: 0,
     });
     let host = explanation.virtual_host.unwrap_or("none");
     answer.routes = match &*target.routes {

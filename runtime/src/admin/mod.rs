@@ -35,7 +35,7 @@ use crate::server::Bound;
 use crate::telemetry::Telemetry;
 use page::Page;
 
-pub use csds::SERVICE as CSDS_SERVICE;
+pub use csds::{ClientStatus, SERVICE as CSDS_SERVICE};
 
 /// The pages there are. A new one is a file here and a line in this list.
 const PAGES: &[&Page] = &[

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::page::{Context, FORMAT, Page, Query, Reply, answer};
 use crate::control::Question;
-use crate::inspect::Process;
+use crate::inspect::{ControlPlane, Process};
 
 /// The page.
 pub(super) const PAGE: Page = Page {
@@ -50,6 +50,15 @@ fn to_text(reasons: &[String]) -> String {
     out
 }
 
+fn plane(plane: &ControlPlane) -> Value {
+    json!({
+        "server": plane.server,
+        "authorities": plane.authorities,
+        "connected": plane.connected,
+        "problem": plane.problem,
+    })
+}
+
 fn to_json(process: &Process) -> Value {
     let targets = process.targets.iter().map(|target| {
         let problem = target.problem();
@@ -76,11 +85,8 @@ fn to_json(process: &Process) -> Value {
             "id": node.id,
             "cluster": node.cluster,
         })),
-        "control_plane": process.control_plane.as_ref().map(|plane| json!({
-            "server": plane.server,
-            "connected": plane.connected,
-            "problem": plane.problem,
-        })),
+        "control_plane": process.control_plane.as_ref().map(plane),
+        "control_planes": process.control_planes.iter().map(plane).collect::<Vec<_>>(),
         "targets": targets.collect::<Vec<_>>(),
         "servers": servers.collect::<Vec<_>>(),
     })

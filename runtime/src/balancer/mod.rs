@@ -10,7 +10,10 @@
 //!     locality          which of its localities, by weight
 //!       round_robin     which endpoint
 //!       | least_request
+//!       | random
 //!     | pick_first      (one list over all localities)
+//!     | ring_hash
+//!     | maglev
 //! ```
 //!
 //! Who closes what: `control` gives up the connections of endpoints that have left the cluster; a
@@ -20,13 +23,17 @@
 
 #[cfg(test)]
 mod conformance;
+mod consistent_hash;
 mod constant;
 mod drop_overload;
 mod endpoints;
 mod least_request;
 mod locality;
+mod maglev;
 mod pick_first;
 mod priority;
+mod random;
+mod ring_hash;
 mod round_robin;
 mod stride;
 
@@ -65,6 +72,9 @@ pub struct Endpoint {
     pub priority: u32,
     /// Shared with the calls that run there.
     pub load: Arc<Load>,
+    /// Where policies that pick by hash place it: its first address, or what the control plane
+    /// says instead (gRFC A76).
+    pub hash_key: Arc<str>,
 }
 
 /// The load of one endpoint, raised before a call is sent and lowered when its response has
@@ -194,6 +204,9 @@ pub const BUILTIN: &[&dyn LoadBalancerFactory] = &[
     &round_robin::Factory,
     &least_request::Factory,
     &pick_first::Factory,
+    &random::Factory,
+    &ring_hash::Factory,
+    &maglev::Factory,
 ];
 
 /// The whole balancer of a cluster: priorities, localities, and `policy` in each of them.

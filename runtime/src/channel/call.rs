@@ -17,7 +17,7 @@ use super::options::CallInfo;
 use super::status::CallError;
 use super::{Inner, slow};
 use crate::balancer::Pick;
-use crate::routing::{Action, Call};
+use crate::routing::{Action, Call, Forward};
 use crate::snapshot::{Cluster, Published, TargetState};
 use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
 use crate::telemetry::client::ClientCall;
@@ -162,6 +162,10 @@ fn go<B>(
         call.routed(&route.name, false);
         call.attempt_started_at_once(cluster.backend());
     }
+    let call = Call {
+        hash: hash(forward, inner, &call),
+        ..call
+    };
     let published = cluster.published();
     match pick(inner, cluster, &published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
@@ -208,7 +212,14 @@ pub(super) fn view<'a>(
         path: uri.path(),
         headers,
         random: terms.random,
+        hash: terms.hash.unwrap_or(terms.random),
     }
+}
+
+/// What a policy that picks by hash goes by.
+fn hash(forward: &Forward, inner: &Inner, call: &Call<'_>) -> u64 {
+    let found = forward.hash.hash(call.headers, inner.id);
+    found.unwrap_or(call.random)
 }
 
 pub(super) fn no_route(inner: &Inner, call: &Call<'_>) -> CallError {

@@ -20,6 +20,8 @@ pub(super) struct Terms {
     pub(super) grpc: bool,
     /// Every random decision of the call derives from it.
     pub(super) random: u64,
+    /// By the hash policies of its route.
+    pub(super) hash: Option<u64>,
 }
 
 impl Terms {
@@ -34,6 +36,7 @@ impl Terms {
                 .map_or(inner.wait_for_ready, |wait| wait.0),
             grpc: is_grpc(headers),
             random: fastrand::u64(..),
+            hash: None,
         }
     }
 

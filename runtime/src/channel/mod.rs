@@ -54,6 +54,8 @@ pub struct Channel {
 
 #[derive(Debug, Clone)]
 struct Inner {
+    /// Drawn at random, for calls that are hashed by their channel (gRFC A42).
+    id: u64,
     target: Arc<Target>,
     telemetry: Arc<ClientCells>,
     /// What was dialled: selects the virtual host, and is the `:authority` unless the caller says
@@ -79,6 +81,7 @@ impl Channel {
         telemetry: Arc<ClientCells>,
     ) -> Self {
         let inner = Inner {
+            id: fastrand::u64(..),
             target,
             telemetry,
             authority,

@@ -70,6 +70,7 @@ where
     if let Some(call) = observed {
         call.routed(name, inner.target.version() != before);
     }
+    terms.hash = forward.hash.hash(request.headers(), inner.id);
     let deadline = terms.deadline(forward.timeout);
     let mut run = Run {
         inner,
@@ -363,6 +364,7 @@ impl Run<'_> {
         call.random = call
             .random
             .wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
+        call.hash = self.terms.hash.unwrap_or(call.random);
         loop {
             let seen = self.cluster.version();
             let published = Arc::clone(&self.cluster.published());

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use super::authorities::Origins;
 use super::clusters::Clusters;
-use super::dependency::{self, ClientRoutes, Needs, Origin, Resolution};
+use super::dependency::{self, ClientRoutes, Needs, Resolution};
 use super::resource_cache::ResourceCache;
 use crate::balancer::Failure;
 use crate::inspect;
@@ -66,14 +67,13 @@ impl Clients {
         });
     }
 
-    /// Follows the cache. `unreachable` says why no control plane can be asked, if so.
+    /// Follows the cache. `origins` say who answers for it, and whether anybody can be asked.
     pub(super) fn resolve(
         &mut self,
         now: Instant,
         cache: &ResourceCache,
-        origin: &Origin,
+        origins: &Origins,
         revision: &Arc<str>,
-        unreachable: Option<&str>,
     ) {
         for (key, watch) in &mut self.watches {
             watch.needs.clear();
@@ -82,13 +82,10 @@ impl Clients {
                 authority,
             } = key;
             let routes =
-                dependency::client_routes(cache, origin, listener, authority, &mut watch.needs);
+                dependency::client_routes(cache, origins, listener, authority, &mut watch.needs);
             watch.follow(now, routes, revision);
-            if let Some(reason) = unreachable {
-                watch.give_up(|| {
-                    let what = format!("Listener {listener:?}");
-                    dependency::unreachable(origin, &what, reason)
-                });
+            if let Some(failure) = dependency::stuck(cache, origins, &watch.needs) {
+                watch.give_up(failure);
             }
         }
     }
@@ -238,9 +235,9 @@ impl Watch {
 
     /// Nothing is in use and nothing about to be: calls need not wait for a control plane that
     /// cannot be reached.
-    fn give_up(&mut self, failure: impl FnOnce() -> Failure) {
+    fn give_up(&mut self, failure: Failure) {
         if matches!(*self.state, TargetState::Pending) && self.next.is_none() {
-            self.fail(failure());
+            self.fail(failure);
         }
     }
 

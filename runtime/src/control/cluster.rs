@@ -117,8 +117,8 @@ impl Cluster {
         if config == self.config || config == Resolution::Waiting {
             return;
         }
-        if self.resolved.is_none() {
-            self.resolved = Some(cx.now);
+        if self.resolved.is_none() || self.is_unusable() {
+            self.resolved.get_or_insert(cx.now);
             self.settled = false;
         }
         match &config {
@@ -151,6 +151,15 @@ impl Cluster {
     /// Whether the control plane has said what it is.
     pub(super) fn is_resolved(&self) -> bool {
         self.resolved.is_some()
+    }
+
+    /// Whether it, or its endpoints, are missing or wrong.
+    fn is_unusable(&self) -> bool {
+        match &self.config {
+            Resolution::Waiting => false,
+            Resolution::Failed(_) => true,
+            Resolution::Ready(ready) => ready.endpoints.is_err(),
+        }
     }
 
     /// Why it cannot be used as configured.
@@ -227,10 +236,11 @@ impl Cluster {
     }
 
     /// When a later snapshot may name it: as soon as it is resolved and settled, and at the
-    /// latest `wait` after it was resolved.
+    /// latest `wait` after it was resolved. That long, one that is said not to be there may yet
+    /// come: not every control plane tells of a cluster before it routes to it.
     pub(super) fn nameable_at(&self, wait: Duration) -> Option<Instant> {
         let resolved = self.resolved?;
-        Some(if self.settled {
+        Some(if self.settled && !self.is_unusable() {
             resolved
         } else {
             resolved + wait
@@ -355,7 +365,7 @@ impl Cluster {
         for added in &update.added {
             let index = added.id.0 as usize;
             let backend = self.shared.backend().clone();
-            let slot = Slot::new(&added.key.address(), backend, added.load.clone());
+            let slot = Slot::new(added.address.clone(), backend, added.load.clone());
             let slot = Arc::new(slot);
             if index < self.slots.len() {
                 self.slots[index] = slot.clone();

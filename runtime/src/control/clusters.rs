@@ -109,6 +109,13 @@ impl Clusters {
         self.members.values().flat_map(|member| &member.needs)
     }
 
+    /// The names that one cluster rests on.
+    pub(super) fn needs_of(&self, name: &str) -> impl Iterator<Item = &Key> {
+        let id = self.ids.get(name);
+        let member = id.and_then(|id| self.members.get(id));
+        member.into_iter().flat_map(|member| &member.needs)
+    }
+
     /// All of them, in the order of their names.
     pub(super) fn inspect(
         &self,

@@ -1,19 +1,20 @@
-//! The control plane as the task sees it: the ADS machine, its link, and what it said.
+//! The control planes as the task sees them: the ADS machine, its links, and what they said.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
 use sidestep_proto::ads::{
-    ClientConfig, ClientStream, Event, Known, Output, ServerFeatures, ServerInfo,
+    Authorities, ClientConfig, ClientStream, Event, Known, Output, ServerFeatures, ServerInfo,
+    Variant,
 };
 use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::codec;
 use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
 
-use super::dependency::{self, Origin, SharedOrigin};
+use super::authorities::{self, Origins};
+use super::dependency;
 use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
 use super::xds_metrics::XdsMetrics;
@@ -23,7 +24,7 @@ use crate::source::Link;
 use crate::source::ads::{self, Dial, LinkId, Said};
 use crate::source::static_::{self, StaticResources};
 
-/// One process's view of its control plane.
+/// One process's view of its control planes.
 pub(super) struct ConfigSource {
     inbox: WeakInbox,
     servers: Vec<Server>,
@@ -31,26 +32,24 @@ pub(super) struct ConfigSource {
     /// What takes the control plane's place, until the machine asks for it.
     static_resources: Option<StaticResources>,
     machine: ClientStream,
-    link: Option<Link>,
+    /// Index-aligned with the servers.
+    streams: Vec<Stream>,
     links: u64,
     cache: ResourceCache,
-    origin: Origin,
-    /// The same, for the texts of calls.
-    shared_origin: SharedOrigin,
-    unreachable: Option<String>,
+    origins: Origins,
     node: Node,
-    stream: Stream,
     metrics: XdsMetrics,
     /// The version of the last good response that routes rest on.
     revision: Arc<str>,
     changes: Changes,
 }
 
-/// The stream to the control plane, for people.
+/// The stream to one server: its link, and the rest for people.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Index of the server tried last.
-    server: usize,
+    link: Option<Link>,
+    /// Whether anything is wanted of the server.
+    used: bool,
     open: bool,
     /// Why the last try or stream ended.
     ended: Option<String>,
@@ -72,12 +71,16 @@ impl ConfigSource {
     pub(super) fn new(config: &Config, inbox: WeakInbox, now: Instant) -> Option<Self> {
         let bootstrap = config.bootstrap.as_ref()?;
         let static_resources = config.static_resources.clone();
-        let (servers, variant) = match &static_resources {
-            None => (bootstrap.servers.clone(), config.variant),
-            Some(_) => (vec![no_server()], static_::Link::VARIANT),
+        let (servers, authorities, variant) = match &static_resources {
+            None => {
+                let (servers, authorities) = authorities::servers(bootstrap);
+                (servers, authorities, config.variant)
+            }
+            Some(_) => (vec![no_server()], nobodys(), static_::Link::VARIANT),
         };
         let providers = config.providers.names().map(str::to_owned).collect();
         let node = bootstrap.wire_node(env!("CARGO_PKG_VERSION"));
+        let origins = Origins::new(&servers, &authorities, &bootstrap.node.id);
         let machine = ClientStream::new(
             ClientConfig {
                 variant,
@@ -86,16 +89,12 @@ impl ConfigSource {
                     certificate_providers: Some(providers),
                 },
                 servers: servers.iter().map(info).collect(),
+                authorities,
                 timers: config.timers.ads.clone(),
                 seed: fastrand::u64(..),
             },
             now,
         );
-        let first = servers.first().map_or("", |server| &server.uri);
-        let origin = Origin {
-            server: first.into(),
-            node: bootstrap.node.id.as_str().into(),
-        };
         Some(Self {
             inbox,
             static_resources,
@@ -106,15 +105,12 @@ impl ConfigSource {
                 connect_timeout: config.timers.connect_timeout,
             },
             machine,
-            link: None,
+            streams: servers.iter().map(|_| Stream::default()).collect(),
             links: 0,
             cache: ResourceCache::default(),
-            shared_origin: Arc::new(ArcSwap::from_pointee(origin.clone())),
-            origin,
+            origins,
             servers,
-            unreachable: None,
             node,
-            stream: Stream::default(),
             metrics: XdsMetrics::new(config.telemetry.clone()),
             revision: "".into(),
             changes: Changes::default(),
@@ -126,14 +122,9 @@ impl ConfigSource {
         &self.cache
     }
 
-    /// Ends the texts of failed calls, whatever the server in use is by then.
-    pub(super) fn shared_origin(&self) -> SharedOrigin {
-        Arc::clone(&self.shared_origin)
-    }
-
-    /// Ends every failure's text.
-    pub(super) fn origin(&self) -> &Origin {
-        &self.origin
+    /// Whom to ask about failures, and whether anybody can be asked.
+    pub(super) fn origins(&self) -> &Origins {
+        &self.origins
     }
 
     /// The control plane's version of what routes rest on, for people.
@@ -141,24 +132,39 @@ impl ConfigSource {
         &self.revision
     }
 
-    /// Why no control plane can be asked, if so.
-    pub(super) fn unreachable(&self) -> Option<&str> {
-        self.unreachable.as_deref()
-    }
-
     /// This process, as the control plane is told.
     pub(super) fn node(&self) -> &Node {
         &self.node
     }
 
-    /// The stream to the control plane.
+    /// The stream to the server that names without an authority are asked at.
     pub(super) fn inspect(&self) -> inspect::ControlPlane {
-        let server = self.servers.get(self.stream.server);
+        self.inspect_server(self.machine.serving(0).unwrap_or(0))
+    }
+
+    /// The streams to all servers of which something is wanted.
+    pub(super) fn inspect_all(&self) -> Vec<inspect::ControlPlane> {
+        let servers = 0..self.servers.len();
+        let used = servers.filter(|server| self.streams[*server].used);
+        used.map(|server| self.inspect_server(server)).collect()
+    }
+
+    fn inspect_server(&self, server: usize) -> inspect::ControlPlane {
+        let authorities = 0..self.origins.len();
+        let served = authorities.filter(|a| self.machine.serving(*a) == Some(server));
+        let authorities = served.map(|a| self.origins.name(a).map(str::to_owned));
+        let stream = self.streams.get(server);
+        let closed = stream.filter(|stream| !stream.open);
         inspect::ControlPlane {
-            server: server.map_or_else(String::new, |server| server.uri.clone()),
-            connected: self.stream.open,
-            problem: self.stream.ended.clone().filter(|_| !self.stream.open),
+            server: self.uri(server).to_owned(),
+            authorities: authorities.collect(),
+            connected: stream.is_some_and(|stream| stream.open),
+            problem: closed.and_then(|stream| stream.ended.clone()),
         }
+    }
+
+    fn uri(&self, server: usize) -> &str {
+        self.servers.get(server).map_or("", |server| &server.uri)
     }
 
     /// Every subscribed resource.
@@ -169,7 +175,8 @@ impl ConfigSource {
 
     fn resource(&self, known: &Known<'_>, calendar: Calendar) -> inspect::Resource {
         let failure = known.error.zip(known.failed).map(|(error, failed)| {
-            let text = dependency::failure(&self.origin, known.resource_type, known.name, error).0;
+            let name = known.name.into();
+            let text = dependency::failure(&self.origins, known.resource_type, &name, error).0;
             inspect::ResourceFailure {
                 details: text.to_string(),
                 version: failed.version.clone(),
@@ -181,6 +188,7 @@ impl ConfigSource {
             resource_type: known.resource_type,
             name: known.name.to_owned(),
             status: known.status(),
+            server: known.server.map(|server| self.uri(server).to_owned()),
             version: known.version.to_owned(),
             content: known.content.cloned(),
             updated: known.updated.map(|at| calendar.date(at)),
@@ -195,25 +203,28 @@ impl ConfigSource {
 
     /// Hears from a link.
     pub(super) fn heard(&mut self, now: Instant, link: LinkId, said: Said) {
-        let Some(Link::Ads(current)) = &self.link else {
+        let is_its = |stream: &Stream| matches!(&stream.link, Some(Link::Ads(l)) if l.id == link);
+        let Some(server) = self.streams.iter().position(is_its) else {
             return;
         };
-        if current.id != link {
-            return;
-        }
         match said {
-            Said::Open => self.machine.handle_connected(now),
+            Said::Open => self.machine.handle_connected(now, server),
             Said::Response(response, read) => {
-                self.machine.handle_response(now, response);
+                self.machine.handle_response(now, server, response);
                 self.drive(now);
-                if let Some(Link::Ads(link)) = &self.link {
+                if let Some(Link::Ads(link)) = &self.streams[server].link {
                     link.answered(read);
                 }
                 return;
             }
-            Said::Closed(reason) => {
-                self.link = None;
-                self.machine.handle_closed(now, &reason);
+            Said::Closed(closed) => {
+                self.streams[server].link = None;
+                match closed.is_unimplemented {
+                    true => self
+                        .machine
+                        .handle_unimplemented(now, server, &closed.reason),
+                    false => self.machine.handle_closed(now, server, &closed.reason),
+                }
             }
         }
         self.drive(now);
@@ -221,10 +232,12 @@ impl ConfigSource {
 
     /// The resources in the process are these from now on.
     pub(super) fn replace(&mut self, now: Instant, resources: StaticResources) {
-        match &mut self.link {
-            Some(Link::Static(link)) => link.replace(now, resources),
+        match self.streams.first_mut().map(|stream| &mut stream.link) {
+            Some(Some(Link::Static(link))) => link.replace(now, resources),
             // Nothing was asked for yet.
-            None if self.static_resources.is_some() => self.static_resources = Some(resources),
+            Some(None) if self.static_resources.is_some() => {
+                self.static_resources = Some(resources);
+            }
             _ => return,
         }
         self.drive(now);
@@ -272,9 +285,10 @@ impl ConfigSource {
         loop {
             while let Some(output) = self.machine.poll_output() {
                 match output {
-                    Output::Connect { server } => self.connect(now, server),
-                    Output::Send(request) => {
-                        if let Some(link) = &mut self.link {
+                    Output::Connect { server, variant } => self.connect(now, server, variant),
+                    Output::Disconnect { server } => self.disconnect(server),
+                    Output::Send { server, request } => {
+                        if let Some(link) = &mut self.streams[server].link {
                             link.send(now, request);
                         }
                     }
@@ -282,60 +296,65 @@ impl ConfigSource {
                 }
             }
             // The answers of a source in the process are there already.
-            let Some(Link::Static(link)) = &mut self.link else {
+            let first = self.streams.first_mut();
+            let Some(Some(Link::Static(link))) = first.map(|stream| &mut stream.link) else {
                 return;
             };
             let Some(response) = link.poll() else {
                 return;
             };
-            self.machine.handle_response(now, response);
+            self.machine.handle_response(now, 0, response);
         }
     }
 
-    fn connect(&mut self, now: Instant, server: usize) {
+    fn connect(&mut self, now: Instant, server: usize, variant: Variant) {
+        let stream = &mut self.streams[server];
+        stream.used = true;
         if let Some(resources) = &mut self.static_resources {
             let resources = std::mem::take(resources);
-            self.link = Some(Link::Static(static_::Link::new(resources)));
-            return self.machine.handle_connected(now);
+            stream.link = Some(Link::Static(static_::Link::new(resources)));
+            return self.machine.handle_connected(now, server);
         }
         self.links += 1;
         let (inbox, id) = (self.inbox.clone(), LinkId(self.links));
-        let server = self.servers[server].clone();
+        let mut dial = self.dial.clone();
+        dial.variant = variant;
         // The link before ends here.
-        let link = ads::Link::open(inbox, id, server, self.dial.clone());
-        self.link = Some(Link::Ads(link));
+        let link = ads::Link::open(inbox, id, self.servers[server].clone(), dial);
+        stream.link = Some(Link::Ads(link));
+    }
+
+    /// Nothing is wanted of a server any more.
+    fn disconnect(&mut self, server: usize) {
+        self.streams[server] = Stream::default();
+        self.metrics.disconnected(server, &self.servers);
+        let (server, node) = (self.uri(server), &*self.node.id);
+        tracing::info!(target: "sidestep::xds", server, node, "stream closed: not needed any more");
     }
 
     fn take(&mut self, event: Event) {
-        events::tell(&event, &self.servers, &self.origin);
-        let current = self.stream.server;
-        self.metrics
-            .heard(&event, current, &self.servers, &self.machine);
+        events::tell(&event, &self.servers, &self.origins, &self.node.id);
+        self.metrics.heard(&event, &self.servers, &self.machine);
         match &event {
             Event::StreamUp { server } => {
-                self.origin.server = self.servers[*server].uri.as_str().into();
-                self.shared_origin.store(Arc::new(self.origin.clone()));
-                self.unreachable = None;
-                self.stream = Stream {
-                    server: *server,
-                    open: true,
-                    ended: None,
-                };
+                self.streams[*server].open = true;
+                self.streams[*server].ended = None;
+                self.reachable(*server);
             }
             Event::StreamDown { server, reason, .. } => {
-                self.stream = Stream {
-                    server: *server,
-                    open: false,
-                    ended: Some(reason.clone()),
-                };
+                self.streams[*server].open = false;
+                self.streams[*server].ended = Some(reason.clone());
             }
-            Event::Unreachable { reason } => {
-                self.unreachable = Some(reason.clone());
+            Event::NoDelta { server } => self.streams[*server].open = false,
+            Event::Fallback { .. } => self.follow_servers(),
+            Event::Unreachable { authority, reason } => {
+                self.origins.reach(*authority, Some(reason.clone()));
                 self.changes.routes = true;
             }
             Event::Accepted {
                 resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
                 version,
+                ..
             } => self.revision = version.as_str().into(),
             _ => {}
         }
@@ -352,6 +371,25 @@ impl ConfigSource {
             }
         }
     }
+
+    /// A server can be talked to: whoever waits for its resources has reason to.
+    fn reachable(&mut self, server: usize) {
+        for authority in 0..self.origins.len() {
+            if self.machine.asks(authority, server) {
+                self.origins.reach(authority, None);
+            }
+        }
+    }
+
+    /// Other servers may be in use than before.
+    fn follow_servers(&mut self) {
+        for authority in 0..self.origins.len() {
+            let serving = self.machine.serving(authority);
+            if let Some(server) = serving.and_then(|server| self.servers.get(server)) {
+                self.origins.serve(authority, server);
+            }
+        }
+    }
 }
 
 /// Stands where a control plane would, for the machine and in texts.
@@ -360,6 +398,15 @@ fn no_server() -> Server {
         uri: static_::NAME.to_owned(),
         credentials: Credentials::Insecure,
         features: ServerFeatures::default(),
+    }
+}
+
+/// Resources in the process are of every authority.
+fn nobodys() -> Authorities {
+    Authorities {
+        default: vec![0],
+        others: true,
+        ..Authorities::default()
     }
 }
 

@@ -21,6 +21,7 @@ use sidestep_proto::resource::{
     ResourceType, RouteAction, RouteConfiguration, RouteSource, ServerListener,
 };
 
+use super::authorities::Origins;
 use super::resource_cache::{Key, Lookup, ResourceCache};
 use crate::balancer::Failure;
 use crate::resolver::Transport;
@@ -93,7 +94,7 @@ pub(super) struct ServerRoutes {
 /// Resolves a channel's Listener and routes.
 pub(super) fn client_routes(
     cache: &ResourceCache,
-    origin: &Origin,
+    origins: &Origins,
     listener: &Arc<str>,
     authority: &str,
     needs: &mut Needs,
@@ -102,18 +103,20 @@ pub(super) fn client_routes(
     let found = match cache.listener(listener) {
         Lookup::Waiting => return Resolution::Waiting,
         Lookup::Failed(error) => {
-            return failed(origin, ResourceType::Listener, listener, &error);
+            return failed(origins, ResourceType::Listener, listener, &error);
         }
         Lookup::Found(found) => found,
     };
     let ListenerKind::Api(http) = &found.kind else {
+        let origin = origins.of(&(ResourceType::Listener, listener.clone()));
         let text = format!("Listener {listener:?} is a server's, not a client's {origin}");
         return Resolution::Failed(Failure::new(code::WRONG_LISTENER_KIND, text));
     };
-    match routes(cache, origin, http, needs) {
+    match routes(cache, origins, http, needs) {
         Resolution::Waiting => Resolution::Waiting,
         Resolution::Failed(failure) => Resolution::Failed(failure),
         Resolution::Ready(configuration) => {
+            let origin = origins.of(&(ResourceType::Listener, listener.clone()));
             select(&configuration, http.max_stream_duration, origin, authority)
         }
     }
@@ -122,17 +125,18 @@ pub(super) fn client_routes(
 /// Resolves one cluster.
 pub(super) fn cluster_config(
     cache: &ResourceCache,
-    origin: &Origin,
+    origins: &Origins,
     name: &Arc<str>,
     needs: &mut Needs,
 ) -> Resolution<ClusterConfig> {
     needs.insert((ResourceType::Cluster, name.clone()));
     let cluster = match cache.cluster(name) {
         Lookup::Waiting => return Resolution::Waiting,
-        Lookup::Failed(error) => return failed(origin, ResourceType::Cluster, name, &error),
+        Lookup::Failed(error) => return failed(origins, ResourceType::Cluster, name, &error),
         Lookup::Found(cluster) => cluster,
     };
     let Discovery::Eds { service_name } = &cluster.discovery else {
+        let origin = origins.of(&(ResourceType::Cluster, name.clone()));
         return Resolution::Failed(not_supported(cluster, origin));
     };
     let service_name = Arc::from(service_name.as_str());
@@ -140,7 +144,7 @@ pub(super) fn cluster_config(
         Lookup::Waiting => None,
         Lookup::Found(endpoints) => Some(Ok(endpoints.clone())),
         Lookup::Failed(error) => Some(Err(failure(
-            origin,
+            origins,
             ResourceType::EndpointAssignment,
             &service_name,
             &error,
@@ -159,24 +163,25 @@ pub(super) fn cluster_config(
 /// Resolves a server's Listener and the routes of all its chains.
 pub(super) fn server_routes(
     cache: &ResourceCache,
-    origin: &Origin,
+    origins: &Origins,
     name: &Arc<str>,
     needs: &mut Needs,
 ) -> Resolution<ServerRoutes> {
     needs.insert((ResourceType::Listener, name.clone()));
     let listener = match cache.listener(name) {
         Lookup::Waiting => return Resolution::Waiting,
-        Lookup::Failed(error) => return failed(origin, ResourceType::Listener, name, &error),
+        Lookup::Failed(error) => return failed(origins, ResourceType::Listener, name, &error),
         Lookup::Found(listener) => listener,
     };
     let ListenerKind::Server(server) = &listener.kind else {
+        let origin = origins.of(&(ResourceType::Listener, name.clone()));
         let text = format!("Listener {name:?} is a client's, not a server's {origin}");
         return Resolution::Failed(Failure::new(code::WRONG_LISTENER_KIND, text));
     };
     let mut waiting = false;
     let mut chains = Vec::new();
     for http in connection_managers(server) {
-        match routes(cache, origin, http, needs) {
+        match routes(cache, origins, http, needs) {
             Resolution::Waiting => waiting = true,
             Resolution::Ready(configuration) => chains.push(Ok(configuration)),
             Resolution::Failed(failure) => chains.push(Err(failure)),
@@ -191,10 +196,18 @@ pub(super) fn server_routes(
     })
 }
 
-/// Why nothing is known of a name although the control plane was tried.
-pub(super) fn unreachable(origin: &Origin, what: &str, reason: &str) -> Failure {
-    let text = format!("no control plane answers for {what}: {reason} {origin}");
-    Failure::new(code::CONTROL_PLANE_UNREACHABLE, text)
+/// Why nothing will come of what something rests on, for now: a name of which nothing is known,
+/// although all servers of its authority were tried.
+pub(super) fn stuck<'a>(
+    cache: &ResourceCache,
+    origins: &Origins,
+    needs: impl IntoIterator<Item = &'a Key>,
+) -> Option<Failure> {
+    let mut waiting = needs.into_iter().filter(|key| cache.is_waiting(key));
+    let (key, reason) = waiting.find_map(|key| Some((key, origins.unreachable(key)?)))?;
+    let ((resource_type, name), origin) = (key, origins.of(key));
+    let text = format!("no control plane answers for {resource_type} {name:?}: {reason} {origin}");
+    Some(Failure::new(code::CONTROL_PLANE_UNREACHABLE, text))
 }
 
 /// A listener was asked for, and there is nobody to ask.
@@ -215,7 +228,7 @@ fn connection_managers(server: &ServerListener) -> impl Iterator<Item = &HttpCon
 
 fn routes(
     cache: &ResourceCache,
-    origin: &Origin,
+    origins: &Origins,
     http: &HttpConnectionManager,
     needs: &mut Needs,
 ) -> Resolution<Arc<RouteConfiguration>> {
@@ -226,7 +239,7 @@ fn routes(
     let resolution = match cache.route_configuration(&name) {
         Lookup::Waiting => Resolution::Waiting,
         Lookup::Found(configuration) => Resolution::Ready(configuration.clone()),
-        Lookup::Failed(error) => failed(origin, ResourceType::RouteConfiguration, &name, &error),
+        Lookup::Failed(error) => failed(origins, ResourceType::RouteConfiguration, &name, &error),
     };
     needs.insert((ResourceType::RouteConfiguration, name));
     resolution
@@ -281,20 +294,21 @@ fn not_supported(cluster: &Cluster, origin: &Origin) -> Failure {
 }
 
 fn failed<T>(
-    origin: &Origin,
+    origins: &Origins,
     resource_type: ResourceType,
-    name: &str,
+    name: &Arc<str>,
     error: &ResourceError,
 ) -> Resolution<T> {
-    Resolution::Failed(failure(origin, resource_type, name, error))
+    Resolution::Failed(failure(origins, resource_type, name, error))
 }
 
 pub(super) fn failure(
-    origin: &Origin,
+    origins: &Origins,
     resource_type: ResourceType,
-    name: &str,
+    name: &Arc<str>,
     error: &ResourceError,
 ) -> Failure {
+    let origin = origins.of(&(resource_type, name.clone()));
     let text = match error {
         ResourceError::Invalid(invalid) => format!("invalid {}", invalid.text()),
         ResourceError::Deleted => format!("{resource_type} {name:?} was deleted"),
@@ -303,23 +317,34 @@ pub(super) fn failure(
             format!("{resource_type} {name:?} was refused: {message} (code {code})")
         }
         ResourceError::TimedOut => format!("{resource_type} {name:?} was not answered in time"),
+        ResourceError::UnknownAuthority { authority } => {
+            format!("{resource_type} {name:?}: the bootstrap has no authority {authority:?}")
+        }
+        ResourceError::BadName(invalid) => format!("{resource_type} {name:?} {invalid}"),
     };
     Failure::new(error.code(), format!("{text} {origin}"))
 }
 
 #[cfg(test)]
 mod tests {
-    use sidestep_proto::ads::Event;
+    use sidestep_proto::ads::{Authorities, Event, ServerFeatures};
+    use sidestep_proto::bootstrap::{Credentials, Server};
     use sidestep_proto::resource::Resource;
 
     use super::super::tests::fixtures;
     use super::*;
 
-    fn origin() -> Origin {
-        Origin {
-            server: "plane:1".into(),
-            node: "me".into(),
-        }
+    fn origins() -> Origins {
+        let server = Server {
+            uri: "plane:1".into(),
+            credentials: Credentials::Insecure,
+            features: ServerFeatures::default(),
+        };
+        let authorities = Authorities {
+            default: vec![0],
+            ..Authorities::default()
+        };
+        Origins::new(&[server], &authorities, "me")
     }
 
     /// Everything that is asked for is there, or is an error.
@@ -343,7 +368,7 @@ mod tests {
 
     fn client(cache: &ResourceCache, authority: &str) -> (Resolution<ClientRoutes>, Vec<String>) {
         let mut needs = Needs::new();
-        let routes = client_routes(cache, &origin(), &"l".into(), authority, &mut needs);
+        let routes = client_routes(cache, &origins(), &"l".into(), authority, &mut needs);
         (routes, needs.iter().map(|key| key.1.to_string()).collect())
     }
 
@@ -412,7 +437,7 @@ mod tests {
     fn a_cluster_is_complete_with_its_endpoints_or_with_why_there_are_none() {
         let resolve = |cache: &ResourceCache| {
             let mut needs = Needs::new();
-            let config = cluster_config(cache, &origin(), &"c".into(), &mut needs);
+            let config = cluster_config(cache, &origins(), &"c".into(), &mut needs);
             (config, needs.len())
         };
         let cluster = fixtures::cluster("c");
@@ -440,7 +465,7 @@ mod tests {
             clusters: vec!["a".into()],
         };
         let cache = cache(&[Resource::Cluster(Arc::new(cluster))], &[]);
-        let config = cluster_config(&cache, &origin(), &"c".into(), &mut Needs::new());
+        let config = cluster_config(&cache, &origins(), &"c".into(), &mut Needs::new());
         assert!(text(config).contains("aggregate clusters are not supported yet"));
     }
 }

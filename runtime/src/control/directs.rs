@@ -276,6 +276,7 @@ fn config(
             hostname: direct.host().to_owned(),
             weight: 1,
             health: Health::Unknown,
+            hash_key: None,
         });
         Arc::new(EndpointAssignment {
             cluster: name.to_owned(),
@@ -313,6 +314,7 @@ fn everything(cluster: &str) -> RouteConfiguration {
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         retry: None,
+        hash_policies: Vec::new(),
     };
     RouteConfiguration {
         name: String::new(),

@@ -6,14 +6,14 @@ use sidestep_proto::bootstrap::Server;
 use sidestep_proto::code;
 use sidestep_proto::resource::ResourceType;
 
-use super::dependency::Origin;
+use super::authorities::Origins;
+use super::resource_cache::Key;
 
 /// gRPC's code in a control plane's `resource_errors`.
 const NOT_FOUND: i32 = 5;
 
-/// Tells of one event. `origin` is the server of the stream and our node.
-pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
-    let node = &*origin.node;
+/// Tells of one event. `origins` say whom to ask about a resource.
+pub(super) fn tell(event: &Event, servers: &[Server], origins: &Origins, node: &str) {
     let code = code::CONTROL_PLANE_UNREACHABLE;
     match event {
         Event::StreamUp { server } => {
@@ -32,23 +32,48 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
                 tracing::warn!(target: "sidestep::xds", %code, server, node, reason, "no stream");
             }
         }
-        Event::Unreachable { reason } => {
+        Event::NoDelta { server } => {
+            let server = &*servers[*server].uri;
+            tracing::info!(
+                target: "sidestep::xds", server, node,
+                "server has no delta, going on by state of the world"
+            );
+        }
+        Event::Fallback {
+            authority,
+            from,
+            to,
+            is_down,
+        } => {
+            let authority = authority.as_deref();
+            let (from, server) = (&*servers[*from].uri, &*servers[*to].uri);
+            if *is_down {
+                tracing::warn!(target: "sidestep::xds", authority, from, server, node, "fallback");
+            } else {
+                tracing::info!(
+                    target: "sidestep::xds", authority, from, server, node, "end of fallback"
+                );
+            }
+        }
+        Event::Unreachable { reason, .. } => {
             tracing::warn!(target: "sidestep::xds", %code, node, reason, "no control plane can be reached");
         }
         Event::Accepted {
+            server,
             resource_type,
             version,
         } => {
-            let server = &*origin.server;
+            let server = &*servers[*server].uri;
             tracing::debug!(target: "sidestep::xds", server, node, %resource_type, version, "ACK");
         }
         Event::Rejected {
+            server,
             resource_type,
             version,
             detail,
             repeated,
         } => {
-            let server = &*origin.server;
+            let server = &*servers[*server].uri;
             // A server that sends the same again and again must not fill the log.
             if *repeated {
                 tracing::debug!(
@@ -60,8 +85,8 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
                 );
             }
         }
-        Event::Unasked { type_url } => {
-            let server = &*origin.server;
+        Event::Unasked { server, type_url } => {
+            let server = &*servers[*server].uri;
             tracing::warn!(
                 target: "sidestep::xds", server, node, type_url,
                 "response passed over: nobody asked for its type"
@@ -72,7 +97,7 @@ pub(super) fn tell(event: &Event, servers: &[Server], origin: &Origin) {
             name,
             error,
             cached,
-        } => problem(*resource_type, name, error, *cached, origin),
+        } => problem(*resource_type, name, error, *cached, origins),
         Event::Cleared {
             resource_type,
             name,
@@ -106,8 +131,10 @@ fn problem(
     name: &str,
     error: &ResourceError,
     cached: bool,
-    origin: &Origin,
+    origins: &Origins,
 ) {
+    let key: Key = (resource_type, name.into());
+    let origin = origins.of(&key);
     let (server, node) = (&*origin.server, &*origin.node);
     match error {
         // What leaves the mesh is told so by the control plane before we have let go of it.

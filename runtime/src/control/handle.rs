@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use sidestep_proto::code;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Asker, Config, Inbox, Input, ServerState, SharedOrigin, Task};
+use super::{Asker, Config, Inbox, Input, ServerState, SharedOrigins, Task};
 use crate::balancer::Failure;
 use crate::resolver::DirectTarget;
 use crate::snapshot::{Target, TargetState};
@@ -21,7 +21,7 @@ pub struct Handle {
     inbox: Inbox,
     unstarted: Arc<Mutex<Option<Task>>>,
     /// Whom to ask about failures; `None` without a control plane.
-    origin: Option<SharedOrigin>,
+    origins: Option<SharedOrigins>,
 }
 
 impl Handle {
@@ -30,10 +30,10 @@ impl Handle {
     pub fn new(config: Config) -> Self {
         let (inbox, inputs) = mpsc::unbounded_channel();
         let task = Task::new(config, inbox.downgrade(), inputs);
-        let origin = task.origin();
+        let origins = task.origins();
         Self {
             inbox,
-            origin,
+            origins,
             unstarted: Arc::new(Mutex::new(Some(task))),
         }
     }
@@ -43,7 +43,9 @@ impl Handle {
     #[must_use]
     pub fn target(&self, listener_name: &str, authority: &str) -> Arc<Target> {
         let target = Target::new(listener_name, Some(self.clone()));
-        let target = Arc::new(target.with_origin(self.origin.clone()));
+        let origins = self.origins.as_ref();
+        let origin = origins.and_then(|origins| origins.of(listener_name));
+        let target = Arc::new(target.with_origin(origin));
         self.send(Input::Watch {
             listener: listener_name.into(),
             authority: authority.into(),

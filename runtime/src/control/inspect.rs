@@ -81,6 +81,7 @@ impl Task {
         Process {
             node: source.map(|source| source.node().clone()),
             control_plane: source.map(super::config_source::ConfigSource::inspect),
+            control_planes: source.map_or_else(Vec::new, |source| source.inspect_all()),
             targets,
             servers: self.servers.inspect(),
         }

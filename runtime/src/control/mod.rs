@@ -8,6 +8,7 @@
 //! ```
 
 mod attempt;
+mod authorities;
 mod clients;
 mod cluster;
 mod clusters;
@@ -49,6 +50,7 @@ use crate::subchannel::state::Backoff;
 use crate::subchannel::{Connector, Http2Options, default_connector};
 use crate::telemetry::Telemetry;
 
+pub(crate) use authorities::SharedOrigins;
 pub(crate) use dependency::SharedOrigin;
 pub use handle::Handle;
 pub use sidestep_proto::ads::Variant;

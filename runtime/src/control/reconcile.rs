@@ -67,6 +67,8 @@ pub(super) struct Roster {
 struct Member {
     id: SubchannelId,
     load: Arc<Load>,
+    /// The first address.
+    address: Arc<str>,
 }
 
 /// One update of a [`Roster`].
@@ -86,6 +88,8 @@ pub(super) struct Added {
     pub(super) id: SubchannelId,
     pub(super) key: EndpointKey,
     pub(super) load: Arc<Load>,
+    /// Its first address.
+    pub(super) address: Arc<str>,
 }
 
 impl Roster {
@@ -106,6 +110,10 @@ impl Roster {
                     locality_weight: group.weight,
                     priority: group.priority,
                     load: member.load,
+                    hash_key: match &endpoint.hash_key {
+                        Some(key) => (&**key).into(),
+                        None => member.address,
+                    },
                 });
             }
         }
@@ -143,12 +151,14 @@ impl Roster {
         let member = Member {
             id,
             load: Arc::default(),
+            address: key.address().into(),
         };
         self.members.insert(key.clone(), member.clone());
         update.added.push(Added {
             id,
             key: key.clone(),
             load: member.load.clone(),
+            address: member.address.clone(),
         });
         member
     }
@@ -165,6 +175,7 @@ mod tests {
             hostname: String::new(),
             weight: 1,
             health,
+            hash_key: None,
         }
     }
 

@@ -57,6 +57,12 @@ impl ResourceCache {
         entries.all(|entry| entry.resource.is_some() || entry.error.is_some())
     }
 
+    /// Whether nothing is known of a name, for good or ill.
+    pub(super) fn is_waiting(&self, key: &Key) -> bool {
+        let entry = self.entries.get(&key.0).and_then(|names| names.get(&key.1));
+        entry.is_none_or(|entry| entry.resource.is_none() && entry.error.is_none())
+    }
+
     /// Takes in what the ADS machine says. Answers with the name whose lookup may now differ.
     pub(super) fn apply(&mut self, event: Event) -> Option<Key> {
         match event {

@@ -6,7 +6,8 @@ use arc_swap::ArcSwap;
 use sidestep_proto::resource::{ListenerKind, RouteConfiguration};
 use tokio::sync::watch;
 
-use super::dependency::{self, Needs, Origin, Resolution, ServerRoutes};
+use super::authorities::Origins;
+use super::dependency::{self, Needs, Resolution, ServerRoutes};
 use super::resource_cache::{Key, ResourceCache};
 use super::{ChainRoutes, RoutesState, ServerConfig, ServerState};
 use crate::balancer::Failure;
@@ -42,27 +43,20 @@ impl Servers {
         self.watches.retain(|watch| !watch.state.is_closed());
     }
 
-    /// Follows the cache. `unreachable` says why no control plane can be asked, if so.
-    pub(super) fn resolve(
-        &mut self,
-        cache: &ResourceCache,
-        origin: &Origin,
-        revision: &str,
-        unreachable: Option<&str>,
-    ) {
+    /// Follows the cache. `origins` say who answers for it, and whether anybody can be asked.
+    pub(super) fn resolve(&mut self, cache: &ResourceCache, origins: &Origins, revision: &str) {
         for watch in &mut self.watches {
             watch.needs.clear();
             let name = watch.listener.clone();
-            match dependency::server_routes(cache, origin, &name, &mut watch.needs) {
+            match dependency::server_routes(cache, origins, &name, &mut watch.needs) {
                 // What is in use stays in use.
                 Resolution::Waiting => {}
                 Resolution::Failed(failure) => watch.fail(failure),
                 Resolution::Ready(routes) => watch.serve(routes, revision),
             }
-            let Some(reason) = unreachable else { continue };
-            if matches!(*watch.state.borrow(), ServerState::Pending) {
-                let what = format!("Listener {name:?}");
-                let failure = dependency::unreachable(origin, &what, reason);
+            let is_pending = matches!(*watch.state.borrow(), ServerState::Pending);
+            let stuck = dependency::stuck(cache, origins, &watch.needs);
+            if let Some(failure) = stuck.filter(|_| is_pending) {
                 watch.state.send_replace(ServerState::Failed(failure));
             }
         }

@@ -9,11 +9,12 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::authorities::SharedOrigins;
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
 use super::clusters::Clusters;
 use super::config_source::ConfigSource;
-use super::dependency::{Needs, SharedOrigin};
+use super::dependency::Needs;
 use super::directs::Directs;
 use super::endpoint::Dialer;
 use super::reconcile::{Difference, difference};
@@ -95,8 +96,9 @@ impl Task {
     }
 
     /// Whom to ask about failures.
-    pub(super) fn origin(&self) -> Option<SharedOrigin> {
-        self.source.as_ref().map(ConfigSource::shared_origin)
+    pub(super) fn origins(&self) -> Option<SharedOrigins> {
+        let source = self.source.as_ref();
+        source.map(|source| source.origins().shared())
     }
 
     /// Runs until the last handle and the last target are gone.
@@ -271,20 +273,9 @@ impl Task {
             self.clients.fail_all(&failure);
             return self.servers.fail_all(&failure);
         };
-        let unreachable = source.unreachable();
-        self.clients.resolve(
-            now,
-            source.cache(),
-            source.origin(),
-            source.revision(),
-            unreachable,
-        );
-        self.servers.resolve(
-            source.cache(),
-            source.origin(),
-            source.revision(),
-            unreachable,
-        );
+        let (cache, origins, revision) = (source.cache(), source.origins(), source.revision());
+        self.clients.resolve(now, cache, origins, revision);
+        self.servers.resolve(cache, origins, revision);
         for (name, target) in self.clients.named() {
             if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
@@ -306,19 +297,18 @@ impl Task {
         for name in std::mem::take(&mut self.work.clusters) {
             let mut needs = Needs::new();
             let config =
-                dependency::cluster_config(source.cache(), source.origin(), &name, &mut needs);
+                dependency::cluster_config(source.cache(), source.origins(), &name, &mut needs);
             self.work.needs |= self.clusters.rests_on(&name, needs);
             self.clusters
                 .change(&name, |cluster| cluster.configure(&mut cx, config));
         }
-        let Some(reason) = source.unreachable() else {
-            return;
-        };
         for name in self.clients.first_clusters() {
-            let what = format!("Cluster {name:?}");
-            let failure = dependency::unreachable(source.origin(), &what, reason);
-            self.clusters
-                .change(&name, |cluster| cluster.give_up(now, &failure));
+            let needs = self.clusters.needs_of(&name);
+            let failure = dependency::stuck(source.cache(), source.origins(), needs);
+            if let Some(failure) = failure {
+                self.clusters
+                    .change(&name, |cluster| cluster.give_up(now, &failure));
+            }
         }
     }
 

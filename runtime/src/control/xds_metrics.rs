@@ -26,7 +26,8 @@ const OLD: &str = "#old";
 #[derive(Debug)]
 pub(super) struct XdsMetrics {
     telemetry: Arc<Telemetry>,
-    updates: [Updates; 4],
+    /// By server and type.
+    updates: BTreeMap<(usize, ResourceType), Updates>,
     /// Servers that failed after they worked, or before they ever did.
     failed: BTreeSet<usize>,
     resources: BTreeMap<Series, i64>,
@@ -41,7 +42,7 @@ impl XdsMetrics {
     pub(super) fn new(telemetry: Arc<Telemetry>) -> Self {
         Self {
             telemetry,
-            updates: [Updates::default(); 4],
+            updates: BTreeMap::new(),
             failed: BTreeSet::new(),
             resources: BTreeMap::new(),
             stale: false,
@@ -53,24 +54,39 @@ impl XdsMetrics {
         self.stale = true;
     }
 
-    /// Takes in what the machine says; `current` is the server whose stream is open.
-    pub(super) fn heard(
-        &mut self,
-        event: &Event,
-        current: usize,
-        servers: &[Server],
-        machine: &ClientStream,
-    ) {
+    /// A server is not needed any more: it is neither connected nor lost.
+    pub(super) fn disconnected(&mut self, server: usize, servers: &[Server]) {
+        self.failed.remove(&server);
+        if let Some(server) = servers.get(server) {
+            let labels = [TARGET, &server.uri];
+            // Exporters keep the last value they were told.
+            self.telemetry.set(&XDS_CLIENT_CONNECTED, &labels, 0);
+            self.telemetry.forget(&XDS_CLIENT_CONNECTED, &labels);
+        }
+    }
+
+    /// Takes in what the machine says.
+    pub(super) fn heard(&mut self, event: &Event, servers: &[Server], machine: &ClientStream) {
         self.stale = true;
         match event {
-            Event::Accepted { resource_type, .. } | Event::Rejected { resource_type, .. } => {
-                let Some(server) = servers.get(current) else {
+            Event::Accepted {
+                server,
+                resource_type,
+                ..
+            }
+            | Event::Rejected {
+                server,
+                resource_type,
+                ..
+            } => {
+                let Some(uri) = servers.get(*server).map(|server| &server.uri) else {
                     return;
                 };
-                self.failed.remove(&current);
-                let labels = [TARGET, &server.uri];
+                self.failed.remove(server);
+                let labels = [TARGET, uri];
                 self.telemetry.set(&XDS_CLIENT_CONNECTED, &labels, 1);
-                self.count(*resource_type, &server.uri, machine.updates(*resource_type));
+                let updates = machine.updates(*server, *resource_type);
+                self.count((*server, *resource_type), uri, updates);
             }
             Event::StreamDown {
                 server,
@@ -90,9 +106,9 @@ impl XdsMetrics {
         }
     }
 
-    fn count(&mut self, resource_type: ResourceType, server: &str, now: Updates) {
-        let before = std::mem::replace(&mut self.updates[resource_type as usize], now);
-        let labels = [TARGET, server, type_name(resource_type)];
+    fn count(&mut self, key: (usize, ResourceType), server: &str, now: Updates) {
+        let before = self.updates.insert(key, now).unwrap_or_default();
+        let labels = [TARGET, server, type_name(key.1)];
         for (instrument, more) in [
             (&XDS_CLIENT_RESOURCE_UPDATES_VALID, now.valid - before.valid),
             (

@@ -13,6 +13,9 @@ pub fn policy(policy: LbPolicy) -> &'static str {
         LbPolicy::RoundRobin => "round robin",
         LbPolicy::LeastRequest { .. } => "least request",
         LbPolicy::PickFirst { .. } => "pick first",
+        LbPolicy::Random => "random",
+        LbPolicy::RingHash { .. } => "ring hash",
+        LbPolicy::Maglev { .. } => "Maglev",
         _ => "another policy",
     }
 }

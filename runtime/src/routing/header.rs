@@ -16,8 +16,8 @@ pub(super) struct HeaderRule {
 }
 
 /// Where the value comes from.
-#[derive(Debug, Clone)]
-enum Source {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
     /// Routes cannot see it: it counts as absent.
     Hidden,
     /// Always [`CONTENT_TYPE`].
@@ -27,13 +27,31 @@ enum Source {
 }
 
 impl Source {
-    fn of(name: &str) -> Self {
+    pub(super) fn of(name: &str) -> Self {
         // Binary metadata, and what the transport rather than the application writes.
         let hidden = name.ends_with("-bin") || name.starts_with("grpc-") || name == "te";
         match HeaderName::try_from(name) {
             Ok(name) if name == http::header::CONTENT_TYPE => Self::ContentType,
             Ok(name) if !hidden => Self::Metadata(name),
             _ => Self::Hidden,
+        }
+    }
+
+    /// The value: several are joined by commas, which allocates.
+    pub(super) fn value<'a>(&self, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Hidden => None,
+            Self::ContentType => Some(Cow::Borrowed(CONTENT_TYPE)),
+            Self::Metadata(name) => {
+                let mut values = headers.get_all(name).iter();
+                let first = text(values.next()?);
+                Some(values.fold(first, |mut joined, value| {
+                    let all = joined.to_mut();
+                    all.push(',');
+                    all.push_str(&text(value));
+                    joined
+                }))
+            }
         }
     }
 }
@@ -65,22 +83,9 @@ impl HeaderRule {
         plain != self.matcher.invert
     }
 
-    /// The value that is compared: several are joined by commas.
+    /// The value that is compared.
     pub(super) fn value<'a>(&self, headers: &'a HeaderMap) -> Option<Cow<'a, str>> {
-        match &self.source {
-            Source::Hidden => None,
-            Source::ContentType => Some(Cow::Borrowed(CONTENT_TYPE)),
-            Source::Metadata(name) => {
-                let mut values = headers.get_all(name).iter();
-                let first = text(values.next()?);
-                Some(values.fold(first, |mut joined, value| {
-                    let all = joined.to_mut();
-                    all.push(',');
-                    all.push_str(&text(value));
-                    joined
-                }))
-            }
-        }
+        self.source.value(headers)
     }
 }
 

@@ -6,6 +6,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod explain;
+mod hash;
 mod header;
 mod host;
 mod path;
@@ -20,6 +21,7 @@ use http::{HeaderMap, HeaderValue};
 use sidestep_proto::resource::{RetryPolicy, VirtualHost};
 
 pub use explain::{Explanation, Tried};
+pub use hash::HashRule;
 pub use random::{Purpose, below, draw};
 pub use rule::{Mismatch, Route};
 pub use table::RouteTable;
@@ -50,6 +52,9 @@ pub struct Call<'a> {
     pub headers: &'a HeaderMap,
     /// Drawn once per call; every random decision of the call derives from it.
     pub random: u64,
+    /// Calls with the same one meet the same endpoint under policies that pick by hash. `random`
+    /// unless the route's hash policies found something.
+    pub hash: u64,
 }
 
 /// Index of a cluster in its snapshot.
@@ -78,6 +83,8 @@ pub struct Forward {
     grpc_timeout: Option<HeaderValue>,
     /// When and how the call is tried again.
     pub retry: Option<RetryPolicy>,
+    /// What the call is hashed by.
+    pub hash: HashRule,
 }
 
 /// The bound that a route puts on a call (gRFC A31).

@@ -109,6 +109,7 @@ mod tests {
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
+            hash_policies: Vec::new(),
         })
     }
 
@@ -178,6 +179,7 @@ mod tests {
                     path: &path,
                     headers: &headers,
                     random: rng.u64(..),
+                    hash: 0,
                 };
                 let mut scan = table.hosts[0].rules.iter();
                 let naive = scan.find(|rule| rule.mismatch(&call).is_none());
@@ -234,6 +236,7 @@ mod tests {
                 path: "/a/b",
                 headers: &headers,
                 random: 0,
+                hash: 0,
             };
             match &table.find(&call)?.action {
                 Action::Forward(forward) => Some(forward.pick(0).0.to_string()),

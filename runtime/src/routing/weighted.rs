@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use sidestep_proto::resource;
 
-use super::{Action, ClusterIndex, Forward, Purpose, RouteTimeout, below, draw};
+use super::{Action, ClusterIndex, Forward, HashRule, Purpose, RouteTimeout, below, draw};
 use crate::channel::deadline;
 
 impl Action {
@@ -47,6 +47,7 @@ impl Forward {
             timeout,
             grpc_timeout,
             retry: forward.retry.clone(),
+            hash: HashRule::compile(&forward.hash_policies),
         }
     }
 
@@ -114,6 +115,7 @@ mod tests {
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
+            hash_policies: Vec::new(),
         };
         Forward::compile(&forward, &mut |n| ClusterIndex(n.parse().unwrap()), None)
     }
@@ -158,6 +160,7 @@ mod tests {
                 max_stream_duration,
                 grpc_timeout_header_max,
                 retry: None,
+                hash_policies: Vec::new(),
             };
             assert_eq!(
                 RouteTimeout::of(&forward, hcm),

@@ -76,6 +76,7 @@ impl<S> Calls<S> {
             path: request.uri().path(),
             headers: request.headers(),
             random: fastrand::u64(..),
+            hash: 0,
         };
         match table.find(&call).map(|route| &route.action) {
             Some(Action::NonForwarding) => Ok(()),

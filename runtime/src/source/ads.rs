@@ -15,6 +15,7 @@ use sidestep_proto::bootstrap::{Credentials, Server};
 use sidestep_proto::resource::Address;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::AbortHandle;
+use tonic::Code;
 use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
 
@@ -54,7 +55,33 @@ pub(crate) enum Said {
     /// response be read.
     Response(Response, OwnedSemaphorePermit),
     /// Over, and why. The last thing said.
-    Closed(String),
+    Closed(Closed),
+}
+
+/// Why a stream is over.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    pub(crate) reason: String,
+    /// The server does not have this form of ADS.
+    pub(crate) is_unimplemented: bool,
+}
+
+impl From<String> for Closed {
+    fn from(reason: String) -> Self {
+        Self {
+            reason,
+            is_unimplemented: false,
+        }
+    }
+}
+
+impl From<tonic::Status> for Closed {
+    fn from(status: tonic::Status) -> Self {
+        Self {
+            reason: describe(&status),
+            is_unimplemented: status.code() == Code::Unimplemented,
+        }
+    }
 }
 
 /// One try at one server. Dropped, it ends at once.
@@ -80,11 +107,11 @@ impl Link {
         let (queue, queued) = mpsc::unbounded_channel();
         let report = Report { inbox, id };
         let task = tokio::spawn(async move {
-            let reason = match run(&report, &server, &dial, queued).await {
-                Ok(()) => "the server ended the stream".to_owned(),
-                Err(reason) => reason,
+            let closed = match run(&report, &server, &dial, queued).await {
+                Ok(()) => "the server ended the stream".to_owned().into(),
+                Err(closed) => closed,
             };
-            report.send(Said::Closed(reason));
+            report.send(Said::Closed(closed));
         });
         Self {
             id,
@@ -135,7 +162,7 @@ async fn run(
     server: &Server,
     dial: &Dial,
     queue: mpsc::UnboundedReceiver<Queued>,
-) -> Result<(), String> {
+) -> Result<(), Closed> {
     let (connection, authority) = connect(server, dial).await?;
     let scheme = match &server.credentials {
         Credentials::Insecure => Scheme::HTTP,
@@ -175,7 +202,7 @@ async fn converse<Q, A>(
     queue: mpsc::UnboundedReceiver<Queued>,
     unwrap: fn(Request) -> Option<Q>,
     wrap: fn(A) -> Response,
-) -> Result<(), String>
+) -> Result<(), Closed>
 where
     Q: Message + Default + 'static,
     A: Message + Default + 'static,
@@ -196,10 +223,7 @@ where
     let path = PathAndQuery::from_static(path);
     let codec = ProstCodec::<Q, A>::default();
     let answer = grpc.streaming(tonic::Request::new(Box::pin(requests)), path, codec);
-    let mut responses = answer
-        .await
-        .map_err(|status| describe(&status))?
-        .into_inner();
+    let mut responses = answer.await?.into_inner();
     loop {
         let Ok(permit) = unread.clone().acquire_owned().await else {
             return Ok(());
@@ -207,7 +231,7 @@ where
         match responses.next().await {
             None => return Ok(()),
             Some(Ok(response)) => report.send(Said::Response(wrap(response), permit)),
-            Some(Err(status)) => return Err(describe(&status)),
+            Some(Err(status)) => return Err(status.into()),
         }
     }
 }

@@ -339,7 +339,7 @@ impl View for Current {
         Box::new(self.of(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, t: &str, name: &str) -> Option<Missing> {
+    fn missing(&self, t: &str, name: &str, _: bool) -> Option<Missing> {
         let noun = ResourceType::from_type_url(t).map_or(t, |known| known.wire_name());
         let known = self.of(t).into_iter().flat_map(BTreeMap::keys);
         let known: Vec<String> = known

@@ -9,16 +9,8 @@ import (
 	"strings"
 )
 
-// verbs are the programs. The last two are what the suite called them earlier.
-var verbs = map[string]func([]string) error{
-	"client":        client,
-	"server":        server,
-	"mgmt":          mgmt,
-	"control-plane": controlPlane,
-	"xds-server": func(args []string) error {
-		return server(append([]string{"--mode=xds", "--xds-creds"}, args...))
-	},
-}
+// verbs are the programs.
+var verbs = map[string]func([]string) error{"client": client, "server": server, "mgmt": mgmt}
 
 func main() {
 	verb := ""

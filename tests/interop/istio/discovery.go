@@ -26,11 +26,11 @@ func discoveryServer(args []string) {
 
 	configs, err := readConfigs(*config)
 	check(err)
-	// Where a container runtime mounts the file system, the agent's socket may be left from before.
 	sockets := []socket{{observer: newObserver(*dump, false)}}
 	sockets[0].listener, err = net.Listen("tcp", *listen)
 	check(err)
 	for _, path := range agents {
+		// One that is left from before is nobody's.
 		_ = os.Remove(path)
 		listener, err := net.Listen("unix", path)
 		check(err)
@@ -52,6 +52,7 @@ func discoveryServer(args []string) {
 		}
 		say("reload", fields)
 	})
+	summary()
 	os.Exit(0)
 }
 
@@ -63,8 +64,6 @@ type socket struct {
 // start is Istio's discovery server over an in-memory store.
 func start(configs configs) *xds.FakeDiscoveryServer {
 	options := xds.FakeOptions{MeshConfig: mesh.DefaultMeshConfig()}
-	// With mixers and tracers of a cluster there would be clusters that do not exist here.
-	options.MeshConfig.EnableTracing = false
 	for _, one := range configs {
 		options.Configs = append(options.Configs, one)
 	}

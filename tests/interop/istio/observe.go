@@ -16,10 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-var (
-	streams   atomic.Int64
-	responses atomic.Int64
-)
+// What went over all streams.
+var streams, responses, acks, nacks, replaced atomic.Int64
 
 // observer says what goes over the streams of one socket.
 type observer struct {
@@ -51,6 +49,7 @@ func (o *observer) intercept(server any, stream grpc.ServerStream, info *grpc.St
 	err := handler(server, observed)
 	fields := map[string]any{"stream": observed.id, "kind": kind}
 	if ctx.Err() != nil && stream.Context().Err() == nil {
+		replaced.Add(1)
 		fields["replaced"] = true
 		err = status.Error(codes.Unavailable, "the pod opened another stream")
 	}
@@ -107,9 +106,11 @@ func (s *observedStream) request(url, nonce, fault string, fields map[string]any
 	event := "request"
 	switch {
 	case fault != "":
+		nacks.Add(1)
 		event = "nack"
 		fields["error"] = fault
 	case nonce != "":
+		acks.Add(1)
 		event = "ack"
 	}
 	fields["stream"], fields["kind"], fields["node"] = s.id, s.kind, s.node
@@ -131,8 +132,9 @@ func (s *observedStream) SendMsg(message any) error {
 		fields["removed"] = response.RemovedResources
 	}
 	fields["type"] = lastPart(url)
+	number := responses.Add(1)
 	if s.observer.dump != "" {
-		name := fmt.Sprintf("%04d-%s-%s.bin", responses.Add(1), s.kind, lastPart(url))
+		name := fmt.Sprintf("%04d-%s-%s.bin", number, s.kind, lastPart(url))
 		bytes, err := proto.Marshal(message.(proto.Message))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(s.observer.dump, name), bytes, 0o600)
@@ -144,6 +146,14 @@ func (s *observedStream) SendMsg(message any) error {
 	// Said before it goes out: the answer to it must not be read first.
 	say("response", fields)
 	return s.ServerStream.SendMsg(message)
+}
+
+// summary says what went over all streams.
+func summary() {
+	say("summary", map[string]any{
+		"streams": streams.Load(), "replaced": replaced.Load(),
+		"responses": responses.Load(), "acks": acks.Load(), "nacks": nacks.Load(),
+	})
 }
 
 func lastPart(url string) string {

@@ -1,16 +1,19 @@
 //! What the interop client is asked to do, and the calls it makes of it.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sidestep::{Authority, Channel};
+use tokio::time::Instant;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::{KeyAndValueRef, MetadataKey, MetadataMap, MetadataValue};
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use crate::cookies::Jar;
 use crate::flags::{Flags, upper_case};
 use crate::testing::{
     Empty, Payload, ResponseParameters, SimpleRequest, SimpleResponse, StreamingOutputCallRequest,
@@ -59,6 +62,8 @@ pub struct Calls {
     pub authority: Option<Authority>,
     /// Whether events carry the metadata that came back.
     pub print_metadata: bool,
+    /// Where cookies are kept, if they are.
+    pub jar: Option<Arc<Mutex<Jar>>>,
 }
 
 impl Calls {
@@ -85,6 +90,7 @@ impl Calls {
                 .map_err(|e| format!("--authority: {e}"))?
                 .map(Authority),
             print_metadata: flags.is_set("print-metadata"),
+            jar: flags.is_set("cookie-jar").then(Arc::default),
         })
     }
 
@@ -146,6 +152,10 @@ impl Calls {
             outcome.code = status.code();
             status.message().clone_into(&mut outcome.message);
             outcome.trailers = readable(status.metadata());
+            if outcome.headers.is_empty() {
+                // A status alone: its headers came as trailers.
+                self.keep_cookies(status.metadata());
+            }
         }
         let named = |map: &BTreeMap<String, String>| map.get("hostname").cloned();
         if outcome.server.is_empty() {
@@ -168,12 +178,13 @@ impl Calls {
         A: prost::Message + Default + 'static,
     {
         let request = self.request(i, message)?;
-        let path = format!("/grpc.testing.TestService/{}", self.method.name());
-        let path = PathAndQuery::try_from(path).map_err(|e| Status::internal(e.to_string()))?;
+        let path = PathAndQuery::try_from(self.path());
+        let path = path.map_err(|e| Status::internal(e.to_string()))?;
         let mut grpc = Grpc::new(channel).max_decoding_message_size(usize::MAX);
         // Our channel is always ready: calls are routed, then wait.
         let codec = ProstCodec::<Q, A>::default();
         let response = grpc.server_streaming(request, path, codec).await?;
+        self.keep_cookies(response.metadata());
         outcome.headers = readable(response.metadata());
         let mut answers = response.into_inner();
         while let Some(answer) = answers.message().await? {
@@ -184,6 +195,27 @@ impl Calls {
             outcome.trailers = readable(&trailers);
         }
         Ok(())
+    }
+
+    fn path(&self) -> String {
+        format!("/grpc.testing.TestService/{}", self.method.name())
+    }
+
+    fn jar(&self) -> Option<MutexGuard<'_, Jar>> {
+        let jar = self.jar.as_ref()?;
+        Some(jar.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn keep_cookies(&self, metadata: &MetadataMap) {
+        if let Some(mut jar) = self.jar() {
+            let all = metadata.get_all("set-cookie").iter();
+            all.filter_map(|value| value.to_str().ok())
+                .for_each(|cookie| jar.keep(cookie, Instant::now()));
+        }
+    }
+
+    fn cookies(&self) -> Option<String> {
+        self.jar()?.header(&self.path(), Instant::now())
     }
 
     fn request<Q>(&self, i: u64, message: Q) -> Result<Request<Q>, Status> {
@@ -199,6 +231,10 @@ impl Calls {
                 let name = MetadataKey::from_bytes(key.as_bytes()).map_err(|_| bad(key))?;
                 map.append(name, value.parse().map_err(|_| bad(key))?);
             }
+        }
+        if let Some(cookies) = self.cookies() {
+            let value = cookies.parse().map_err(|_| bad("cookie"))?;
+            request.metadata_mut().append("cookie", value);
         }
         if let Some(timeout) = self.timeout {
             request.set_timeout(timeout);
@@ -221,8 +257,8 @@ pub struct Outcome {
     pub server: String,
     /// Answers received.
     pub messages: u64,
-    headers: BTreeMap<String, String>,
-    trailers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) trailers: BTreeMap<String, String>,
 }
 
 impl Default for Outcome {
@@ -239,6 +275,16 @@ impl Default for Outcome {
 }
 
 impl Outcome {
+    /// Of a call that was given up because the process ends.
+    #[must_use]
+    pub fn cut() -> Self {
+        Self {
+            code: Code::Cancelled,
+            message: "given up: the client was told to end".to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// The fields of the `rpc` event that the call itself decides.
     #[must_use]
     pub fn fields(&self, print_metadata: bool) -> Map<String, Value> {
@@ -246,9 +292,8 @@ impl Outcome {
         let mut put = |name: &str, value| _ = fields.insert(name.to_owned(), value);
         put("code", json!(upper_case(self.code)));
         put("server", json!(self.server));
-        if self.code == Code::Ok {
-            put("messages", json!(self.messages));
-        } else {
+        put("messages", json!(self.messages));
+        if self.code != Code::Ok {
             put("message", json!(self.message));
         }
         if print_metadata {
@@ -259,14 +304,24 @@ impl Outcome {
     }
 }
 
-/// Metadata as text; values of `-bin` keys in the base64 in which they travel.
+/// Metadata as text; values of `-bin` keys in the base64 in which they travel, several values of a
+/// key as a list.
 fn readable(metadata: &MetadataMap) -> BTreeMap<String, String> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let entries = metadata.iter().map(|entry| match entry {
-        KeyAndValueRef::Ascii(key, value) => (key.to_string(), text(value.as_encoded_bytes())),
-        KeyAndValueRef::Binary(key, value) => (key.to_string(), text(value.as_encoded_bytes())),
-    });
-    entries.collect()
+    let mut map = BTreeMap::new();
+    for entry in metadata.iter() {
+        let (key, bytes) = match entry {
+            KeyAndValueRef::Ascii(key, value) => (key.to_string(), value.as_encoded_bytes()),
+            KeyAndValueRef::Binary(key, value) => (key.to_string(), value.as_encoded_bytes()),
+        };
+        let text = String::from_utf8_lossy(bytes);
+        map.entry(key)
+            .and_modify(|list: &mut String| {
+                list.push_str(", ");
+                list.push_str(&text);
+            })
+            .or_insert_with(|| text.into_owned());
+    }
+    map
 }
 
 /// `k:v`; only the first colon splits.

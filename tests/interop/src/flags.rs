@@ -15,10 +15,21 @@ use tonic::Code;
 pub struct Flag {
     /// Without the dashes.
     pub name: &'static str,
-    /// Whether it takes no value.
-    pub boolean: bool,
+    /// Whether it takes a value.
+    pub takes: Takes,
     /// Whether what it asks for exists.
     pub supported: bool,
+}
+
+/// What stands after a flag's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// A value, in whichever spelling.
+    Value,
+    /// Nothing.
+    Nothing,
+    /// Nothing, or `=true` or `=false`.
+    Switch,
 }
 
 /// A flag with a value.
@@ -26,7 +37,7 @@ pub struct Flag {
 pub const fn value(name: &'static str) -> Flag {
     Flag {
         name,
-        boolean: false,
+        takes: Takes::Value,
         supported: true,
     }
 }
@@ -36,7 +47,18 @@ pub const fn value(name: &'static str) -> Flag {
 pub const fn boolean(name: &'static str) -> Flag {
     Flag {
         name,
-        boolean: true,
+        takes: Takes::Nothing,
+        supported: true,
+    }
+}
+
+/// A flag that may be told whether it is meant: `--name`, `--name=true`, `--name=false`, as the public
+/// interop programs have them.
+#[must_use]
+pub const fn switch(name: &'static str) -> Flag {
+    Flag {
+        name,
+        takes: Takes::Switch,
         supported: true,
     }
 }
@@ -51,7 +73,7 @@ impl Flag {
 }
 
 /// Flags of the interop client.
-pub const CLIENT: [Flag; 17] = [
+pub const CLIENT: [Flag; 18] = [
     value("target"),
     value("n"),
     value("duration-ms"),
@@ -64,11 +86,12 @@ pub const CLIENT: [Flag; 17] = [
     boolean("wait-for-ready"),
     value("creds"),
     value("metadata"),
-    boolean("cookie-jar").later(),
+    boolean("cookie-jar"),
     boolean("print-metadata"),
     value("admin"),
     value("linger-ms"),
     value("authority"),
+    boolean("help"),
 ];
 
 /// Flags of the interop server.
@@ -82,17 +105,17 @@ pub const SERVER: [Flag; 20] = [
     value("fail-percent"),
     value("fail-code"),
     value("delay-ms"),
-    value("orca").later(),
-    value("orca-cpu").later(),
-    value("orca-app").later(),
-    value("orca-qps").later(),
-    value("orca-eps").later(),
-    value("orca-named").later(),
-    value("orca-oob-ms").later(),
-    boolean("log-rpcs").later(),
+    value("orca"),
+    value("orca-cpu"),
+    value("orca-app"),
+    value("orca-qps"),
+    value("orca-eps"),
+    value("orca-named"),
+    value("orca-oob-ms"),
+    boolean("log-rpcs"),
     value("admin"),
-    boolean("not-serving").later(),
-    boolean("help").later(),
+    boolean("not-serving"),
+    boolean("help"),
 ];
 
 /// The flags of a call.
@@ -100,6 +123,26 @@ pub const SERVER: [Flag; 20] = [
 pub struct Flags(BTreeMap<&'static str, Vec<String>>);
 
 impl Flags {
+    /// The flags of this process. `--help` prints what there is to standard error and ends it.
+    ///
+    /// # Errors
+    /// As [`Flags::parse`].
+    pub fn of_process(known: &[Flag]) -> Result<Self, String> {
+        let flags = Self::parse(known, std::env::args().skip(1))?;
+        if flags.is_set("help") {
+            for flag in known {
+                let value = if flag.takes == Takes::Value {
+                    " VALUE"
+                } else {
+                    ""
+                };
+                eprintln!("--{}{value}", flag.name);
+            }
+            std::process::exit(0);
+        }
+        Ok(flags)
+    }
+
     /// Parses the arguments by the list of flags that the program has.
     ///
     /// # Errors
@@ -122,11 +165,21 @@ impl Flags {
             if !flag.supported {
                 return Err(format!("not supported yet: --{}", flag.name));
             }
-            let value = match (flag.boolean, inline) {
-                (true, None) => "true".to_owned(),
-                (true, Some(_)) => return Err(format!("--{} takes no value", flag.name)),
-                (false, Some(value)) => value,
-                (false, None) => arguments
+            let value = match (flag.takes, inline) {
+                (Takes::Nothing | Takes::Switch, None) => "true".to_owned(),
+                (Takes::Nothing, Some(_)) => return Err(format!("--{} takes no value", flag.name)),
+                (Takes::Switch, Some(value)) => match value.to_ascii_lowercase().as_str() {
+                    "true" | "1" => "true".to_owned(),
+                    "false" | "0" => "false".to_owned(),
+                    _ => {
+                        return Err(format!(
+                            "--{}: {value:?} is neither true nor false",
+                            flag.name
+                        ));
+                    }
+                },
+                (Takes::Value, Some(value)) => value,
+                (Takes::Value, None) => arguments
                     .next()
                     .ok_or_else(|| format!("--{} needs a value", flag.name))?,
             };
@@ -147,10 +200,10 @@ impl Flags {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a flag without a value is there.
+    /// Whether a flag without a value is there, and not taken back by `=false`.
     #[must_use]
     pub fn is_set(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.text(name) == Some("true")
     }
 
     /// The parsed value of a flag, or its default.
@@ -224,9 +277,10 @@ pub fn refuse(message: &str) -> ! {
 mod tests {
     use super::*;
 
-    const KNOWN: [Flag; 4] = [
+    const KNOWN: [Flag; 5] = [
         value("n"),
         boolean("quiet"),
+        switch("use_tls"),
         value("header"),
         value("orca").later(),
     ];
@@ -241,6 +295,8 @@ mod tests {
         assert_eq!(flags.number("n", 1), Ok(3));
         assert_eq!(flags.all("header"), ["a:b=c", "d:e"]);
         assert!(flags.is_set("quiet"));
+        assert!(!parse(&["--use_tls=false"]).unwrap().is_set("use_tls"));
+        assert!(parse(&["--use_tls"]).unwrap().is_set("use_tls"));
         assert_eq!(parse(&[]).unwrap().number("n", 10), Ok(10));
     }
 
@@ -251,6 +307,10 @@ mod tests {
             (&["n"], "unknown flag n"),
             (&["--n"], "--n needs a value"),
             (&["--quiet=1"], "--quiet takes no value"),
+            (
+                &["--use_tls=perhaps"],
+                "--use_tls: \"perhaps\" is neither true nor false",
+            ),
             (&["--orca", "both"], "not supported yet: --orca"),
         ] {
             assert_eq!(parse(arguments).unwrap_err(), expected);
@@ -261,24 +321,9 @@ mod tests {
     /// Everything of the contract that the programs do not do yet.
     #[test]
     fn what_is_not_there_yet() {
-        let missing = |flags: &[Flag]| -> Vec<_> {
-            let later = flags.iter().filter(|flag| !flag.supported);
-            later.map(|flag| flag.name).collect()
-        };
-        assert_eq!(missing(&CLIENT), ["cookie-jar"]);
-        let server = [
-            "orca",
-            "orca-cpu",
-            "orca-app",
-            "orca-qps",
-            "orca-eps",
-            "orca-named",
-            "orca-oob-ms",
-            "log-rpcs",
-            "not-serving",
-            "help",
-        ];
-        assert_eq!(missing(&SERVER), server);
+        let all = CLIENT.iter().chain(&SERVER);
+        let missing: Vec<_> = all.filter(|f| !f.supported).map(|f| f.name).collect();
+        assert_eq!(missing, [""; 0]);
     }
 
     #[test]

@@ -14,8 +14,19 @@ pub mod testing {
     include!("generated/grpc.testing.rs");
 }
 
+pub mod behavior;
+pub mod cases;
 pub mod client;
+pub mod cookies;
 pub mod corpus;
 pub mod flags;
+pub mod framed;
+pub mod frames;
+pub mod mgmt;
+pub mod process;
+pub mod psm;
+pub mod run;
+pub mod server;
 pub mod service;
 pub mod truth;
+pub mod wire;

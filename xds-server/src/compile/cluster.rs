@@ -35,6 +35,12 @@ pub(super) fn cluster(mesh: &Mesh, service: &Service, name: &str) -> Cluster {
             Policy::LeastRequest => LbPolicy::LeastRequest { choice_count: 2 },
             // Otherwise every client would use the first endpoint of the list.
             Policy::PickFirst => LbPolicy::PickFirst { shuffle: true },
+            Policy::Random => LbPolicy::Random,
+            Policy::RingHash => LbPolicy::RingHash {
+                min_ring_size: 1024,
+                max_ring_size: 8 << 20,
+            },
+            Policy::Maglev => LbPolicy::Maglev { table_size: 65_537 },
         },
         tls: upstream_tls(mesh, service),
         max_requests: service.settings.max_outstanding_per_client,
@@ -87,6 +93,7 @@ pub(super) fn endpoints(
             hostname: String::new(),
             weight: found.weight,
             health: Health::Unknown,
+            hash_key: None,
         });
     }
     without_gaps(&mut localities);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sidestep_proto::resource::{
-    Forward, PathMatcher, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, Text,
-    VirtualHost, WeightedCluster,
+    Forward, HashPolicy, HashSource, PathMatcher, RetryPolicy, Route, RouteAction,
+    RouteConfiguration, RouteMatch, Text, VirtualHost, WeightedCluster,
 };
 
 use super::cluster::version_cluster;
@@ -28,6 +28,7 @@ pub(super) fn route_configuration(service: &Service) -> RouteConfiguration {
                 max_stream_duration: service.settings.timeout.limit(),
                 grpc_timeout_header_max: None,
                 retry: None,
+                hash_policies: hash_policies(service),
             }),
         });
     }
@@ -48,6 +49,18 @@ pub(super) fn everything() -> RouteMatch {
         headers: Vec::new(),
         fraction: None,
     }
+}
+
+fn hash_policies(service: &Service) -> Vec<HashPolicy> {
+    let header = service.settings.hash_header.iter();
+    let by = header.map(|name| HashPolicy {
+        source: HashSource::Header {
+            name: name.clone(),
+            rewrite: None,
+        },
+        terminal: false,
+    });
+    by.collect()
 }
 
 fn whole(service: &Service) -> WeightedCluster {
@@ -76,6 +89,7 @@ fn route(service: &Service, route: &model::Route) -> Route {
                 base_interval: BASE_INTERVAL,
                 max_interval: MAX_INTERVAL,
             }),
+            hash_policies: hash_policies(service),
         }),
     }
 }

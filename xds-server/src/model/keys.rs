@@ -83,7 +83,14 @@ const TEXTS: Shape = Shape::List(&Shape::Text);
 
 pub(crate) const FORMATS: &[&str] = &["v1"];
 pub(crate) const MTLS: &[&str] = &["off", "permissive", "strict"];
-pub(crate) const POLICIES: &[&str] = &["round_robin", "least_request", "pick_first"];
+pub(crate) const POLICIES: &[&str] = &[
+    "round_robin",
+    "least_request",
+    "pick_first",
+    "random",
+    "ring_hash",
+    "maglev",
+];
 pub(crate) const RETRY_ON: &[&str] = &[
     "cancelled",
     "deadline_exceeded",
@@ -322,6 +329,11 @@ pub(crate) static BALANCE: Object = Object {
             "policy",
             Shape::Choice(POLICIES),
             "which endpoint gets a call; default round_robin",
+        ),
+        key(
+            "hash_header",
+            Shape::Text,
+            "ring_hash and maglev: calls with the same value of this header meet the same endpoint",
         ),
         not_yet("zones"),
     ],

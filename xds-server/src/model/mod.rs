@@ -71,6 +71,8 @@ pub struct Settings {
     pub mtls: Mtls,
     /// `balance.policy`. Default: round robin.
     pub policy: Policy,
+    /// `balance.hash_header`: what policies that pick by hash go by. Default: none.
+    pub hash_header: Option<String>,
     /// `limits.max_outstanding_per_client`: calls in flight that one process may have to one set
     /// of endpoints (gRFC A32). Default 1024.
     pub max_outstanding_per_client: u32,
@@ -82,6 +84,7 @@ impl Default for Settings {
             timeout: Timeout::None,
             mtls: Mtls::Off,
             policy: Policy::RoundRobin,
+            hash_header: None,
             max_outstanding_per_client: 1024,
         }
     }
@@ -127,6 +130,20 @@ pub enum Policy {
     LeastRequest,
     /// All calls of a process to one endpoint, drawn at random (gRFC A62).
     PickFirst,
+    /// Any endpoint, by chance.
+    Random,
+    /// The next endpoint on a ring of hashes (gRFC A42).
+    RingHash,
+    /// The endpoint in a table of hashes, as in Envoy.
+    Maglev,
+}
+
+impl Policy {
+    /// Whether calls with the same hash meet the same endpoint.
+    #[must_use]
+    pub fn hashes(self) -> bool {
+        matches!(self, Self::RingHash | Self::Maglev)
+    }
 }
 
 /// An entry of `resources`, not yet read as protobuf.

@@ -188,23 +188,26 @@ fn method(node: &Node, report: &mut Report) -> Option<MethodMatch> {
     }
 }
 
-fn header(key: &Key, node: &Node, report: &mut Report) -> Option<HeaderMatcher> {
+/// Whether routes can look at a header of this name; says why not.
+pub(super) fn header_name(name: &str, place: &Place, path: &str, report: &mut Report) -> bool {
     let valid = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
-    let name = key.text.as_str();
     if name.is_empty() || !name.chars().all(valid) {
         let message = format!("{name:?} cannot be the name of a header");
-        report
-            .error(code::BAD_HEADER, &key.place, &node.path, message)
-            .help("names are in lower case");
-        return None;
+        let error = report.error(code::BAD_HEADER, place, path, message);
+        error.help("names are in lower case");
+        return false;
     }
-    if name.ends_with("-bin") {
-        report.error(
-            code::BAD_HEADER,
-            &key.place,
-            &node.path,
-            "binary headers (`-bin`) cannot be matched",
-        );
+    let binary = name.ends_with("-bin");
+    if binary {
+        let message = "binary headers (`-bin`) cannot be matched";
+        report.error(code::BAD_HEADER, place, path, message);
+    }
+    !binary
+}
+
+fn header(key: &Key, node: &Node, report: &mut Report) -> Option<HeaderMatcher> {
+    let name = key.text.as_str();
+    if !header_name(name, &key.place, &node.path, report) {
         return None;
     }
     let condition = match &node.value {

@@ -142,7 +142,7 @@ pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Re
         };
     }
     if let Some(node) = fields.find("balance") {
-        settings.policy = policy(node, report).unwrap_or(builtin.policy);
+        (settings.policy, settings.hash_header) = balance(node, report);
     }
     if let Some(node) = fields.find("limits") {
         settings.max_outstanding_per_client =
@@ -151,13 +151,41 @@ pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Re
     settings
 }
 
-fn policy(node: &Node, report: &mut Report) -> Option<Policy> {
-    let balance = fields(node, &keys::BALANCE, report)?;
-    match choice(balance.find("policy")?, keys::POLICIES, report)? {
-        "least_request" => Some(Policy::LeastRequest),
-        "pick_first" => Some(Policy::PickFirst),
-        _ => Some(Policy::RoundRobin),
+fn balance(node: &Node, report: &mut Report) -> (Policy, Option<String>) {
+    let builtin = Settings::default();
+    let Some(keys) = fields(node, &keys::BALANCE, report) else {
+        return (builtin.policy, None);
+    };
+    let policy = keys.find("policy");
+    let policy = policy.and_then(|node| choice(node, keys::POLICIES, report));
+    let policy = match policy {
+        Some("least_request") => Policy::LeastRequest,
+        Some("pick_first") => Policy::PickFirst,
+        Some("random") => Policy::Random,
+        Some("ring_hash") => Policy::RingHash,
+        Some("maglev") => Policy::Maglev,
+        _ => builtin.policy,
+    };
+    let header = keys.find("hash_header");
+    match header {
+        None if policy.hashes() => {
+            let message = "the policy picks by hash, but nothing says what calls are hashed by";
+            let place = report.error(code::MISSING_KEY, &node.place, &node.path, message);
+            place.help("name a header: `hash_header: x-user-id`");
+        }
+        Some(header) if !policy.hashes() => {
+            let message = "the policy does not pick by hash: `hash_header` has no effect";
+            let place = report.error(code::BAD_HEADER, &header.place, &header.path, message);
+            place.help("with `policy: ring_hash` or `maglev` it has");
+        }
+        _ => {}
     }
+    (policy, header.and_then(|node| hash_header(node, report)))
+}
+
+fn hash_header(node: &Node, report: &mut Report) -> Option<String> {
+    let name = text(node, report)?;
+    route::header_name(name, &node.place, &node.path, report).then(|| name.to_owned())
 }
 
 fn max_outstanding(node: &Node, report: &mut Report) -> Option<u32> {

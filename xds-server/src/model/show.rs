@@ -59,8 +59,13 @@ impl Lines {
             Policy::RoundRobin => "round_robin",
             Policy::LeastRequest => "least_request",
             Policy::PickFirst => "pick_first",
+            Policy::Random => "random",
+            Policy::RingHash => "ring_hash",
+            Policy::Maglev => "maglev",
         };
-        self.line(indent, &format!("balance: {{policy: {policy}}}"));
+        let hash = settings.hash_header.as_deref();
+        let hash = hash.map_or_else(String::new, |name| format!(", hash_header: {}", word(name)));
+        self.line(indent, &format!("balance: {{policy: {policy}{hash}}}"));
         let limit = settings.max_outstanding_per_client;
         self.line(
             indent,

@@ -230,7 +230,7 @@ mod tests {
             ("things: []\n".to_owned(), "unknown key \"things\""),
             (
                 "{\"resources\": [\n".to_owned(),
-                "r.yaml:2:1: not valid YAML",
+                "r.yaml:1:15: not valid YAML",
             ),
             (
                 "resources: {}\n".to_owned(),
@@ -272,6 +272,9 @@ mod tests {
             fs::write(folder.path().join(file), text).expect("writes");
         }
         assert_eq!(names(), ["a", "b", "c"]);
+        let file = Configuration::read_resources(&folder.path().join("5.txt"));
+        let resources = file.expect("a file may be called anything").resources;
+        assert_eq!(resources[0].name, "other");
         let absent = Configuration::read_resources(&folder.path().join("absent"));
         let error = absent.expect_err("is not there").to_string();
         assert!(

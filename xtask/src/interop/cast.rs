@@ -10,6 +10,8 @@ use super::peer::{Client, Peer, Plane, Server};
 pub(crate) enum Tier {
     /// Every run, CI's too.
     Quick,
+    /// Every run on a machine that has built Istio's discovery server before, else `--full` only.
+    IfBuilt,
     /// `--full` only.
     Full,
 }

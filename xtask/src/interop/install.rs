@@ -15,12 +15,17 @@ use crate::codegen::root;
 
 mod cache;
 mod go;
+mod istio;
 mod java;
 mod node;
 mod ours;
+mod polyglot;
 mod python;
 mod run;
 mod tonic;
+
+pub(super) use istio::is_built as is_istio_built;
+pub(super) use polyglot::polyglot;
 
 /// Peers and the versions that they turned out to have.
 type Versions = Vec<(Peer, String)>;
@@ -42,6 +47,8 @@ pub(super) struct Installed {
     pub(super) envoy: PathBuf,
     /// The peers written in Go: `client`, `server` and `mgmt`.
     pub(super) go: PathBuf,
+    /// Istio's discovery server.
+    pub(super) istio: PathBuf,
     /// grpc-go's own client and server of the ordinary interop cases.
     pub(super) go_cases: [PathBuf; 2],
     /// The folder `node_modules` with grpc-node.
@@ -62,6 +69,7 @@ const INSTALLATIONS: &[(&[Peer], Installation)] = &[
     (&[Peer::Tonic012, Peer::Tonic013], tonic::install),
     (&[Peer::Grpcio, Peer::Envoy], python::install),
     (&[Peer::GrpcGo, Peer::GoControlPlane], go::install),
+    (&[Peer::Istio], istio::install),
     (&[Peer::GrpcNode], node::install),
     (&[Peer::GrpcJava], java::install),
 ];
@@ -101,6 +109,7 @@ impl Installed {
             (&mut self.python, part.python),
             (&mut self.envoy, part.envoy),
             (&mut self.go, part.go),
+            (&mut self.istio, part.istio),
             (&mut self.node, part.node),
             (&mut self.java, part.java),
         ];

@@ -56,6 +56,11 @@ impl Management {
         Ok(())
     }
 
+    /// For what is done to the process itself.
+    pub(crate) fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// The bootstrap of a process that is `service`.
     pub(crate) fn bootstrap(&self, stage: &Stage<'_>, service: &str) -> Result<PathBuf> {
         mesh::bootstrap(stage.folder, &self.address, service, None)

@@ -11,7 +11,8 @@ use super::cast::{COLUMNS, Column};
 use super::engine::Outcome;
 use super::feature::{FEATURES, Feature};
 use super::install::Installed;
-use super::reasons::reason;
+use super::peer::{Client, Plane, Server};
+use super::reasons::{is_ours_alone, reason};
 use super::report::peers;
 use super::scenario;
 
@@ -112,6 +113,111 @@ impl Matrix {
     }
 }
 
+/// A peer of the short table: as a client, as a server, as a control plane.
+struct Opposite {
+    columns: &'static [Column],
+}
+
+/// The columns of the short table.
+const OPPOSITES: &[Opposite] = &[
+    Opposite {
+        columns: &[
+            Column::TheirClient(Client::Go),
+            Column::OurClient(Server::Go),
+        ],
+    },
+    Opposite {
+        columns: &[
+            Column::TheirClient(Client::Python),
+            Column::OurClient(Server::Python),
+        ],
+    },
+    Opposite {
+        columns: &[
+            Column::TheirClient(Client::Node),
+            Column::OurClient(Server::Node),
+        ],
+    },
+    Opposite {
+        columns: &[
+            Column::TheirClient(Client::Java),
+            Column::OurClient(Server::Java),
+        ],
+    },
+    Opposite {
+        columns: &[
+            Column::TheirClient(Client::Envoy),
+            Column::OurClient(Server::Envoy),
+        ],
+    },
+    Opposite {
+        columns: &[Column::Under(Plane::GoControlPlane)],
+    },
+    Opposite {
+        columns: &[Column::Under(Plane::Istio)],
+    },
+];
+
+impl Matrix {
+    /// One table for both directions, of what is played with others at all.
+    pub(super) fn short(&self) -> String {
+        let mut table = String::from("| |");
+        for opposite in OPPOSITES {
+            let column = opposite.columns[0];
+            let head = self.heads.iter().find(|(c, _)| *c == column);
+            let version = head.map_or("", |(_, version)| version);
+            _ = write!(table, " {column}{version} |");
+        }
+        table += "\n| --- |";
+        table += &" --- |".repeat(OPPOSITES.len());
+        table.push('\n');
+        let (shown, later): (Vec<Feature>, Vec<Feature>) = FEATURES
+            .iter()
+            .copied()
+            .filter(|f| !is_ours_alone(*f))
+            .partition(|f| self.is_played(*f));
+        for feature in shown {
+            _ = write!(table, "| {} |", feature.title());
+            for opposite in OPPOSITES {
+                _ = write!(table, " {} |", self.both(feature, opposite.columns));
+            }
+            table.push('\n');
+        }
+        let later: Vec<&str> = later.iter().map(|feature| feature.title()).collect();
+        _ = write!(
+            table,
+            "\n*As client*: theirs, under our control plane, calling our server. *As server*: theirs, called by\n\
+             our client. Every combination, and why the rest is not played: [docs/interop.md](docs/interop.md).\n\n\
+             To come: {}.\n",
+            later.join("; ")
+        );
+        table
+    }
+
+    fn is_played(&self, feature: Feature) -> bool {
+        let mut columns = OPPOSITES.iter().flat_map(|opposite| opposite.columns);
+        columns.any(|column| self.cells.get(&(feature, *column)) == Some(&Cell::Yes))
+    }
+
+    /// The cells of a peer's two directions as one.
+    fn both(&self, feature: Feature, columns: &[Column]) -> &'static str {
+        let cell = |column: &Column| self.cells.get(&(feature, *column));
+        let played: Vec<&Column> = columns
+            .iter()
+            .filter(|column| cell(column) == Some(&Cell::Yes))
+            .collect();
+        match played.as_slice() {
+            all if all.len() == columns.len() => "yes",
+            [Column::TheirClient(_)] => "as client",
+            [_] => "as server",
+            _ => match columns.first().and_then(cell) {
+                Some(Cell::No(words)) => words.split(':').next().unwrap_or(words),
+                _ => "to come",
+            },
+        }
+    }
+}
+
 /// The cells as they are before anything is played.
 fn planned() -> BTreeMap<(Feature, Column), Cell> {
     let mut cells = BTreeMap::new();
@@ -191,7 +297,7 @@ pub(super) fn write(
     fs::write(page, text)?;
     let readme = root.join("README.md");
     let text = fs::read_to_string(&readme)?;
-    Ok(fs::write(readme, between(&text, &matrix.markdown())?)?)
+    Ok(fs::write(readme, between(&text, &matrix.short())?)?)
 }
 
 const BEGIN: &str = "<!-- interop matrix -->";

@@ -94,7 +94,8 @@ pub(super) fn bootstrap(
             "channel_creds": [{"type": "insecure"}],
             "server_features": ["xds_v3"],
         }],
-        "node": {"id": format!("{service}-node"), "cluster": service},
+        // grpc-node takes no node without a locality.
+        "node": {"id": format!("{service}-node"), "cluster": service, "locality": {}},
         "server_listener_resource_name_template":
             "grpc/server?xds.resource.listening_address=%s",
     });

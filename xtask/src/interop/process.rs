@@ -1,9 +1,9 @@
 //! Peers as child processes that speak in JSON lines. None of them outlives its [`Process`].
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`; its standard error goes to `NAME.log` in `logs`.
+    /// Starts `command`; its standard error goes to `NAME.log` in `logs`, its events to
+    /// `NAME.jsonl`.
     pub(crate) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
@@ -34,9 +35,12 @@ impl Process {
             .with_context(|| format!("{name}: {}", command.get_program().display()))?;
         let out = child.stdout.take().context("the pipe was asked for")?;
         let (sender, lines) = mpsc::channel();
+        let mut kept = File::create(logs.join(format!("{name}.jsonl")))?;
         // Ends with the process: at the end of its standard output.
         std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
+                // For who looks into a failure; nothing depends on it.
+                _ = writeln!(kept, "{line}");
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -130,6 +134,25 @@ impl Process {
     /// The address in the event `ready`.
     pub(crate) fn ready(&self) -> Result<String> {
         address(&self.event("ready")?, "addr")
+    }
+
+    /// How it ended, once it has; it must come by itself.
+    pub(crate) fn status(mut self) -> Result<ExitStatus> {
+        self.wait()?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Waits for the end of what it says, which is passed over.
+    fn wait(&mut self) -> Result<()> {
+        let deadline = Instant::now() + 2 * PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => bail!("{} does not end", self.name),
+            }
+        }
     }
 
     /// Every event up to the end of the process, which must come by itself.

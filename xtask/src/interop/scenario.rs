@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::cast::{Cast, Tier};
 use super::feature::Feature;
+use super::install::is_istio_built;
 use super::parity;
 use super::peer::Peer;
 use super::scenarios;
@@ -30,22 +31,30 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Whether this cast is part of every run.
     pub(crate) fn is_quick(&self, cast: &Cast) -> bool {
-        self.tier == Tier::Quick && cast.tier == Tier::Quick
+        [self.tier, cast.tier].into_iter().all(|tier| match tier {
+            Tier::Quick => true,
+            Tier::IfBuilt => is_istio_built(),
+            Tier::Full => false,
+        })
     }
 }
 
 /// Every list of scenarios; a new one is a file and a line here.
 const GROUPS: &[&[Scenario]] = &[
     scenarios::baseline::SCENARIOS,
+    scenarios::cases::SCENARIOS,
     scenarios::routing::SCENARIOS,
     scenarios::balancing::SCENARIOS,
     scenarios::limits::SCENARIOS,
     scenarios::security::SCENARIOS,
     scenarios::servers::SCENARIOS,
+    scenarios::trouble::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
+    scenarios::polyglot::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,
+    scenarios::istio::SCENARIOS,
     parity::SCENARIOS,
 ];
 

@@ -85,7 +85,8 @@ impl Stage<'_> {
     pub(crate) fn traffic(&self, bootstrap: &Path, flags: &[&str]) -> Result<Traffic> {
         let endless = ["--wait-for-ready", "--n=0", "--qps=200", "--concurrency=8"];
         let flags = [&["--target=xds:///greeter"], &endless[..], flags].concat();
-        Ok(Traffic::new(self.client("traffic", bootstrap, &flags)?))
+        let client = self.client("traffic", bootstrap, &flags)?;
+        Ok(Traffic::new(client, self.cast.client != Client::Ours))
     }
 
     /// A free name for a file of this run.

@@ -50,6 +50,7 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         path: &question.path,
         headers: &question.headers,
         random: 0,
+        hash: 0,
     });
     let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
         known.share(&clusters[index as usize], percent)

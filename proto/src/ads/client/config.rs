@@ -1,5 +1,6 @@
 //! What a client stream is told once, at its start.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::ads::Variant;
@@ -15,18 +16,33 @@ pub(super) type Decode = fn(ResourceType, &Any, &Context) -> Result<Decoded, Rea
 /// Everything a [`super::ClientStream`] needs to know.
 #[derive(Debug, Clone)]
 pub struct ClientConfig {
-    /// Which of the two streams it speaks.
+    /// Which of the two streams it speaks. A server that has no delta is spoken to in state of the
+    /// world, once it has said so.
     pub variant: Variant,
     /// Sent in the first request of each stream.
     pub node: Node,
     /// What decoding resources depends on.
     pub context: Context,
-    /// Most preferred first (gRFC A71); without one nothing is ever asked for.
+    /// Every server there is, once: one stream each, whoever needs it.
     pub servers: Vec<ServerInfo>,
+    /// Who answers for which names.
+    pub authorities: Authorities,
     /// The protocol's periods.
     pub timers: Timers,
     /// Of the jitter, so that processes spread and tests repeat.
     pub seed: u64,
+}
+
+/// Which servers answer for which names, as indices into [`ClientConfig::servers`], most preferred
+/// first (gRFC A71); without one nothing is ever asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authorities {
+    /// Of names that are not `xdstp:` names.
+    pub default: Vec<usize>,
+    /// Of `xdstp:` names, by their authority (gRFC A47).
+    pub named: BTreeMap<String, Vec<usize>>,
+    /// Whether the default's servers answer for authorities that are not named here, too.
+    pub others: bool,
 }
 
 /// One xDS server.

@@ -1,4 +1,4 @@
-//! Which server is tried when.
+//! The stream to one server, and when it is tried.
 //!
 //! ```text
 //!            first subscription          handle_connected
@@ -12,6 +12,57 @@
 use std::time::{Duration, Instant};
 
 use super::Timers;
+use super::type_state::TypeState;
+use crate::ads::Variant;
+use crate::resource::ResourceType;
+
+/// One server's stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) variant: Variant,
+    pub(super) phase: Phase,
+    pub(super) backoff: Backoff,
+    /// The last working stream ended before it was steady: the next such end is followed by a pause.
+    is_hasty: bool,
+    /// Why the last try failed, until the server answers.
+    pub(super) failure: Option<String>,
+    /// In the order of [`ResourceType::ALL`], which is the order of requests.
+    pub(super) types: [TypeState; 4],
+}
+
+impl Stream {
+    pub(super) fn new(server: usize, variant: Variant, timers: &Timers, seed: u64) -> Self {
+        Self {
+            variant,
+            phase: Phase::Idle,
+            backoff: Backoff::new(timers, seed.wrapping_add(server as u64)),
+            is_hasty: false,
+            failure: None,
+            types: ResourceType::ALL.map(|t| TypeState::new(t, server)),
+        }
+    }
+
+    pub(super) fn has_names(&self) -> bool {
+        self.types.iter().any(TypeState::has_names)
+    }
+
+    /// Whether a working stream that lived so long is replaced at once. A server that answers and
+    /// hangs up, again and again, would keep both sides busy for nothing: once it may.
+    pub(super) fn may_hurry(&mut self, lived: Duration, timers: &Timers) -> bool {
+        let was_hasty = self.is_hasty;
+        self.is_hasty = lived < timers.backoff_initial;
+        !(was_hasty && self.is_hasty)
+    }
+
+    /// When something is due without the server.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::BackingOff { until } => Some(until),
+            Phase::Open { .. } => self.types.iter().filter_map(TypeState::deadline).min(),
+            Phase::Idle | Phase::Connecting => None,
+        }
+    }
+}
 
 /// Where the stream is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,11 +82,11 @@ pub(super) enum Phase {
         /// When it was opened.
         since: Instant,
     },
-    /// Every server failed; the next round starts then.
+    /// The last try failed; the next one starts then.
     BackingOff { until: Instant },
 }
 
-/// Pauses between rounds of attempts: exponential, with jitter (the gRPC connection backoff).
+/// Pauses between attempts: exponential, with jitter (the gRPC connection backoff).
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use crate::ads::Request;
+use crate::ads::{Request, Variant};
 use crate::code::{self, Code};
 use crate::codec::{Ignored, InvalidResource};
+use crate::resource::name::InvalidName;
 use crate::resource::{Resource, ResourceType};
 
 /// What the driver of a [`super::ClientStream`] has to do next.
@@ -15,14 +16,26 @@ use crate::resource::{Resource, ResourceType};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Output {
     /// Open a stream to this server (an index into [`super::ClientConfig::servers`]), closing any
-    /// older one; answer with `handle_connected` or `handle_closed`. Comes only while something
-    /// is subscribed.
+    /// older one to it; answer with `handle_connected`, `handle_closed` or
+    /// `handle_unimplemented`. Comes only while something is subscribed there.
     Connect {
+        /// Which.
+        server: usize,
+        /// What is spoken.
+        variant: Variant,
+    },
+    /// Close the stream to this server, or end the try: nothing is wanted of it any more.
+    Disconnect {
         /// Which.
         server: usize,
     },
     /// Write this to the open stream.
-    Send(Request),
+    Send {
+        /// Of this server.
+        server: usize,
+        /// What.
+        request: Request,
+    },
     /// Something others want to know.
     Event(Event),
 }
@@ -50,11 +63,31 @@ pub enum Event {
         /// Its name.
         name: String,
     },
-    /// A full round of servers failed while something subscribed is not cached. Given for each
-    /// such round, and to those who subscribe before the next one begins.
+    /// All servers of an authority failed while something subscribed is not cached. Given for each
+    /// round of tries, and to those who subscribe before the next one begins.
     Unreachable {
+        /// See [`super::ClientStream::authority_of`].
+        authority: usize,
         /// Each server and how it failed.
         reason: String,
+    },
+    /// Another server than before answers for an authority (gRFC A71): a lower one is asked because
+    /// one has failed while something is missing, or a higher one works again. What is cached
+    /// stays in use.
+    Fallback {
+        /// The authority's name; `None`: of names that are not `xdstp:` names.
+        authority: Option<String>,
+        /// The server until now.
+        from: usize,
+        /// The server from now on.
+        to: usize,
+        /// Whether `to` is less preferred.
+        is_down: bool,
+    },
+    /// The server has no delta: from now on it is spoken to in state of the world.
+    NoDelta {
+        /// Which server.
+        server: usize,
     },
     /// The stream is open.
     StreamUp {
@@ -74,11 +107,15 @@ pub enum Event {
     /// A response was passed over: of an unknown type, or of one that this stream has not asked
     /// for. Given for the first of each stream.
     Unasked {
+        /// Whose.
+        server: usize,
         /// As the server names it.
         type_url: String,
     },
     /// A response was good.
     Accepted {
+        /// Whose.
+        server: usize,
         /// Of which type.
         resource_type: ResourceType,
         /// The server's name for it.
@@ -86,6 +123,8 @@ pub enum Event {
     },
     /// A response was refused. What was good in it is used all the same (gRFC A46).
     Rejected {
+        /// Whose.
+        server: usize,
         /// Of which type.
         resource_type: ResourceType,
         /// The server's name for it.
@@ -124,6 +163,13 @@ pub enum ResourceError {
     },
     /// The server did not answer in time, which says nothing about the resource.
     TimedOut,
+    /// Nobody can be asked: the bootstrap does not have the name's authority (gRFC A47).
+    UnknownAuthority {
+        /// As it stands in the name.
+        authority: String,
+    },
+    /// Nobody can be asked: it is no name of a resource of this type.
+    BadName(InvalidName),
 }
 
 /// gRPC status codes that speak about the data and not about the server (gRFC A88).
@@ -136,7 +182,11 @@ impl ResourceError {
     #[must_use]
     pub fn is_data_error(&self) -> bool {
         match self {
-            Self::Invalid(_) | Self::Deleted | Self::DoesNotExist => true,
+            Self::Invalid(_)
+            | Self::Deleted
+            | Self::DoesNotExist
+            | Self::UnknownAuthority { .. }
+            | Self::BadName(_) => true,
             Self::Refused { code, .. } => matches!(*code, NOT_FOUND | PERMISSION_DENIED),
             Self::TimedOut => false,
         }
@@ -156,6 +206,8 @@ impl ResourceError {
             } => code::RESOURCE_NOT_FOUND,
             Self::Refused { .. } => code::RESOURCE_REFUSED,
             Self::TimedOut => code::RESOURCE_TIMED_OUT,
+            Self::UnknownAuthority { .. } => code::RESOURCE_UNKNOWN_AUTHORITY,
+            Self::BadName(_) => code::RESOURCE_BAD_NAME,
         }
     }
 }
@@ -170,6 +222,10 @@ impl fmt::Display for ResourceError {
                 write!(f, "refused by the control plane: {message} (code {code})")?;
             }
             Self::TimedOut => f.write_str("the control plane did not answer in time")?,
+            Self::UnknownAuthority { authority } => {
+                write!(f, "the bootstrap has no authority {authority:?}")?;
+            }
+            Self::BadName(invalid) => write!(f, "the name {invalid}")?,
         }
         write!(f, " [{}]", self.code())
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::{ClientConfig, ClientStream, Event, Output, ServerInfo, Timers};
+use super::{Authorities, ClientConfig, ClientStream, Event, Output, ServerInfo, Timers};
 use crate::ads::fake::{self, any};
 use crate::ads::{Request, Response, Variant};
 use crate::bootstrap::ServerFeatures;
@@ -52,6 +52,10 @@ impl Play {
                 uri: "xds:1".into(),
                 features: ServerFeatures::default(),
             }],
+            authorities: Authorities {
+                default: vec![0],
+                ..Authorities::default()
+            },
             timers: Timers::default(),
             seed,
         };
@@ -84,7 +88,7 @@ impl Play {
             self.pass(at.saturating_duration_since(self.now));
         }
         if std::mem::take(&mut self.is_connecting) {
-            self.client.handle_connected(self.now);
+            self.client.handle_connected(self.now, 0);
             self.drain();
         }
     }
@@ -92,7 +96,7 @@ impl Play {
     fn close(&mut self) {
         self.asked.clear();
         self.owed.clear();
-        self.client.handle_closed(self.now, "cut");
+        self.client.handle_closed(self.now, 0, "cut");
         self.drain();
     }
 
@@ -109,7 +113,8 @@ impl Play {
                     self.is_connecting = true;
                     self.attempts.push(self.now);
                 }
-                Output::Send(request) => self.note(&request),
+                Output::Disconnect { .. } => panic!("there is no other server"),
+                Output::Send { request, .. } => self.note(&request),
                 Output::Event(Event::Resource(resource)) => {
                     let key = (resource.resource_type(), resource.name().to_owned());
                     self.held.insert(key, resource);
@@ -149,7 +154,7 @@ impl Play {
             let owed = self.owed.entry(t).or_default();
             owed.push_back(response.nonce().to_owned());
         }
-        self.client.handle_response(self.now, response);
+        self.client.handle_response(self.now, 0, response);
         self.drain();
         assert!(self.owed.values().all(VecDeque::is_empty), "answered");
     }

@@ -14,6 +14,8 @@ pub struct Known<'a> {
     pub resource_type: ResourceType,
     /// Its name.
     pub name: &'a str,
+    /// Who said the content last, as an index into [`super::ClientConfig::servers`].
+    pub server: Option<usize>,
     /// The last good content, as it arrived.
     pub content: Option<&'a Any>,
     /// The newest version known to have that content; empty without content.
@@ -70,7 +72,10 @@ impl Status {
     fn of(error: &ResourceError) -> Self {
         match error {
             ResourceError::Invalid(_) => Self::Nacked,
-            ResourceError::Deleted | ResourceError::DoesNotExist => Self::DoesNotExist,
+            ResourceError::Deleted
+            | ResourceError::DoesNotExist
+            | ResourceError::UnknownAuthority { .. }
+            | ResourceError::BadName(_) => Self::DoesNotExist,
             ResourceError::Refused { .. } => Self::ReceivedError,
             ResourceError::TimedOut => Self::Timeout,
         }

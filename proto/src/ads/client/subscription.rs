@@ -1,4 +1,4 @@
-//! One subscribed name: what is held of it, what is wrong with it, how long to wait for it.
+//! One subscribed name: what is held of it and what is wrong with it, whoever said so.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -12,7 +12,9 @@ use crate::wire::Any;
 pub(super) struct Held {
     /// As it arrived, for comparing before decoding.
     pub(super) raw: Any,
-    /// Delta only: the server's name for this content.
+    /// Who said it last.
+    pub(super) server: usize,
+    /// Delta only: that server's name for this content.
     pub(super) version: String,
     /// What it means.
     pub(super) resource: Resource,
@@ -44,16 +46,14 @@ pub(super) struct Subscription {
     /// False between `unsubscribe` and the request that says so. Until then the server keeps the
     /// content current, so a new subscription may have it.
     pub(super) wanted: bool,
-    /// Named to the server on this stream.
-    pub(super) on_wire: bool,
+    /// Who answers for it; `None`: nobody, and `error` says why.
+    pub(super) authority: Option<usize>,
     pub(super) held: Option<Held>,
     pub(super) error: Option<ResourceError>,
     /// There as long as something is held.
     pub(super) accepted: Option<Accepted>,
     /// There as long as something is wrong.
     pub(super) failed: Option<FailedUpdate>,
-    /// When silence means that it does not exist.
-    pub(super) deadline: Option<Instant>,
 }
 
 /// Where events of one type go.
@@ -75,9 +75,17 @@ impl Announce<'_> {
 }
 
 impl Subscription {
+    /// Whether nothing is known of it, for good or ill: a server that could tell is worth a try.
+    pub(super) fn is_gap(&self) -> bool {
+        let has_verdict = self
+            .error
+            .as_ref()
+            .is_some_and(ResourceError::is_data_error);
+        self.wanted && self.held.is_none() && !has_verdict
+    }
+
     /// A good version of it has come. `new` is `None` where the bytes are those already held.
     pub(super) fn good(&mut self, name: &str, new: Option<Held>, announce: &mut Announce<'_>) {
-        self.deadline = None;
         self.accept(new.as_ref(), announce);
         // Only an ambient error can be over; any other ends with the resource itself.
         if self.error.take().is_some() && self.held.is_some() {
@@ -106,7 +114,6 @@ impl Subscription {
         raw: Option<Any>,
         announce: &mut Announce<'_>,
     ) {
-        self.deadline = None;
         self.failed = Some(FailedUpdate {
             version: announce.version.clone(),
             at: announce.now,

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers};
+use super::{
+    Authorities, ClientConfig, ClientStream, Event, Output, ResourceError, ServerInfo, Timers,
+};
 use crate::ads::fake::{self, any};
 use crate::ads::{Request, Response, Variant};
 use crate::bootstrap::ServerFeatures;
@@ -26,6 +28,9 @@ struct Client {
     requests: Vec<Request>,
     events: Vec<Event>,
     connects: Vec<usize>,
+    disconnects: Vec<usize>,
+    /// The one that `connected`, `closed` and `answer` are about: the one tried last.
+    server: usize,
 }
 
 impl Client {
@@ -34,6 +39,18 @@ impl Client {
     }
 
     fn with_servers(variant: Variant, features: &[ServerFeatures]) -> Self {
+        let authorities = Authorities {
+            default: (0..features.len()).collect(),
+            ..Authorities::default()
+        };
+        Self::with_authorities(variant, features, authorities)
+    }
+
+    fn with_authorities(
+        variant: Variant,
+        features: &[ServerFeatures],
+        authorities: Authorities,
+    ) -> Self {
         let now = Instant::now();
         let servers = features.iter().enumerate();
         let config = ClientConfig {
@@ -49,6 +66,7 @@ impl Client {
                     features: *features,
                 })
                 .collect(),
+            authorities,
             timers: Timers::default(),
             seed: 1,
         };
@@ -59,6 +77,8 @@ impl Client {
             requests: Vec::new(),
             events: Vec::new(),
             connects: Vec::new(),
+            disconnects: Vec::new(),
+            server: 0,
         }
     }
 
@@ -84,17 +104,17 @@ impl Client {
     }
 
     fn connected(&mut self) {
-        self.stream.handle_connected(self.now);
+        self.stream.handle_connected(self.now, self.server);
         self.drain();
     }
 
     fn closed(&mut self) {
-        self.stream.handle_closed(self.now, "cut");
+        self.stream.handle_closed(self.now, self.server, "cut");
         self.drain();
     }
 
     fn answer(&mut self, response: Response) {
-        self.stream.handle_response(self.now, response);
+        self.stream.handle_response(self.now, self.server, response);
         self.drain();
     }
 
@@ -112,8 +132,12 @@ impl Client {
     fn drain(&mut self) {
         while let Some(output) = self.stream.poll_output() {
             match output {
-                Output::Connect { server } => self.connects.push(server),
-                Output::Send(request) => self.requests.push(request),
+                Output::Connect { server, .. } => {
+                    self.server = server;
+                    self.connects.push(server);
+                }
+                Output::Disconnect { server } => self.disconnects.push(server),
+                Output::Send { request, .. } => self.requests.push(request),
                 Output::Event(event) => self.events.push(event),
             }
         }
@@ -123,6 +147,7 @@ impl Client {
         self.requests.clear();
         self.events.clear();
         self.connects.clear();
+        self.disconnects.clear();
     }
 
     fn only_request(&mut self) -> Request {
@@ -174,6 +199,7 @@ fn kind(error: &ResourceError) -> String {
         ResourceError::DoesNotExist => "does not exist".into(),
         ResourceError::Refused { code, message } => format!("{code} {message}"),
         ResourceError::TimedOut => "timed out".into(),
+        other => other.to_string(),
     }
 }
 
@@ -335,7 +361,7 @@ fn each_response_gets_exactly_one_answer() {
         let mut client = Client::up(variant, &[(Cluster, "a")]);
         for nonce in ["1", "2", "3"] {
             let response = response(variant, Cluster, nonce, &["a=1"]);
-            client.stream.handle_response(client.now, response);
+            client.stream.handle_response(client.now, 0, response);
         }
         client.drain();
         let nonces: Vec<_> = client.requests.iter().map(Request::nonce).collect();
@@ -371,6 +397,7 @@ fn responses_nobody_asked_for_are_ignored() {
         client.answer(unknown);
         assert!(client.requests.is_empty());
         let told = Event::Unasked {
+            server: 0,
             type_url: Listener.type_url().into(),
         };
         assert_eq!(client.events, [told], "the first of them is told of");
@@ -639,7 +666,7 @@ fn streams_that_answer_and_end_are_replaced_more_and_more_slowly() {
             client.closed();
             if client.connects.is_empty() {
                 let told = client.events.iter().any(
-                    |e| matches!(e, Event::Unreachable { reason } if reason == "server-0: cut"),
+                    |e| matches!(e, Event::Unreachable { reason, .. } if reason == "server-0: cut"),
                 );
                 assert!(told, "b is missing: {:?}", client.events);
                 let pause = client.stream.poll_timeout().expect("a pause") - client.now;
@@ -749,6 +776,7 @@ fn the_next_server_is_tried_while_something_is_missing() {
         );
         client.closed();
         let expected = Event::Unreachable {
+            authority: 0,
             reason: "server-0: cut; server-1: cut; server-2: cut".into(),
         };
         assert_eq!(client.events.last(), Some(&expected));
@@ -756,7 +784,8 @@ fn the_next_server_is_tried_while_something_is_missing() {
         client.subscribe_all(&[(Cluster, "b")]);
         assert_eq!(client.events, [expected], "who comes later hears it, too");
         client.pass(seconds(2));
-        assert_eq!(client.connects, [0]);
+        client.connects.sort_unstable();
+        assert_eq!(client.connects, [0, 1, 2], "each is tried again");
     }
 }
 
@@ -1011,7 +1040,7 @@ fn what_is_known_of_each_name_can_be_asked() {
             "b DOES_NOT_EXIST \"v2\" Some(0), failed v3",
         ]
     );
-    let updates = client.stream.updates(Cluster);
+    let updates = client.stream.updates(0, Cluster);
     assert_eq!((updates.valid, updates.invalid), (3, 2));
 }
 

@@ -13,6 +13,10 @@ use crate::resource::ResourceType;
 use crate::wire::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::wire::rpc::Status;
 
+/// Missing names of one response for which it is worth looking what may have been meant. Others of
+/// this process wait meanwhile.
+const SUGGESTED: usize = 20;
+
 /// One type.
 #[derive(Debug)]
 pub(super) struct TypeState {
@@ -286,10 +290,11 @@ impl TypeState {
     }
 
     fn explain(&self, names: &[String], view: &dyn View) -> Vec<(String, Missing)> {
-        names
-            .iter()
-            .filter_map(|name| Some((name.clone(), view.missing(&self.type_url, name)?)))
-            .collect()
+        let explain = |(index, name): (usize, &String)| {
+            let missing = view.missing(&self.type_url, name, index < SUGGESTED)?;
+            Some((name.clone(), missing))
+        };
+        names.iter().enumerate().filter_map(explain).collect()
     }
 
     fn report_ack(&self, version: String, nonce: String, outputs: &mut Outputs) {

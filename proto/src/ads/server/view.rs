@@ -34,7 +34,9 @@ pub trait View {
     fn entries(&self, t: &str) -> Box<dyn Iterator<Item = &Arc<Entry>> + '_>;
     /// What to say about a name for which `entry` is `None`, beyond what the protocol says of it by
     /// itself: absence from a whole state, `removed_resources` in delta, and else nothing.
-    fn missing(&self, t: &str, name: &str) -> Option<Missing>;
+    /// `suggest`: also what may have been meant, which takes time; not asked for where very many
+    /// names are missing at once.
+    fn missing(&self, t: &str, name: &str, suggest: bool) -> Option<Missing>;
     /// Whether a peer that shows the current version on a new state-of-the-world stream needs
     /// nothing sent. Default: true. The other way costs bytes, and is what clients expect that
     /// return to a server only once it has told them something (gRFC A71).

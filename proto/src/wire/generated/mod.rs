@@ -91,6 +91,11 @@ pub mod envoy {
                     include!("envoy.extensions.load_balancing_policies.least_request.v3.rs");
                 }
             }
+            pub mod maglev {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.maglev.v3.rs");
+                }
+            }
             pub mod pick_first {
                 pub mod v3 {
                     include!("envoy.extensions.load_balancing_policies.pick_first.v3.rs");

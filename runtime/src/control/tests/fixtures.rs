@@ -89,6 +89,7 @@ pub(in crate::control) fn routes(name: &str, clusters: &[&str]) -> Resource {
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
+            hash_policies: Vec::new(),
         }),
     };
     Resource::RouteConfiguration(Arc::new(RouteConfiguration {
@@ -123,6 +124,7 @@ pub(in crate::control) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> 
         hostname: String::new(),
         weight: 1,
         health: Health::Healthy,
+        hash_key: None,
     };
     Resource::EndpointAssignment(Arc::new(EndpointAssignment {
         cluster: cluster.into(),

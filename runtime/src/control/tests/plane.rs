@@ -52,7 +52,7 @@ impl View for Store {
         Box::new(self.entries.get(t).into_iter().flat_map(BTreeMap::values))
     }
 
-    fn missing(&self, _: &str, name: &str) -> Option<Missing> {
+    fn missing(&self, _: &str, name: &str, _: bool) -> Option<Missing> {
         Some(Missing {
             code: 5,
             message: format!("no such resource {name}"),

@@ -182,7 +182,7 @@ async fn a_stream_that_never_pauses_meets_its_deadline() {
     answer(&mut last, "done");
     soon(other).await.unwrap().unwrap();
     let slot = Arc::new(crate::snapshot::Slot::new(
-        "here",
+        "here".into(),
         Arc::default(),
         Arc::default(),
     ));

@@ -26,6 +26,14 @@ pub(super) fn built(
     built_in(&home()?, name, hash(sources)?, build)
 }
 
+/// Whether that folder is there already. Sources that cannot be read have made nothing.
+pub(super) fn has(name: &str, sources: &[PathBuf]) -> bool {
+    let folder = |hash| Ok(home()?.join(format!("{name}-{hash:016x}")));
+    hash(sources)
+        .and_then(folder)
+        .is_ok_and(|folder| folder.join(COMPLETE).exists())
+}
+
 fn built_in(
     home: &Path,
     name: &str,

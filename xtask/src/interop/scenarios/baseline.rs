@@ -19,7 +19,13 @@ use crate::interop::stage::Stage;
 const CASTS: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::Serve),
     Cast::new(Client::Ours, Server::Go, Plane::Serve),
+    Cast::new(Client::Ours, Server::Python, Plane::Serve),
     Cast::new(Client::Go, Server::Ours, Plane::Serve),
+    Cast::new(Client::Ours, Server::Node, Plane::Serve),
+    Cast::new(Client::Python, Server::Ours, Plane::Serve),
+    Cast::new(Client::Node, Server::Ours, Plane::Serve),
+    Cast::new(Client::Ours, Server::Java, Plane::Serve),
+    Cast::new(Client::Java, Server::Ours, Plane::Serve),
 ];
 
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use crate::interop::cast::Tier;
-use crate::interop::casts::SECURE;
+use crate::interop::casts::EVERYBODY;
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
 use crate::interop::mesh::{self, Certificates, TRUST_DOMAIN};
@@ -22,7 +22,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "tls",
         features: &[Feature::Tls],
         about: "the server alone shows a certificate",
-        casts: SECURE,
+        casts: EVERYBODY,
         helpers: &[],
         tier: Tier::Quick,
         play: tls,
@@ -31,7 +31,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "wrong-server",
         features: &[Feature::WrongServer],
         about: "a server with another name than the cluster demands is not called, until the cluster demands its name",
-        casts: SECURE,
+        casts: EVERYBODY,
         helpers: &[],
         tier: Tier::Quick,
         play: wrong_server,
@@ -40,7 +40,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
         name: "no-client-certificate",
         features: &[Feature::NoClientCertificate],
         about: "a client that shows no certificate cannot call a server that demands one; once it shows one, it can",
-        casts: SECURE,
+        casts: EVERYBODY,
         helpers: &[],
         tier: Tier::Quick,
         play: no_client_certificate,
@@ -79,14 +79,15 @@ impl Secured {
 
     fn listener(&self, demands_certificate: bool) -> Value {
         let mut common = json!({"tls_certificate_provider_instance": provider()});
+        let mut tls = json!({
+            "@type": kind("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
+        });
         if demands_certificate {
             common["validation_context"] = json!({"ca_certificate_provider_instance": provider()});
+            // grpc-node takes `false` for a demand, too.
+            tls["require_client_certificate"] = true.into();
         }
-        let tls = json!({
-            "@type": kind("envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
-            "common_tls_context": common,
-            "require_client_certificate": demands_certificate,
-        });
+        tls["common_tls_context"] = common;
         server_listener(&self.server.address, Some(&tls))
     }
 

@@ -10,10 +10,10 @@ use crate::interop::casts::{FALLBACK, FEDERATION};
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
 use crate::interop::resources::{
-    all_to, cluster, endpoints, listener, route_configuration, simple, with,
+    SERVICE, all_to, cluster, cluster_at, endpoints, listener, route_configuration, with,
 };
 use crate::interop::scenario::Scenario;
-use crate::interop::stage::Stage;
+use crate::interop::stage::{Backend, Stage};
 use crate::interop::traffic::answered_by;
 
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
@@ -104,8 +104,16 @@ fn federation(stage: &Stage<'_>) -> Result<()> {
 fn fallback(stage: &Stage<'_>) -> Result<()> {
     let a = stage.backend("a", &[])?;
     let b = stage.ours("b", &[])?;
-    let first = simple(&[&a.address]);
-    let second = simple(&[&b.address]);
+    // Names of their own: grpc-go, back at the first one, asks it for what is new to it alone.
+    let named = |routes: &str, name: &str, backend: &Backend| {
+        let service = [
+            listener(SERVICE, routes),
+            route_configuration(routes, &[all_to(name)]),
+        ];
+        [service.to_vec(), cluster_at(name, &[&backend.address])].concat()
+    };
+    let first = named("routes-one", "one", &a);
+    let second = named("routes-two", "two", &b);
     // Where the first one will be: the port is free again as soon as it is gone.
     let gone = Management::start_at(stage, "management-once", "127.0.0.1:0", &first)?;
     let address = gone.address.clone();

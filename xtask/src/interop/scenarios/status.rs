@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::codegen::root;
 use crate::interop::calls::summary;
 use crate::interop::cast::Tier;
-use crate::interop::casts::ADMIN;
+use crate::interop::casts::EVERYBODY;
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
 use crate::interop::peer::{Client, Peer};
@@ -21,7 +21,7 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[Scenario {
     name: "csds",
     features: &[Feature::Csds],
     about: "C-core's published stubs ask a client what it runs (CSDS), and it names everything that it was served",
-    casts: ADMIN,
+    casts: EVERYBODY,
     helpers: &[Peer::Grpcio],
     tier: Tier::Quick,
     play: client_status,

@@ -1,16 +1,17 @@
 //! From the items of a response to names and verdicts, without changing anything.
 
 use std::collections::BTreeMap;
-use std::hash::BuildHasher;
 
 use bytes::Bytes;
 
 use super::TypeState;
+use crate::ads::client::cache::Cache;
 use crate::ads::client::config::Decode;
 use crate::ads::client::subscription::{Held, Subscription};
 use crate::ads::client::update::Item;
 use crate::codec::{Context, Decoded, Ignored, InvalidResource, Reason, Unnamed};
 use crate::resource::Resource;
+use crate::resource::name::canonical;
 use crate::wire::Any;
 
 /// What reading resources needs.
@@ -35,13 +36,14 @@ impl TypeState {
     pub(super) fn read_all(
         &self,
         items: Vec<Item>,
+        cache: &Cache,
         reader: &Reader<'_>,
         problems: &mut Vec<String>,
     ) -> (BTreeMap<String, Read>, usize) {
         let mut all = BTreeMap::new();
         let mut nameless = 0;
         for (index, item) in items.into_iter().enumerate() {
-            match self.read(item, reader) {
+            match self.read(item, cache, reader) {
                 Ok((name, read)) => {
                     let duplicate = || self.invalid(&name, Reason::Duplicate(name.clone()));
                     let read = match all.get(&name) {
@@ -59,16 +61,19 @@ impl TypeState {
         (all, nameless)
     }
 
-    fn read(&self, item: Item, reader: &Reader<'_>) -> Result<(String, Read), Reason> {
+    fn read(
+        &self,
+        mut item: Item,
+        cache: &Cache,
+        reader: &Reader<'_>,
+    ) -> Result<(String, Read), Reason> {
+        item.name = item.name.map(|name| canonical(&name).into_owned());
         let Some(any) = item.any else {
-            return self.read_heartbeat(item.name);
+            return self.read_heartbeat(item.name, cache);
         };
         let known = match &item.name {
-            Some(name) => self.names.get_key_value(name),
-            None => self
-                .by_content
-                .get(&self.hasher.hash_one(&any))
-                .and_then(|name| self.names.get_key_value(name)),
+            Some(name) => cache.get(name).map(|subscription| (name, subscription)),
+            None => cache.name_of(&any),
         };
         if let Some((
             name,
@@ -101,29 +106,43 @@ impl TypeState {
         any: &Any,
         decoded: Decoded,
     ) -> (String, Read) {
-        let name = outer.unwrap_or_else(|| decoded.name.clone());
-        if name != decoded.name {
+        let inner = canonical(&decoded.name);
+        let name = outer.unwrap_or_else(|| inner.clone().into_owned());
+        if name != inner {
             let reason = Reason::Rule(format!("is named {:?} inside", decoded.name));
             let invalid = self.invalid(&name, reason);
             return (name, Read::Bad(invalid, Some(copy(any))));
         }
         let read = match decoded.result {
-            Ok(resource) => Read::Good(hold(any, version, resource), decoded.ignored),
+            Ok(resource) => Read::Good(self.hold(any, version, resource), decoded.ignored),
             Err(invalid) => Read::Bad(invalid, Some(copy(any))),
         };
         (name, read)
     }
 
     /// Without a body it only refreshes the TTL, which gRPC ignores, of something held.
-    fn read_heartbeat(&self, name: Option<String>) -> Result<(String, Read), Reason> {
+    fn read_heartbeat(
+        &self,
+        name: Option<String>,
+        cache: &Cache,
+    ) -> Result<(String, Read), Reason> {
         let name = name.ok_or(Reason::Missing)?;
-        let is_held = self.names.get(&name).is_none_or(|s| s.held.is_some());
+        let is_held = cache.get(&name).is_none_or(|s| s.held.is_some());
         let read = if is_held {
             Read::Unchanged { version: None }
         } else {
             Read::Bad(self.invalid(&name, Reason::Missing), None)
         };
         Ok((name, read))
+    }
+
+    fn hold(&self, any: &Any, version: String, resource: Resource) -> Held {
+        Held {
+            raw: copy(any),
+            server: self.server,
+            version,
+            resource,
+        }
     }
 
     fn invalid(&self, name: &str, reason: Reason) -> InvalidResource {
@@ -133,14 +152,6 @@ impl TypeState {
             path: String::new(),
             reason,
         }
-    }
-}
-
-fn hold(any: &Any, version: String, resource: Resource) -> Held {
-    Held {
-        raw: copy(any),
-        version,
-        resource,
     }
 }
 

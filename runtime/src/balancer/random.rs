@@ -1,0 +1,113 @@
+//! Any ready endpoint, each call on its own (xDS `RANDOM`).
+//!
+//! Without turns there is nothing that calls of many threads would have to write to. Endpoint
+//! weights do not count. Connects to every endpoint at once.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use sidestep_proto::resource::LbPolicy;
+
+use super::constant::{Failing, Queueing};
+use super::endpoints::Endpoints;
+use super::{
+    Action, Actions, Call, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory,
+    Pick, Picker, SubchannelId,
+};
+use crate::routing::{Purpose, below, draw};
+
+/// Makes [`Random`]s.
+#[derive(Debug)]
+pub(super) struct Factory;
+
+impl LoadBalancerFactory for Factory {
+    fn name(&self) -> &'static str {
+        "random"
+    }
+
+    fn build(&self, policy: &LbPolicy, _seed: u64) -> Option<Box<dyn LoadBalancer>> {
+        matches!(policy, LbPolicy::Random).then(|| Box::<Random>::default() as _)
+    }
+}
+
+/// The policy.
+#[derive(Debug, Default)]
+struct Random {
+    endpoints: Endpoints,
+}
+
+impl Random {
+    fn publish(&self, out: &mut Actions) {
+        let state = self.endpoints.connectivity();
+        let picker: Arc<dyn Picker> = match &state {
+            Connectivity::Ready => Arc::new(Any(self.endpoints.ready().map(|e| e.id).collect())),
+            Connectivity::TransientFailure(failure) => Arc::new(Failing(failure.clone())),
+            Connectivity::Idle | Connectivity::Connecting => Arc::new(Queueing),
+        };
+        out.push(Action::Publish(state, picker));
+    }
+}
+
+impl LoadBalancer for Random {
+    fn update(
+        &mut self,
+        _now: Instant,
+        endpoints: &[Endpoint],
+        error: Option<&Failure>,
+        out: &mut Actions,
+    ) {
+        if self.endpoints.update(endpoints, error, out) {
+            self.publish(out);
+        }
+    }
+
+    fn subchannel_changed(
+        &mut self,
+        _now: Instant,
+        id: SubchannelId,
+        state: &Connectivity,
+        out: &mut Actions,
+    ) {
+        if self.endpoints.changed(id, state, out) {
+            self.publish(out);
+        }
+    }
+
+    fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
+        self.endpoints.connect_requested(id, out);
+    }
+}
+
+/// The ready endpoints. Never empty.
+#[derive(Debug)]
+struct Any(Box<[SubchannelId]>);
+
+impl Picker for Any {
+    fn pick<'a>(&'a self, call: &Call<'_>) -> Pick<'a> {
+        let number = draw(call.random, Purpose::Endpoint(0));
+        // Below the length, so it fits.
+        Pick::Ready(self.0[below(number, self.0.len() as u64) as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{Rig, counts};
+    use super::*;
+
+    #[test]
+    fn each_ready_endpoint_gets_its_share() {
+        let mut rig = Rig::new(Factory.build(&LbPolicy::Random, 1).unwrap());
+        let endpoints: Vec<_> = (0..5).map(|i| rig.endpoint(i)).collect();
+        rig.update(&endpoints);
+        for endpoint in &endpoints[..4] {
+            rig.set(endpoint.id, Connectivity::Ready);
+        }
+        let counts = counts(&rig, 10_000);
+        assert_eq!(counts.len(), 4);
+        // 5 sigma of a binomial with 10,000 trials at 1/4 is 217.
+        for count in counts {
+            assert!(count.abs_diff(2_500) < 217, "{count}");
+        }
+    }
+}
