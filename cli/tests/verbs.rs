@@ -433,6 +433,36 @@ fn check_says_what_it_did_not_ask() {
 }
 
 #[test]
+fn check_lists_what_a_kind_of_client_ignores() {
+    let mesh = "mesh: v1\nservices:\n  a:\n    endpoints: {static: [{address: \"127.0.0.1:1\"}]}\n    timeout: 1s\n    balance: {policy: least_request}\n";
+    let directory = Directory::with(mesh);
+    let output = run(&["check", "--profile", "grpc-node", path(&directory.mesh())]);
+    assert_eq!(exit(&output), 0, "{}", stderr(&output));
+    let text = stdout(&output);
+    for part in [
+        "grpc-node 1.13 does not do 1 of the things in it:",
+        "mesh.yaml:6:23: services.a.balance.policy: least request (A48): not there: the cluster is refused",
+        "mesh.yaml:5:14: services.a.timeout: longest duration of a call (A31): since 1.4",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let file = directory.mesh();
+    let output = run(&["check", "--json", "--profile", "grpc-go", path(&file)]);
+    let profile = &json(&output)["profile"];
+    assert_eq!(profile["client"], "grpc-go");
+    let findings = profile["findings"].as_array().expect("a list");
+    assert_eq!(findings.len(), 2, "{profile}");
+    assert_eq!(findings[1]["id"], "least-request");
+    assert_eq!(findings[1]["since"], "1.73");
+    assert_eq!(findings[1]["ignored"], false);
+    assert_eq!(findings[1]["line"], 6);
+    let output = run(&["check", "--profile", "envoy", path(&file)]);
+    assert!(stdout(&output).contains("does all of it"));
+    let output = run(&["check", "--profile", "grpc", path(&file)]);
+    assert_ne!(exit(&output), 0);
+}
+
+#[test]
 fn serve_does_not_begin_with_a_broken_mesh() {
     let directory = Directory::with("mesh: v2\n");
     let mesh = directory.mesh();

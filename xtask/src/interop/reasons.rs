@@ -101,7 +101,12 @@ const REASONS: &[Reason] = &[
     Reason {
         features: &[Feature::Refusal, Feature::WireTruth],
         columns: EVERYBODY,
-        words: "to come: judged beside the scenarios, for grpc-go and the control planes",
+        words: "no: grpc-go and the control planes are the judges",
+    },
+    Reason {
+        features: &[Feature::Skew],
+        columns: &[Column::OurClient(Server::Ours)],
+        words: "no: no earlier tag",
     },
     Reason {
         features: OURS_ALONE,
