@@ -143,7 +143,7 @@ fn maglev(at: &At<'_>, size: Option<u64>) -> Result<LbPolicy> {
 
 fn is_prime(number: u64) -> bool {
     let mut divisors = (2..).take_while(|d| d * d <= number);
-    number >= 2 && divisors.all(|d| number % d != 0)
+    number >= 2 && divisors.all(|d| !number.is_multiple_of(d))
 }
 
 /// The first entry that is supported. If that one is wrong, the cluster is.

@@ -6,7 +6,8 @@ use crate::resource::{LbPolicy, Resource, ResourceType};
 use crate::wire::cluster::{LoadBalancingPolicy, load_balancing_policy::Policy};
 use crate::wire::core::TypedExtensionConfig;
 use crate::wire::load_balancing::{
-    ClientSideWeightedRoundRobin, LeastRequest, PickFirst, RingHash, RoundRobin, WrrLocality,
+    ClientSideWeightedRoundRobin, LeastRequest, Maglev, PickFirst, Random, RingHash, RoundRobin,
+    WrrLocality,
 };
 use crate::wire::tls;
 
@@ -173,6 +174,27 @@ fn the_policy_of_the_enum() {
             ));
         }
     }
+    fn ring(min: Option<u64>, max: Option<u64>) -> impl Fn(&mut Wire) {
+        move |wire| {
+            wire.lb_policy = cluster::cluster::LbPolicy::RingHash as i32;
+            wire.lb_config = Some(cluster::cluster::LbConfig::RingHashLbConfig(
+                cluster::cluster::RingHashLbConfig {
+                    minimum_ring_size: min,
+                    maximum_ring_size: max,
+                    ..Default::default()
+                },
+            ));
+        }
+    }
+    fn maglev(table_size: u64) -> impl Fn(&mut Wire) {
+        move |wire| {
+            wire.lb_policy = cluster::cluster::LbPolicy::Maglev as i32;
+            let table_size = Some(table_size);
+            wire.lb_config = Some(cluster::cluster::LbConfig::MaglevLbConfig(
+                cluster::cluster::MaglevLbConfig { table_size },
+            ));
+        }
+    }
     check(
         TYPE,
         &base(),
@@ -180,10 +202,34 @@ fn the_policy_of_the_enum() {
             ("", &|w| w.lb_policy = 1),
             ("", &least(Some(2))),
             ("least_request_lb_config.choice_count: 1", &least(Some(1))),
-            ("lb_policy: RING_HASH is not supported", &|w| {
-                w.lb_policy = 2
+            ("lb_policy: CLUSTER_PROVIDED is not supported", &|w| {
+                w.lb_policy = 6
             }),
-            ("lb_policy: RANDOM", &|w| w.lb_policy = 3),
+            ("", &|w| w.lb_policy = 2),
+            ("", &|w| w.lb_policy = 3),
+            ("", &|w| w.lb_policy = 5),
+            ("", &ring(Some(16), Some(32))),
+            (
+                "ring_hash_lb_config.minimum_ring_size: 33 is more than",
+                &ring(Some(33), Some(32)),
+            ),
+            (
+                "ring_hash_lb_config.minimum_ring_size: 8388609 is out of range",
+                &ring(Some(8_388_609), None),
+            ),
+            (
+                "ring_hash_lb_config.maximum_ring_size: 8388609 is out of range",
+                &ring(None, Some(8_388_609)),
+            ),
+            ("", &maglev(251)),
+            (
+                "maglev_lb_config.table_size: 252 is not a prime",
+                &maglev(252),
+            ),
+            (
+                "maglev_lb_config.table_size: 5000013 is out of range",
+                &maglev(5_000_013),
+            ),
             ("lb_policy: LOAD_BALANCING_POLICY_CONFIG", &|w| {
                 w.lb_policy = 7
             }),
@@ -251,12 +297,34 @@ fn the_first_supported_policy_of_the_list_is_used() {
         typed_struct("least_request_experimental", config)
     };
     let shuffled = Ok(LbPolicy::PickFirst { shuffle: true });
+    let rings = |min_ring_size, max_ring_size| {
+        Ok(LbPolicy::RingHash {
+            min_ring_size,
+            max_ring_size,
+        })
+    };
     let drawn = |choice_count| Ok(LbPolicy::LeastRequest { choice_count });
     let cases = [
         (vec![round_robin.clone()], Ok(LbPolicy::RoundRobin)),
         (vec![pick_first], shuffled),
         (vec![least(None)], drawn(2)),
-        (vec![ring.clone(), custom.clone(), least(Some(3))], drawn(3)),
+        (
+            vec![weighted.clone(), custom.clone(), least(Some(3))],
+            drawn(3),
+        ),
+        (vec![custom.clone(), ring], rings(1024, 8 << 20)),
+        (
+            vec![typed_struct(
+                "ring_hash_experimental",
+                json("minRingSize", Kind::NumberValue(7.0)),
+            )],
+            rings(7, 8 << 20),
+        ),
+        (vec![Any::pack(&Random::default())], Ok(LbPolicy::Random)),
+        (
+            vec![Any::pack(&Maglev::default())],
+            Ok(LbPolicy::Maglev { table_size: 65_537 }),
+        ),
         (
             vec![wrr(&[weighted.clone(), round_robin.clone()])],
             Ok(LbPolicy::RoundRobin),
@@ -282,13 +350,12 @@ fn the_first_supported_policy_of_the_list_is_used() {
             Err("1 is out of range"),
         ),
         (
-            vec![wrr(std::slice::from_ref(&ring)), round_robin],
+            vec![wrr(std::slice::from_ref(&weighted)), round_robin],
             Err("none of the policies"),
         ),
         (
-            vec![ring, weighted, custom],
+            vec![weighted, custom],
             Err("none of the policies is supported: \
-                 envoy.extensions.load_balancing_policies.ring_hash.v3.RingHash, \
                  envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.\
                  ClientSideWeightedRoundRobin, org.Custom"),
         ),

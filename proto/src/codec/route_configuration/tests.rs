@@ -762,7 +762,7 @@ fn fields_that_are_not_honoured_are_reported() {
         at("timeout"),
         at("prefix_rewrite"),
         at("request_mirror_policies"),
-        at("hash_policy"),
+        at("hash_policy[0]"),
         at("retry_policy.per_try_timeout"),
     ];
     assert_eq!(ignored(TYPE, &wire), expected);
