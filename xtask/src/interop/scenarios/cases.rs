@@ -56,7 +56,10 @@ const COMPRESSED_STREAMS: &[&str] = &["client_compressed_streaming", "server_com
 
 const CONCURRENT: &[&str] = &["concurrent_large_unary"];
 
-const PICKED: &[&str] = &["pick_first_unary", "cacheable_unary"];
+const PICKED: &[&str] = &["pick_first_unary"];
+
+/// C-core's server in Python does not have it.
+const CACHEABLE: &[&str] = &["cacheable_unary"];
 
 fn play(stage: &Stage<'_>) -> Result<()> {
     let server = stage.backend("server", &[])?;
@@ -84,7 +87,13 @@ fn cases(cast: Cast) -> Result<Vec<&'static str>> {
         (Client::Python, _) => &[COMPRESSED, CONCURRENT],
         // A server in Python does not see whether a message was compressed.
         (_, Server::Python) => &[CONCURRENT, PICKED],
-        (Client::Ours, Server::Ours) => &[COMPRESSED, COMPRESSED_STREAMS, CONCURRENT, PICKED],
+        (Client::Ours, Server::Ours) => &[
+            COMPRESSED,
+            COMPRESSED_STREAMS,
+            CONCURRENT,
+            PICKED,
+            CACHEABLE,
+        ],
         _ => bail!("no cases for {cast}"),
     };
     Ok([COMMON, &more.concat()].concat())
