@@ -77,13 +77,21 @@ impl Stage<'_> {
 
     /// Calls of the cast's client to `xds:///greeter`, up to their end.
     pub(crate) fn calls(&self, bootstrap: &Path, flags: &[&str]) -> Result<Vec<Value>> {
-        let flags = [&["--target=xds:///greeter", "--wait-for-ready"], flags].concat();
+        // A first call waits for configuration, which takes seconds where processors are busy.
+        let patient = ["--wait-for-ready", "--timeout-ms=25000"];
+        let flags = [&["--target=xds:///greeter"], &patient[..], flags].concat();
         self.client("client", bootstrap, &flags)?.run_to_end()
     }
 
     /// Calls of the cast's client that do not end by themselves.
     pub(crate) fn traffic(&self, bootstrap: &Path, flags: &[&str]) -> Result<Traffic> {
-        let endless = ["--wait-for-ready", "--n=0", "--qps=200", "--concurrency=8"];
+        let endless = [
+            "--timeout-ms=25000",
+            "--wait-for-ready",
+            "--n=0",
+            "--qps=200",
+            "--concurrency=8",
+        ];
         let flags = [&["--target=xds:///greeter"], &endless[..], flags].concat();
         let client = self.client("traffic", bootstrap, &flags)?;
         Ok(Traffic::new(client, self.cast.client != Client::Ours))

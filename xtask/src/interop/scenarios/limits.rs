@@ -69,7 +69,7 @@ fn routed(address: &str, fields: Value) -> Vec<Value> {
 }
 
 /// Longer than anybody waits.
-const SLOW: &str = "--delay-ms=20000";
+const SLOW: &str = "--delay-ms=60000";
 
 fn timeout(stage: &Stage<'_>) -> Result<()> {
     let slow = stage.backend("slow", &[SLOW])?;
