@@ -10,11 +10,11 @@ pub(crate) const EVERYBODY: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
     Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
-    Cast::new(Client::Ours, Server::Java, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt).in_full_runs(),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Node, Server::Ours, Plane::Mgmt),
-    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt).in_full_runs(),
 ];
 
 /// Those of them with the policy.
@@ -23,7 +23,7 @@ pub(crate) const LEAST_REQUEST: &[Cast] = &[
     Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
     Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
     Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
-    Cast::new(Client::Ours, Server::Java, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt).in_full_runs(),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
 ];
 
@@ -33,7 +33,7 @@ pub(crate) const FEDERATION: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
-    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt).in_full_runs(),
 ];
 
 /// Clients that go back to the first control plane.
@@ -42,5 +42,5 @@ pub(crate) const FALLBACK: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::GoControlPlane),
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
-    Cast::new(Client::Java, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt).in_full_runs(),
 ];

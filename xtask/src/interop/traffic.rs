@@ -74,7 +74,7 @@ impl Traffic {
         let count = |field: &str| summary[field].as_u64().unwrap_or_default();
         let failed = count("total") - count("ok");
         let allowed = if self.is_foreign {
-            count("total") / 20
+            (count("total") / 20).max(3)
         } else {
             0
         };

@@ -24,8 +24,8 @@ const CASTS: &[Cast] = &[
     Cast::new(Client::Ours, Server::Node, Plane::Serve),
     Cast::new(Client::Python, Server::Ours, Plane::Serve),
     Cast::new(Client::Node, Server::Ours, Plane::Serve),
-    Cast::new(Client::Ours, Server::Java, Plane::Serve),
-    Cast::new(Client::Java, Server::Ours, Plane::Serve),
+    Cast::new(Client::Ours, Server::Java, Plane::Serve).in_full_runs(),
+    Cast::new(Client::Java, Server::Ours, Plane::Serve).in_full_runs(),
 ];
 
 pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
