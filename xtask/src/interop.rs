@@ -17,7 +17,6 @@ use anyhow::Result;
 use crate::codegen::root;
 
 mod calls;
-#[allow(dead_code, reason = "no cast is for full runs alone yet")]
 mod cast;
 mod casts;
 mod engine;
@@ -30,8 +29,8 @@ mod matrix;
 mod mesh;
 mod namespaces;
 mod options;
-#[allow(dead_code, reason = "peers that no scenario casts yet")]
 mod parity;
+#[allow(dead_code, reason = "peers that no scenario casts yet")]
 mod peer;
 mod process;
 mod reasons;

@@ -130,6 +130,11 @@ const REASONS: &[Reason] = &[
     },
     Reason {
         features: EVERY,
+        columns: &[Column::Under(Plane::GoControlPlane)],
+        words: "to come: no scenario under go-control-plane yet",
+    },
+    Reason {
+        features: EVERY,
         columns: &[Column::Under(Plane::Istio)],
         words: "to come: no scenario under Istio yet",
     },
