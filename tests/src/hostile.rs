@@ -188,7 +188,7 @@ impl Shared {
     fn due(&self, step: Step) -> Option<Deed> {
         let mut plan = self.plan();
         let due = plan.as_mut().filter(|plan| plan.step == step)?;
-        let deed = due.deed.clone();
+        let deed = due.deed;
         due.left -= 1;
         if due.left == 0 {
             *plan = None;

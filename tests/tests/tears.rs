@@ -32,7 +32,7 @@ async fn until_server(client: &mut Client, id: &str) {
 /// Whoever serves pieces.
 enum Plane {
     /// Says at once what is not there.
-    Ours(Fixture),
+    Ours(Box<Fixture>),
     /// Says nothing of it in state of the world, as go-control-plane, and in delta that it is gone.
     ByHand(HostilePlane),
 }
@@ -132,7 +132,9 @@ async fn torn(plane: Plane, variant: Variant, offset: usize) {
 }
 
 async fn ours() -> Plane {
-    Plane::Ours(Fixture::raw(RawResources::unchecked([]).unwrap()).await)
+    Plane::Ours(Box::new(
+        Fixture::raw(RawResources::unchecked([]).unwrap()).await,
+    ))
 }
 
 async fn by_hand() -> Plane {

@@ -328,7 +328,6 @@ fn encode_endpoint(endpoint: &Endpoint) -> LbEndpoint {
         metadata: endpoint.hash_key.as_deref().map(hash_metadata),
         // Unset is 1; Envoy and gRPC agree on that.
         load_balancing_weight: (endpoint.weight != 1).then_some(endpoint.weight),
-        ..Default::default()
     }
 }
 

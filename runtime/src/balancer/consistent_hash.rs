@@ -179,7 +179,7 @@ impl ConsistentHash {
     }
 
     /// Sees to it that a set that is not usable is on its way to be.
-    fn keep_trying(&mut self, state: &Connectivity, out: &mut Actions) {
+    fn keep_trying(&self, state: &Connectivity, out: &mut Actions) {
         let stuck = matches!(
             state,
             Connectivity::Connecting | Connectivity::TransientFailure(_)

@@ -325,7 +325,7 @@ impl AdsStream {
     }
 
     /// A moment in which the connection can write.
-    async fn flushed(&mut self) {
+    async fn flushed(&self) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

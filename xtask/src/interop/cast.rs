@@ -99,10 +99,7 @@ pub(crate) const COLUMNS: &[Column] = &[
 impl Column {
     /// Where a cast counts: in the column of whoever is opposite us.
     pub(crate) fn of(cast: Cast) -> Vec<Self> {
-        let server = match cast.server {
-            Server::Earlier => Server::Ours,
-            server => server,
-        };
+        let server = cast.server;
         let is_foreign = matches!(cast.plane, Plane::GoControlPlane | Plane::Istio);
         let is_ours = is_ours(cast.client);
         let mut columns = Vec::new();
@@ -127,12 +124,9 @@ impl Column {
     }
 }
 
-/// Earlier tonics' stubs call through our channel, and earlier tags of ours are ours.
+/// Earlier tonics' stubs call through our channel.
 const fn is_ours(client: Client) -> bool {
-    matches!(
-        client,
-        Client::Ours | Client::Tonic012 | Client::Tonic013 | Client::Earlier
-    )
+    matches!(client, Client::Ours | Client::Tonic012 | Client::Tonic013)
 }
 
 impl fmt::Display for Column {

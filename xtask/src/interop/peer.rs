@@ -15,8 +15,6 @@ pub(crate) enum Peer {
     Istio,
     Tonic012,
     Tonic013,
-    /// Ourselves at earlier tags.
-    Earlier,
 }
 
 impl Peer {
@@ -31,7 +29,6 @@ impl Peer {
             Self::Envoy => "envoy",
             Self::Istio => "istio",
             Self::Tonic012 | Self::Tonic013 => "tonic",
-            Self::Earlier => "sidestep",
         }
     }
 }
@@ -48,7 +45,6 @@ pub(crate) enum Client {
     Envoy,
     Tonic012,
     Tonic013,
-    Earlier,
 }
 
 /// Who answers.
@@ -60,7 +56,6 @@ pub(crate) enum Server {
     Node,
     Java,
     Envoy,
-    Earlier,
 }
 
 /// Who configures.
@@ -77,9 +72,6 @@ pub(crate) enum Plane {
     GoControlPlane,
     /// Istio's discovery server.
     Istio,
-    /// A server of ours that breaks the protocol on purpose.
-    Hostile,
-    Earlier,
 }
 
 impl Client {
@@ -94,7 +86,6 @@ impl Client {
             Self::Envoy => "envoy",
             Self::Tonic012 => "tonic012",
             Self::Tonic013 => "tonic013",
-            Self::Earlier => "earlier",
         }
     }
 
@@ -109,7 +100,6 @@ impl Client {
             Self::Envoy => Some(Peer::Envoy),
             Self::Tonic012 => Some(Peer::Tonic012),
             Self::Tonic013 => Some(Peer::Tonic013),
-            Self::Earlier => Some(Peer::Earlier),
         }
     }
 }
@@ -124,7 +114,6 @@ impl Server {
             Self::Node => "node",
             Self::Java => "java",
             Self::Envoy => "envoy",
-            Self::Earlier => "earlier",
         }
     }
 
@@ -137,7 +126,6 @@ impl Server {
             Self::Node => Some(Peer::GrpcNode),
             Self::Java => Some(Peer::GrpcJava),
             Self::Envoy => Some(Peer::Envoy),
-            Self::Earlier => Some(Peer::Earlier),
         }
     }
 }
@@ -151,18 +139,15 @@ impl Plane {
             Self::Mgmt => "mgmt",
             Self::GoControlPlane => "gocontrolplane",
             Self::Istio => "istio",
-            Self::Hostile => "hostile",
-            Self::Earlier => "earlier",
         }
     }
 
     /// What it needs; nothing for our own.
     pub(crate) const fn peer(self) -> Option<Peer> {
         match self {
-            Self::None | Self::Serve | Self::Mgmt | Self::Hostile => None,
+            Self::None | Self::Serve | Self::Mgmt => None,
             Self::GoControlPlane => Some(Peer::GoControlPlane),
             Self::Istio => Some(Peer::Istio),
-            Self::Earlier => Some(Peer::Earlier),
         }
     }
 }
@@ -179,7 +164,6 @@ impl fmt::Display for Client {
             Self::Envoy => "Envoy",
             Self::Tonic012 => "tonic 0.12",
             Self::Tonic013 => "tonic 0.13",
-            Self::Earlier => "earlier tags",
         })
     }
 }
@@ -193,7 +177,6 @@ impl fmt::Display for Server {
             Self::Node => "grpc-node",
             Self::Java => "grpc-java",
             Self::Envoy => "Envoy",
-            Self::Earlier => "earlier tags",
         })
     }
 }
@@ -206,8 +189,6 @@ impl fmt::Display for Plane {
             Self::Mgmt => "ours",
             Self::GoControlPlane => "go-control-plane",
             Self::Istio => "Istio",
-            Self::Hostile => "hostile",
-            Self::Earlier => "earlier tags",
         })
     }
 }
