@@ -143,7 +143,7 @@ impl Process {
     }
 
     /// Waits for the end of what it says, which is passed over.
-    fn wait(&mut self) -> Result<()> {
+    fn wait(&self) -> Result<()> {
         let deadline = Instant::now() + 2 * PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
