@@ -47,11 +47,6 @@ impl Cast {
         let peers = [self.client.peer(), self.server.peer(), self.plane.peer()];
         peers.into_iter().flatten().collect()
     }
-
-    /// Whether nobody but us plays.
-    pub(crate) fn is_ours_alone(self) -> bool {
-        self.peers().is_empty()
-    }
 }
 
 /// As `--only NAME/CAST` takes it: `go-ours-mgmt`, the client first, the control plane last.
@@ -171,6 +166,5 @@ mod tests {
         assert_eq!(cast.to_string(), "python-ours-gocontrolplane");
         let peers: Vec<Peer> = cast.peers().into_iter().collect();
         assert_eq!(peers, [Peer::GoControlPlane, Peer::Grpcio]);
-        assert!(!cast.is_ours_alone());
     }
 }
