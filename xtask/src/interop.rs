@@ -30,7 +30,6 @@ mod mesh;
 mod namespaces;
 mod options;
 mod parity;
-#[allow(dead_code, reason = "peers that no scenario casts yet")]
 mod peer;
 mod process;
 mod reasons;
