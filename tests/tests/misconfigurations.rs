@@ -226,13 +226,13 @@ fn a_resource_that_mentions_an_absent_one() {
 
 #[test]
 fn a_load_balancing_policy_that_is_not_there() {
-    let cluster = "resources:\n  - \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n    name: own\n    type: EDS\n    lb_policy: MAGLEV\n    eds_cluster_config: {eds_config: {ads: {}}}\n";
+    let cluster = "resources:\n  - \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\n    name: own\n    type: EDS\n    lb_policy: CLUSTER_PROVIDED\n    eds_cluster_config: {eds_config: {ads: {}}}\n";
     let text = format!("{}{cluster}", service(""));
     finds(
         &text,
         "SX0305",
         12,
-        &["Cluster \"own\"", "lb_policy", "MAGLEV"],
+        &["Cluster \"own\"", "lb_policy", "CLUSTER_PROVIDED"],
     );
 }
 

@@ -144,10 +144,10 @@ mod tests {
 
     #[test]
     fn a_lost_field_is_found() {
-        // Cluster.alt_stat_name, which we do not model.
-        let name = "envoy.config.cluster.v3.Cluster";
-        let bytes = [&[0x0a, 1, b'c'][..], &[0xe2, 0x01, 1, b'x']].concat();
-        let error = check(&line(name, &bytes)).unwrap_err();
-        assert!(error.contains(".altStatName: \"x\" became null"), "{error}");
+        // disable_downstream_cluster_stats, which we do not model.
+        let name = "envoy.extensions.filters.http.fault.v3.HTTPFault";
+        let error = check(&line(name, &[0x78, 1])).unwrap_err();
+        let expected = ".disableDownstreamClusterStats: true became null";
+        assert!(error.contains(expected), "{error}");
     }
 }

@@ -38,11 +38,6 @@ const OURS_ALONE: &[Feature] = &[
 /// The first one that fits counts.
 const REASONS: &[Reason] = &[
     Reason {
-        features: &[Feature::RingHash],
-        columns: EVERYBODY,
-        words: "to come: the runtime has it, there is no scenario yet",
-    },
-    Reason {
         features: &[
             Feature::SessionAffinity,
             Feature::WeightedRoundRobin,

@@ -45,6 +45,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::cases::SCENARIOS,
     scenarios::routing::SCENARIOS,
     scenarios::balancing::SCENARIOS,
+    scenarios::affinity::SCENARIOS,
     scenarios::limits::SCENARIOS,
     scenarios::security::SCENARIOS,
     scenarios::servers::SCENARIOS,

@@ -1,5 +1,6 @@
 //! The scenarios, a file for each group of them.
 
+pub(super) mod affinity;
 pub(super) mod balancing;
 pub(super) mod baseline;
 pub(super) mod cases;

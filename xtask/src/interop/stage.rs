@@ -70,17 +70,43 @@ impl Stage<'_> {
 
     /// The cast's client. Its log is `NAME.log`.
     pub(crate) fn client(&self, name: &str, bootstrap: &Path, flags: &[&str]) -> Result<Process> {
-        let mut command = self.cast.client.command(self.installed)?;
+        self.start_client(self.cast.client, name, bootstrap, flags)
+    }
+
+    fn start_client(
+        &self,
+        client: Client,
+        name: &str,
+        bootstrap: &Path,
+        flags: &[&str],
+    ) -> Result<Process> {
+        let mut command = client.command(self.installed)?;
         command.args(flags).env("GRPC_XDS_BOOTSTRAP", bootstrap);
         Process::start(name, self.folder, &mut command)
     }
 
     /// Calls of the cast's client to `xds:///greeter`, up to their end.
     pub(crate) fn calls(&self, bootstrap: &Path, flags: &[&str]) -> Result<Vec<Value>> {
+        self.calls_of(self.cast.client, "client", bootstrap, flags)
+    }
+
+    /// The same with our client, whoever the cast's is.
+    pub(crate) fn our_calls(&self, bootstrap: &Path, flags: &[&str]) -> Result<Vec<Value>> {
+        self.calls_of(Client::Ours, "our-client", bootstrap, flags)
+    }
+
+    fn calls_of(
+        &self,
+        client: Client,
+        name: &str,
+        bootstrap: &Path,
+        flags: &[&str],
+    ) -> Result<Vec<Value>> {
         // A first call waits for configuration, which takes seconds where processors are busy.
         let patient = ["--wait-for-ready", "--timeout-ms=25000"];
         let flags = [&["--target=xds:///greeter"], &patient[..], flags].concat();
-        self.client("client", bootstrap, &flags)?.run_to_end()
+        let client = self.start_client(client, name, bootstrap, &flags)?;
+        client.run_to_end()
     }
 
     /// Calls of the cast's client that do not end by themselves.

@@ -552,7 +552,7 @@ async fn our_own_client_is_heard_to_refuse() {
         .await;
 
     let mut resources = service("svc", &[&address]);
-    resources[2]["lb_policy"] = json!("MAGLEV");
+    resources[2]["lb_policy"] = json!("CLUSTER_PROVIDED");
     write(folder.path(), "all.json", &resources);
     assert_eq!(program.reload().await["ok"], true);
     let nack = program.next("nack").await;
