@@ -29,7 +29,7 @@ Verbs:
   interop                  real peers (grpc-go, C-core, grpc-node, grpc-java, go-control-plane,
                            Istio, Envoy, earlier tonics) against our programs; --only NAME[/CAST],
                            --full, --repeat N, --jobs N, --list, --json,
-                           --write (README.md and docs/interop.md, after a full run that is green)
+                           --write (README.md and docs/interop.md, after a green run of all; with --full also of what a short run leaves out)
   bench [--short] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build

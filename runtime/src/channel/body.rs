@@ -14,7 +14,7 @@ use tokio::time::Sleep;
 
 use super::call::Observed;
 use super::deadline::{self, Deadline};
-use super::status::CallError;
+use super::status::{CANCELLED, CallError};
 use crate::circuit_breaker::Permit;
 use crate::snapshot::Slot;
 use crate::subchannel::Incoming;
@@ -161,11 +161,20 @@ impl Body for ResponseBody {
                 *this.open = None;
                 return Poll::Ready(None);
             }
-            Poll::Ready(Some(Err(error))) => CallError::Transport {
-                code: error.code(),
-                endpoint: open.in_flight.endpoint().to_string(),
-                reason: error.to_string(),
-            },
+            Poll::Ready(Some(Err(error))) => {
+                let endpoint = open.in_flight.endpoint();
+                let late = open
+                    .deadline
+                    .filter(|deadline| deadline.left(deadline::now()).is_zero());
+                match late.filter(|_| error.code() == CANCELLED) {
+                    Some(deadline) => too_late(deadline, endpoint),
+                    None => CallError::Transport {
+                        code: error.code(),
+                        endpoint: endpoint.to_string(),
+                        reason: error.to_string(),
+                    },
+                }
+            }
             Poll::Pending => {
                 let Some(deadline) = open.deadline else {
                     return Poll::Pending;

@@ -410,7 +410,8 @@ where
                 Err(Box::pin(slow))
             }
             Err(error) => {
-                let error = slow::transport_error(&error.cause, rest.in_flight.endpoint());
+                let endpoint = rest.in_flight.endpoint();
+                let error = slow::transport_error(&error.cause, endpoint, rest.deadline);
                 if let Some(call) = &mut observed {
                     call.failed(&error);
                 }

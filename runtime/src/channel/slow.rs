@@ -12,7 +12,7 @@ use super::body::{InFlight, ResponseBody};
 use super::call::{self, Observed, Picked};
 use super::deadline::{self, Deadline};
 use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
-use super::status::{CallError, INTERNAL, UNAVAILABLE, code_of_headers, code_of_reset};
+use super::status::{CANCELLED, CallError, INTERNAL, UNAVAILABLE, code_of_headers, code_of_reset};
 use super::{Inner, config_error};
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
@@ -329,7 +329,7 @@ impl Run<'_> {
                 unprocessed,
                 unbegun,
             }) => {
-                let error = transport_error(&cause, in_flight.endpoint());
+                let error = transport_error(&cause, in_flight.endpoint(), self.deadline);
                 let full = matches!(cause, SendFailure::Full);
                 drop(in_flight);
                 if full {
@@ -497,17 +497,60 @@ fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
     })
 }
 
-/// What a broken exchange means to the caller.
-pub(super) fn transport_error(cause: &SendFailure, endpoint: &str) -> CallError {
+/// What a broken exchange means to the caller. A server that gives a call up because its time is over
+/// may be heard before the caller's own timer: that is the deadline too, as in grpc-go.
+pub(super) fn transport_error(
+    cause: &SendFailure,
+    endpoint: &str,
+    deadline: Option<Deadline>,
+) -> CallError {
     let code = match cause {
         SendFailure::RequestBody(error) => return CallError::RequestBody(error.to_string()),
         SendFailure::Reset(reason) => code_of_reset(*reason),
         SendFailure::Invalid(_) => INTERNAL,
         _ => UNAVAILABLE,
     };
+    let late =
+        deadline.filter(|deadline| code == CANCELLED && deadline.left(deadline::now()).is_zero());
+    if let Some(deadline) = late {
+        return CallError::DeadlineExceeded {
+            after: deadline.after,
+            waiting_for: "an answer",
+            of: format!("endpoint {endpoint}"),
+        };
+    }
     CallError::Transport {
         code,
         endpoint: endpoint.to_owned(),
         reason: cause.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::super::status::DEADLINE_EXCEEDED;
+    use super::*;
+
+    #[test]
+    fn a_server_that_cancels_in_time_cancels_and_too_late_is_the_deadline() {
+        let hour = Duration::from_secs(3600);
+        let over = Deadline::new(Instant::now() - hour, Duration::from_millis(300));
+        let ahead = Deadline::new(Instant::now(), hour);
+        let cancelled = SendFailure::Reset(h2::Reason::CANCEL);
+        for (cause, deadline, expected) in [
+            (&cancelled, None, CANCELLED),
+            (&cancelled, ahead, CANCELLED),
+            (&cancelled, over, DEADLINE_EXCEEDED),
+            (
+                &SendFailure::Reset(h2::Reason::INTERNAL_ERROR),
+                over,
+                INTERNAL,
+            ),
+        ] {
+            let error = transport_error(cause, "here", deadline);
+            assert_eq!(error.grpc_code(), expected, "{error}");
+        }
     }
 }

@@ -46,8 +46,8 @@ impl Options {
                 "--list" => options.list = true,
                 "--json" => options.json = true,
                 "--full" => options.full = true,
-                // What is written is about everything.
-                "--write" => (options.write, options.full) = (true, true),
+                // Cells that this run does not play say so.
+                "--write" => options.write = true,
                 "--repeat" => options.repeat = number(argument, value()?)?,
                 "--jobs" => options.jobs = number(argument, value()?)?,
                 "--only" => options.only.push(known(value()?)?),
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_about_everything() {
-        assert!(Options::parse(&["--write"]).unwrap().full);
+        assert!(Options::parse(&["--write"]).unwrap().write);
         assert!(Options::parse(&["--write", "--only", "baseline"]).is_err());
     }
 }
