@@ -30,6 +30,9 @@ pub(super) use polyglot::polyglot;
 /// Peers and the versions that they turned out to have.
 type Versions = Vec<(Peer, String)>;
 
+/// The version of a peer that was not installed.
+pub(super) const UNKNOWN: &str = "?";
+
 /// Where everything is, once installed. What no scenario asked for is an empty path.
 #[derive(Default)]
 pub(super) struct Installed {
@@ -131,7 +134,7 @@ impl Installed {
     /// The version of a peer.
     pub(super) fn version(&self, peer: Peer) -> &str {
         let found = self.versions.iter().find(|(known, _)| *known == peer);
-        found.map_or("?", |(_, version)| version)
+        found.map_or(UNKNOWN, |(_, version)| version)
     }
 }
 

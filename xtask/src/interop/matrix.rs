@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::cast::{COLUMNS, Column};
 use super::engine::Outcome;
 use super::feature::{FEATURES, Feature};
-use super::install::Installed;
+use super::install::{Installed, UNKNOWN};
 use super::peer::{Client, Plane, Server};
 use super::reasons::{is_ours_alone, reason};
 use super::report::peers;
@@ -48,6 +48,8 @@ impl Matrix {
         }
         let heads = COLUMNS.iter().map(|column| {
             let version = column.peer().map(|peer| installed.version(peer));
+            // Of who was not installed there is none.
+            let version = version.filter(|version| *version != UNKNOWN);
             let version = version.map_or_else(String::new, |version| format!(" {version}"));
             (*column, version)
         });
@@ -282,7 +284,7 @@ pub(super) fn write(
     fs::create_dir_all(page.parent().context("it is in a folder")?)?;
     let text = format!(
         "# Real peers\n\n\
-         Written by `cargo xtask interop --write`, after a full run in which everything passed. The\n\
+         Written by `cargo xtask interop --write`, after a run in which everything passed. The\n\
          suite installs its peers itself: it needs Rust, Python 3, Go, Node and Java.\n\n\
          ## What works with whom\n\n{}\n\
          ## The scenarios\n\n{}\n\
