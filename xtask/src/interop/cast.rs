@@ -12,6 +12,8 @@ pub(crate) enum Tier {
     Quick,
     /// Every run on a machine that has built Istio's discovery server before, else `--full` only.
     IfBuilt,
+    /// Every run, once there is an earlier tag.
+    IfTagged,
     /// `--full` only.
     Full,
 }

@@ -14,6 +14,7 @@ use super::peer::Peer;
 use crate::codegen::root;
 
 mod cache;
+pub(super) mod earlier;
 mod go;
 mod istio;
 mod java;

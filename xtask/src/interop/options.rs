@@ -69,7 +69,7 @@ impl Options {
     /// Whether this is to be played.
     pub(super) fn wants(&self, scenario: &Scenario, cast: &Cast) -> bool {
         if self.only.is_empty() {
-            return self.full || scenario.is_quick(cast);
+            return (self.full && scenario.can_be_played()) || scenario.is_quick(cast);
         }
         // Who names a cast, or asks for all, is given it, whatever it takes.
         self.only.iter().any(|only| match only.split_once('/') {

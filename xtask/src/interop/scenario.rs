@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::cast::{Cast, Tier};
 use super::feature::Feature;
-use super::install::is_istio_built;
+use super::install::{earlier, is_istio_built};
 use super::parity;
 use super::peer::Peer;
 use super::scenarios;
@@ -29,11 +29,17 @@ pub(crate) struct Scenario {
 }
 
 impl Scenario {
+    /// Whether what it needs exists at all: there may be no earlier tag.
+    pub(crate) fn can_be_played(&self) -> bool {
+        self.tier != Tier::IfTagged || !earlier::tags().is_empty()
+    }
+
     /// Whether this cast is part of every run.
     pub(crate) fn is_quick(&self, cast: &Cast) -> bool {
         [self.tier, cast.tier].into_iter().all(|tier| match tier {
             Tier::Quick => true,
             Tier::IfBuilt => is_istio_built(),
+            Tier::IfTagged => self.can_be_played(),
             Tier::Full => false,
         })
     }
@@ -52,6 +58,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::trouble::SCENARIOS,
     scenarios::envoy::SCENARIOS,
     scenarios::stubs::SCENARIOS,
+    scenarios::skew::SCENARIOS,
     scenarios::polyglot::SCENARIOS,
     scenarios::status::SCENARIOS,
     scenarios::machines::SCENARIOS,

@@ -12,6 +12,7 @@ pub(super) mod polyglot;
 pub(super) mod routing;
 pub(super) mod security;
 pub(super) mod servers;
+pub(super) mod skew;
 pub(super) mod status;
 pub(super) mod stubs;
 pub(super) mod trouble;

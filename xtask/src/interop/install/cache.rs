@@ -26,6 +26,17 @@ pub(super) fn built(
     built_in(&home()?, name, hash(sources)?, build)
 }
 
+/// The folder of `name` as `content` says, which need not be a file.
+pub(super) fn built_of(
+    name: &str,
+    content: &str,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let mut hasher = DefaultHasher::new();
+    content.hash(&mut hasher);
+    built_in(&home()?, name, hasher.finish(), build)
+}
+
 /// Whether that folder is there already. Sources that cannot be read have made nothing.
 pub(super) fn has(name: &str, sources: &[PathBuf]) -> bool {
     let folder = |hash| Ok(home()?.join(format!("{name}-{hash:016x}")));

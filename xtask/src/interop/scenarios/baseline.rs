@@ -62,7 +62,8 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-fn calls(stage: &Stage<'_>, security: Security) -> Result<()> {
+/// Calls go through, and without TLS only where none is asked for.
+pub(super) fn calls(stage: &Stage<'_>, security: Security) -> Result<()> {
     let meshed = Meshed::start(stage, security)?;
     let caller = meshed.caller(stage.folder)?;
     let creds = format!("--creds={}", security.credentials());
