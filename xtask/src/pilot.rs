@@ -45,6 +45,10 @@ const BUILD: Duration = Duration::from_secs(900);
 /// How long an alert may take: its own `for`, a few tries to connect, a slow machine.
 const ALERT: Duration = Duration::from_secs(180);
 
+/// How long every panel may take to show something: one of them asks what was true at whole
+/// minutes, and the last change must lie before one.
+const PANELS: Duration = Duration::from_secs(100);
+
 /// Panels that are empty as long as all is well.
 const QUIET: [&str; 14] = [
     "Calls failed",
@@ -106,7 +110,7 @@ fn play(folder: &Path, say: impl Fn(&str)) -> Result<()> {
     let calls = load.whole()?;
     eventually(|| has_read(&prometheus, calls))?;
     say("Prometheus has read what clients and servers count");
-    let shown = eventually(|| panels_show(&prometheus))?;
+    let shown = within(PANELS, || panels_show(&prometheus))?;
     say(&format!("{shown} queries of the dashboard answered"));
 
     load.whole()?;
