@@ -141,6 +141,16 @@ fn maglev(at: &At<'_>, size: Option<u64>) -> Result<LbPolicy> {
     })
 }
 
+/// What both policies that pick by hash do not honour.
+fn note_of_hashing(at: &At<'_>, bounded: bool, weighted: bool) {
+    at.ignore("consistent_hashing_lb_config", bounded, BOUNDED_LOAD);
+    at.ignore(
+        "locality_weighted_lb_config",
+        weighted,
+        "the weight of its locality is part of an endpoint's weight",
+    );
+}
+
 fn is_prime(number: u64) -> bool {
     let mut divisors = (2..).take_while(|d| d * d <= number);
     number >= 2 && divisors.all(|d| !number.is_multiple_of(d))
@@ -220,15 +230,10 @@ fn decode_policy(at: &At<'_>, any: &Any, depth: usize) -> Result<Option<LbPolicy
     }
     if any.is::<RingHash>() {
         let config: RingHash = at.unpack(any)?;
-        at.ignore(
-            "consistent_hashing_lb_config",
+        note_of_hashing(
+            at,
             config.consistent_hashing_lb_config.is_some(),
-            BOUNDED_LOAD,
-        );
-        at.ignore(
-            "locality_weighted_lb_config",
             config.locality_weighted_lb_config.is_some(),
-            "the weight of its locality is part of an endpoint's weight",
         );
         let known = [HashFunction::DefaultHash, HashFunction::XxHash];
         if !known.iter().any(|f| *f as i32 == config.hash_function) {
@@ -238,15 +243,10 @@ fn decode_policy(at: &At<'_>, any: &Any, depth: usize) -> Result<Option<LbPolicy
     }
     if any.is::<Maglev>() {
         let config: Maglev = at.unpack(any)?;
-        at.ignore(
-            "consistent_hashing_lb_config",
+        note_of_hashing(
+            at,
             config.consistent_hashing_lb_config.is_some(),
-            BOUNDED_LOAD,
-        );
-        at.ignore(
-            "locality_weighted_lb_config",
             config.locality_weighted_lb_config.is_some(),
-            "the weight of its locality is part of an endpoint's weight",
         );
         return maglev(at, config.table_size).map(Some);
     }

@@ -140,7 +140,6 @@ impl Installed {
 }
 
 /// Programs that speak the contract, to be given `client` or `server` and flags.
-#[allow(dead_code, reason = "whom no scenario casts yet")]
 impl Installed {
     /// The peers written in Go, before `client`, `server` or `mgmt`.
     pub(super) fn go_peer(&self) -> Command {
