@@ -189,7 +189,7 @@ fn explain_follows_the_route_of_a_call() {
     assert_eq!(answer["caller"], "web");
     let clusters = &answer["outcome"]["clusters"];
     assert_eq!(clusters[0]["name"], "greeter/canary");
-    assert_eq!(clusters[0]["endpoints"][0], "127.0.0.1:50052");
+    assert_eq!(clusters[0]["endpoints"][0]["address"], "127.0.0.1:50052");
 }
 
 #[test]

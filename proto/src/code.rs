@@ -257,8 +257,6 @@ codes! {
         "end the service's routes with one without `match`";
     UNSUPPORTED_ROUTE = 405, "the matching route does something that gRPC clients do not have",
         "let the route forward to a cluster";
-    UNSUPPORTED_CLUSTER = 406, "the cluster is of a kind that is not supported yet",
-        "use an EDS cluster";
     NO_ENDPOINTS = 407, "the cluster has no endpoint that may take calls",
         "add endpoints to the service, or find out why all are unhealthy";
     CANNOT_CONNECT = 408, "an endpoint cannot be connected",
@@ -283,6 +281,18 @@ codes! {
         "check the spelling of the host and this machine's DNS";
     NO_DETOUR = 418, "SIDESTEP_MODE=direct, and the channel does not say where its calls go then",
         "add .or_direct(\"http://host:port\") to the channel, or unset SIDESTEP_MODE";
+    EJECTED = 419, "the endpoints that are left take no calls, because too many of theirs failed",
+        "find out why they fail; if so many failures are normal, widen the limits of outlier_detection";
+    AGGREGATE_LOOP = 430, "an aggregate cluster leads back to itself",
+        "take one of the clusters of the path out of the `clusters` of the one before it";
+    AGGREGATE_TOO_DEEP = 431, "an aggregate cluster goes deeper than 16 clusters",
+        "name the clusters at the end of the path in an aggregate further up";
+    AGGREGATE_EMPTY = 432, "no cluster of an aggregate can be used",
+        "serve at least one of the clusters that it names; the message says what each lacks";
+    NAME_WITHOUT_ADDRESS = 433, "a host name has no address",
+        "give the name an A or AAAA record, and check the cluster's `dns_lookup_family`";
+    NAME_WITH_TOO_MANY_ADDRESSES = 434, "a host name has more addresses than are taken",
+        "split the service over several names, or give its endpoints by EDS";
 
     // Servers.
     SERVER_ADDRESS = 501, "the text is no address to listen on",

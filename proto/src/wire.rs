@@ -98,6 +98,18 @@ pub mod http_filter {
         FaultAbort, HttpFault,
     };
     pub use super::generated::envoy::extensions::filters::http::router::v3::Router;
+    pub use super::generated::envoy::extensions::filters::http::stateful_session::v3::{
+        StatefulSession, StatefulSessionPerRoute, stateful_session_per_route,
+    };
+}
+
+/// Where session affinity keeps its state.
+pub mod session_state {
+    use super::generated::envoy::extensions::http::stateful_session as kinds;
+
+    pub use super::generated::envoy::r#type::http::v3::Cookie;
+    pub use kinds::cookie::v3::CookieBasedSessionState;
+    pub use kinds::header::v3::HeaderBasedSessionState;
 }
 
 /// Configurations of listener filters.
@@ -121,8 +133,10 @@ pub mod load_balancing {
     };
     pub use policies::least_request::v3::{LeastRequest, least_request};
     pub use policies::maglev::v3::Maglev;
+    pub use policies::peak_ewma::v3alpha::PeakEwma;
     pub use policies::pick_first::v3::PickFirst;
     pub use policies::random::v3::Random;
+    pub use policies::random_subsetting::v3::RandomSubsetting;
     pub use policies::ring_hash::v3::{RingHash, ring_hash};
     pub use policies::round_robin::v3::RoundRobin;
     pub use policies::wrr_locality::v3::WrrLocality;

@@ -4,13 +4,15 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 
 /// Calls in flight of one cluster, and their limit.
 #[derive(Debug)]
 pub struct CircuitBreaker {
     max: AtomicU32,
     in_flight: AtomicU32,
+    /// There was a call. Beside the count, so that a call has its cache line already.
+    used: AtomicBool,
 }
 
 impl CircuitBreaker {
@@ -23,6 +25,7 @@ impl CircuitBreaker {
         Self {
             max: AtomicU32::new(max),
             in_flight: AtomicU32::new(0),
+            used: AtomicBool::new(false),
         }
     }
 
@@ -52,7 +55,22 @@ impl CircuitBreaker {
         let one_more = |n| (n < max).then_some(n + 1);
         // The counter guards no other memory, so `Relaxed` is enough.
         let taken = self.in_flight.fetch_update(Relaxed, Relaxed, one_more);
-        taken.ok().map(|_| Permit(Arc::clone(self)))
+        taken.ok().map(|_| {
+            self.mark_used();
+            Permit(Arc::clone(self))
+        })
+    }
+
+    /// Notes that a call wants the cluster.
+    pub(crate) fn mark_used(&self) {
+        if !self.used.load(Relaxed) {
+            self.used.store(true, Relaxed);
+        }
+    }
+
+    /// Whether a call wanted the cluster since this was last asked.
+    pub(crate) fn take_used(&self) -> bool {
+        self.used.swap(false, Relaxed)
     }
 }
 

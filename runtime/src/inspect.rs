@@ -6,12 +6,13 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sidestep_proto::resource::{Address, Discovery, Health, LbPolicy, Locality, ResourceType};
 use sidestep_proto::wire::Any;
 use sidestep_proto::wire::core::Node;
 
+use crate::explain::words;
 use crate::snapshot::TargetState;
 
 pub use crate::balancer::Connectivity;
@@ -171,6 +172,22 @@ pub struct Cluster {
     pub drops: Vec<(String, u32)>,
     /// Every endpoint the control plane names, fit for calls or not.
     pub endpoints: Vec<Endpoint>,
+    /// Of an aggregate (gRFC A37): the clusters it comes down to, most preferred first, then those
+    /// that were passed over. Policy, limit and endpoints are theirs.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A cluster of an aggregate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// Its name.
+    pub name: String,
+    /// Whether the aggregate's calls go there now.
+    pub takes_calls: bool,
+    /// Why they do or do not, in words.
+    pub why: String,
+    /// Its state; `None` while it is not connected because nothing needs it.
+    pub connectivity: Option<Connectivity>,
 }
 
 /// One endpoint of a cluster.
@@ -190,10 +207,21 @@ pub struct Endpoint {
     pub locality_weight: u32,
     /// As the control plane sees it; calls go only where this lets them.
     pub health: Health,
-    /// `None`: its health keeps it out, so there is no connection.
+    /// `None`: its health keeps it out, so there is no connection. One of bad health has one where
+    /// too few others are left ([`sidestep_proto::resource::Cluster::panic_threshold`]).
     pub connectivity: Option<Connectivity>,
     /// Calls of this process in flight there.
     pub in_flight: u32,
+    /// A policy keeps it out for what its calls did.
+    pub ejected: Option<Ejection>,
+    /// What its weight is now: `weight`, or what the policy has found out itself.
+    pub current_weight: f64,
+    /// The share of the cluster's calls that its locality gets, from 0 to 1, where the policy
+    /// chooses among localities.
+    pub locality_share: Option<f64>,
+    /// Why the policy sends no calls there although nothing may be wrong with it, such as
+    /// "priority 0 is in use".
+    pub passed_over: Option<Arc<str>>,
     /// The last connection that failed or was lost, even if another has been made since.
     pub last_error: Option<LastError>,
 }
@@ -204,6 +232,47 @@ impl Endpoint {
     pub fn address(&self) -> String {
         let first = self.addresses.first();
         first.map_or_else(String::new, ToString::to_string)
+    }
+
+    /// Why no call goes there now; `None` if one may.
+    #[must_use]
+    pub fn excluded(&self) -> Option<String> {
+        let Some(connectivity) = &self.connectivity else {
+            return Some(match self.health.is_usable() {
+                true => "the cluster cannot be used".to_owned(),
+                false => format!("its health is {}", words::health(self.health)),
+            });
+        };
+        if let Some(ejection) = &self.ejected {
+            return Some(ejection.to_string());
+        }
+        match connectivity {
+            Connectivity::TransientFailure(failure) => {
+                Some(format!("TRANSIENT_FAILURE: {}", failure.0))
+            }
+            _ if self.passed_over.is_some() => self.passed_over.as_deref().map(str::to_owned),
+            Connectivity::Connecting => Some("CONNECTING".to_owned()),
+            // One that is idle is connected when a call wants it.
+            Connectivity::Idle | Connectivity::Ready => None,
+        }
+    }
+}
+
+/// An endpoint kept out for what its calls did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ejection {
+    /// What they did.
+    pub reason: String,
+    /// How much longer it is kept out.
+    pub remaining: Duration,
+    /// When it is let in again.
+    pub until: SystemTime,
+}
+
+impl fmt::Display for Ejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.remaining.as_secs_f64();
+        write!(f, "ejected for another {seconds:.1} s: {}", self.reason)
     }
 }
 

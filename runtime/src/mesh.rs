@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::uri::Authority;
 use sidestep_proto::bootstrap::Bootstrap;
-use sidestep_proto::resource::Address;
+use sidestep_proto::resource::{Address, RegisteredPolicy};
 
 use crate::admin::{self, AdminError, ClientStatus, Reach};
 use crate::channel::Channel;
@@ -52,6 +52,7 @@ struct Inner {
     telemetry: Arc<Telemetry>,
     bootstrap: Option<Bootstrap>,
     providers: Arc<CertificateProviders>,
+    policies: Vec<Arc<dyn RegisteredPolicy>>,
     plaintext: PlaintextPolicy,
     mode: Mode,
     is_static: bool,
@@ -99,7 +100,7 @@ impl Mesh {
         if !self.inner.is_static {
             return Err(BuildError::NotStatic);
         }
-        resources.check(&known(&self.inner.providers))?;
+        resources.check(&known(&self.inner.providers, &self.inner.policies))?;
         self.inner.control.replace(resources);
         Ok(())
     }

@@ -5,8 +5,11 @@
 //!                                          │
 //!                       Cluster ── published ──> { picker, slots[] }    swapped by connections
 //!                                                            │
-//!                                                 Slot ── connection, load
+//!                                                 Slot ── connections, load
 //! ```
+//!
+//! An aggregate cluster publishes the one of its leaves that takes calls instead: they go by that
+//! one's picker, slots and limits, as if the route had named it.
 //!
 //! Everything here is written by [`crate::control`] alone and read by calls without a lock. A call
 //! that has to wait first reads a version, then the state, and then waits for a later version: no
@@ -16,15 +19,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
 use tokio::sync::watch;
 
 use crate::balancer::{Call, Connectivity, Failure, Load, Pick, Picker, SubchannelId};
 use crate::circuit_breaker::CircuitBreaker;
-use crate::control::{Handle, Input, SharedOrigin, WeakInbox};
+use crate::control::{Asker, Handle, Input, SharedOrigin, WeakInbox};
 use crate::routing::{ClusterIndex, RouteTable};
-use crate::subchannel::Connection;
+use crate::subchannel::Connections;
 use crate::telemetry::Backend;
 
 /// What a channel is connected to: one listener name (or direct address) and its current state.
@@ -111,6 +114,16 @@ impl Target {
     #[must_use]
     pub fn load(&self) -> Guard<Arc<TargetState>> {
         self.state.load()
+    }
+
+    /// The current state, to keep.
+    pub(crate) fn load_full(&self) -> Arc<TargetState> {
+        self.state.load_full()
+    }
+
+    /// Whom to ask what is behind it; `None` if nothing is.
+    pub(crate) fn asker(&self) -> Option<Asker> {
+        self.control.as_ref().map(Handle::asker)
     }
 
     /// Counts the states that there were. Read it before [`Target::load`] when you mean to wait.
@@ -216,6 +229,9 @@ pub struct Published {
     pub picker: Arc<dyn Picker>,
     /// Indexed by [`SubchannelId`].
     pub slots: Arc<[Arc<Slot>]>,
+    /// Of an aggregate cluster: the leaf that takes its calls, which is no aggregate itself. Ask
+    /// that one's picker: the one above only ever says to wait.
+    pub leaf: Option<Arc<Cluster>>,
 }
 
 impl Published {
@@ -298,6 +314,12 @@ impl Cluster {
         &self.breaker
     }
 
+    /// Whether a call uses it, waits for it, or did since this was last asked.
+    pub(crate) fn take_used(&self) -> bool {
+        let breaker = &self.breaker;
+        breaker.take_used() || breaker.in_flight() > 0 || self.version.receiver_count() > 0
+    }
+
     /// Passes on a [`Pick::Connect`]. However many calls ask, `control` is woken once.
     pub fn request_connect(&self, published: &Published, id: SubchannelId) {
         let Some(slot) = published.slot(id) else {
@@ -316,20 +338,78 @@ impl Cluster {
         }
     }
 
+    /// A call waits for room at an endpoint: passes on the wish for one more connection (gRFC
+    /// A105). However many calls wait, `control` is woken once.
+    pub(crate) fn request_room(&self, id: SubchannelId, slot: &Arc<Slot>) {
+        if !slot.connections.ask() {
+            return;
+        }
+        if let Some(control) = self.control.upgrade() {
+            // A control task that has ended connects nothing any more.
+            let _ = control.send(Input::RoomRequested {
+                cluster: self.id,
+                endpoint: id,
+                slot: slot.clone(),
+            });
+        }
+    }
+
+    /// For an endpoint of this cluster.
+    pub(crate) fn bell(&self, endpoint: SubchannelId) -> Bell {
+        Bell {
+            cluster: self.id,
+            endpoint,
+            control: self.control.clone(),
+        }
+    }
+
     /// Waits until a call could be sent, connecting an idle cluster.
     pub async fn ready(&self) {
         loop {
             let seen = self.version();
-            {
-                let published = self.published();
-                match published.connectivity {
-                    Connectivity::Ready => return,
-                    Connectivity::Idle => self.leave_idle(&published),
-                    Connectivity::Connecting | Connectivity::TransientFailure(_) => {}
+            let leaf = self.published().leaf.clone();
+            match leaf {
+                None => {
+                    if self.is_ready() {
+                        return;
+                    }
+                    self.changed_since(seen).await;
+                }
+                Some(leaf) => {
+                    let of_leaf = leaf.version();
+                    if leaf.is_ready() {
+                        return;
+                    }
+                    self.changed_with(seen, &leaf, of_leaf).await;
                 }
             }
-            self.changed_since(seen).await;
         }
+    }
+
+    /// Waits for a picker later than the one of version `seen`, or for one of `leaf` later than
+    /// `of_leaf`: where a call waits that was sent on to a leaf.
+    pub async fn changed_with(&self, seen: u64, leaf: &Self, of_leaf: u64) {
+        tokio::select! {
+            () = self.changed_since(seen) => {}
+            () = leaf.changed_since(of_leaf) => {}
+        }
+    }
+
+    /// Whether `leaf` took its calls, and another does now. Never of a cluster that is no
+    /// aggregate, whose only leaf it is itself.
+    pub(crate) fn has_left(&self, leaf: &Self) -> bool {
+        let published = self.published();
+        let now = published.leaf.as_deref().unwrap_or(self);
+        !std::ptr::eq(now, leaf)
+    }
+
+    /// Whether a call could be sent. If nothing is connected because nobody has called, it is now.
+    fn is_ready(&self) -> bool {
+        let published = self.published();
+        if published.connectivity == Connectivity::Idle {
+            self.leave_idle(&published);
+        }
+        published.connectivity == Connectivity::Ready
     }
 
     /// An idle picker names the endpoint that it wants connected to whoever calls first.
@@ -340,6 +420,7 @@ impl Cluster {
             headers: &HeaderMap::new(),
             random: 0,
             hash: 0,
+            session: None,
         };
         if let Pick::Connect(id) = published.picker.pick(&call) {
             self.request_connect(published, id);
@@ -361,12 +442,15 @@ impl Cluster {
 /// One endpoint as calls see it. It keeps its place and its connection over every update that
 /// keeps the endpoint.
 pub struct Slot {
-    /// `None` while not connected: the picker was overtaken; wait for the next one.
-    pub connection: ArcSwapOption<Connection>,
+    /// None while not connected: the picker was overtaken; wait for the next one.
+    pub connections: Connections,
     /// Raised before a call is sent, lowered when its response ended or was dropped.
     pub load: Arc<Load>,
     /// Its first address, for people.
     pub address: Arc<str>,
+    /// All of its addresses, comma-separated: what a session remembers of it.
+    pub hosts: Arc<str>,
+    bell: Option<Bell>,
     /// What attempts that go there are labelled with. An endpoint may move to another locality.
     pub(crate) backend: ArcSwap<Backend>,
     pub(crate) connect_requested: AtomicBool,
@@ -374,16 +458,53 @@ pub struct Slot {
     pub(crate) unreachable: AtomicBool,
 }
 
+/// Wakes the policy that an endpoint belongs to.
+pub(crate) struct Bell {
+    cluster: ClusterId,
+    endpoint: SubchannelId,
+    control: WeakInbox,
+}
+
 impl Slot {
     pub(crate) fn new(address: Arc<str>, backend: Arc<Backend>, load: Arc<Load>) -> Self {
         Self {
-            connection: ArcSwapOption::empty(),
+            connections: Connections::default(),
             load,
+            hosts: Arc::clone(&address),
             address,
+            bell: None,
             backend: ArcSwap::new(backend),
             unreachable: AtomicBool::new(false),
             connect_requested: AtomicBool::new(false),
         }
+    }
+
+    /// With a way to wake its policy.
+    pub(crate) fn with_bell(mut self, bell: Bell) -> Self {
+        self.bell = Some(bell);
+        self
+    }
+
+    /// Has the policy look at this endpoint: its [`Load`] says when.
+    pub(crate) fn notice(self: &Arc<Self>) {
+        if let Some(bell) = &self.bell
+            && let Some(control) = bell.control.upgrade()
+        {
+            // A control task that has ended decides nothing any more.
+            let _ = control.send(Input::Noticed {
+                cluster: bell.cluster,
+                endpoint: bell.endpoint,
+                slot: Arc::clone(self),
+            });
+        }
+    }
+}
+
+impl Slot {
+    /// Of an endpoint with several addresses.
+    pub(crate) fn with_hosts(mut self, hosts: Arc<str>) -> Self {
+        self.hosts = hosts;
+        self
     }
 }
 
@@ -391,7 +512,7 @@ impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot")
             .field("address", &self.address)
-            .field("connected", &self.connection.load().is_some())
+            .field("connections", &self.connections)
             .field("load", &self.load)
             .finish_non_exhaustive()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use sidestep::control::Timers;
+use sidestep::resolver::Pace;
 use sidestep::subchannel::Io;
 use sidestep::subchannel::state::Backoff;
 use sidestep::{Channel, Mesh, MeshBuilder, StaticResources};
@@ -464,6 +465,11 @@ pub fn quick() -> Timers {
     timers.connect_backoff = Backoff {
         first: Duration::from_millis(20),
         longest: Duration::from_millis(100),
+    };
+    timers.lookup = Pace {
+        shortest: Duration::from_millis(20),
+        doubt: Duration::from_millis(20),
+        backoff: Duration::from_millis(20),
     };
     timers
 }

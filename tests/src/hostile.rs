@@ -67,6 +67,8 @@ pub struct Seen {
     pub deeds: u64,
     /// ACKs and NACKs.
     pub answers: u64,
+    /// Requests that say who asks.
+    pub introductions: u64,
     /// NACKs, by their words; the newest hundred.
     pub nacks: Vec<String>,
     /// Bytes that a flood has got rid of.
@@ -295,6 +297,13 @@ async fn stream_of(
     stream.serve(shared).await
 }
 
+fn introduces(request: &Request) -> bool {
+    match request {
+        Request::StateOfTheWorld(request) => request.node.is_some(),
+        Request::Delta(request) => request.node.is_some(),
+    }
+}
+
 /// One stream, and what is asked for on it.
 struct AdsStream {
     variant: Variant,
@@ -333,6 +342,9 @@ impl AdsStream {
     }
 
     async fn hear(&mut self, request: &Request, shared: &Shared) -> Left {
+        if introduces(request) {
+            shared.seen.send_modify(|seen| seen.introductions += 1);
+        }
         if !request.nonce().is_empty() {
             shared.seen.send_modify(|seen| {
                 seen.answers += 1;

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Address, CertificateInstance, Cluster, Discovery, DownstreamTls, DropCategory, Endpoint,
+    Address, CertificateInstance, Cluster, DownstreamTls, DropCategory, Endpoint,
     EndpointAssignment, FilterChain, FilterChainMatch, FilterConfig, Forward, Health,
     HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
     LocalityEndpoints, PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch,
     RouteSource, ServerListener, Text, VirtualHost, WeightedCluster,
 };
-use sidestep_proto::wire::Any;
+use sidestep_proto::wire::{self, Any};
 
 /// A channel's listener whose routes have the name `routes`.
 #[must_use]
@@ -91,10 +91,9 @@ pub fn routes(name: &str, clusters: &[&str]) -> Any {
 /// [`routes`], not yet encoded.
 #[must_use]
 pub fn route_configuration(name: &str, clusters: &[&str]) -> RouteConfiguration {
-    let clusters = clusters.iter().map(|name| WeightedCluster {
-        name: (*name).to_owned(),
-        weight: 1,
-    });
+    let clusters = clusters
+        .iter()
+        .map(|name| WeightedCluster::new((*name).to_owned(), 1));
     RouteConfiguration {
         name: name.to_owned(),
         virtual_hosts: vec![VirtualHost {
@@ -122,21 +121,64 @@ pub fn route_configuration(name: &str, clusters: &[&str]) -> RouteConfiguration 
 /// A round-robin cluster whose endpoints have its own name.
 #[must_use]
 pub fn cluster(name: &str) -> Any {
-    codec::encode(&Resource::Cluster(Arc::new(Cluster {
-        name: name.to_owned(),
-        discovery: Discovery::Eds {
-            service_name: name.to_owned(),
-        },
-        lb_policy: LbPolicy::RoundRobin,
-        tls: None,
-        max_requests: 1024,
-    })))
+    cluster_with(name, |_| {})
+}
+
+/// A cluster of this policy whose endpoints have its own name.
+#[must_use]
+pub fn cluster_by(name: &str, lb_policy: LbPolicy) -> Any {
+    cluster_with(name, |cluster| cluster.lb_policy = lb_policy)
+}
+
+/// [`cluster`], changed.
+#[must_use]
+pub fn cluster_with(name: &str, change: impl FnOnce(&mut Cluster)) -> Any {
+    let mut cluster = Cluster::eds(name);
+    change(&mut cluster);
+    codec::encode(&Resource::Cluster(Arc::new(cluster)))
+}
+
+/// The cluster with a further policy, for those who do not have the first.
+///
+/// # Panics
+/// If `cluster` is none.
+#[must_use]
+pub fn with_next_policy(cluster: &Any, next: &LbPolicy) -> Any {
+    let policies = |any: &Any| {
+        let mut wire: wire::cluster::Cluster = any.unpack().expect("a cluster");
+        let list = wire.load_balancing_policy.take();
+        (wire, list.unwrap_or_default())
+    };
+    let (mut wire, mut list) = policies(cluster);
+    let (_, next) = policies(&cluster_by("next", next.clone()));
+    list.policies.extend(next.policies);
+    wire.load_balancing_policy = Some(list);
+    Any::pack(&wire)
 }
 
 /// Endpoints in one locality.
 #[must_use]
 pub fn endpoints(cluster: &str, addresses: &[&str]) -> Any {
     encode(cluster, vec![locality("", 0, 1, addresses)], &[])
+}
+
+/// Endpoints of several addresses each, in one locality.
+///
+/// # Panics
+/// If an address is not `IP:port`.
+#[must_use]
+pub fn endpoints_of(cluster: &str, endpoints: &[&[&str]]) -> Any {
+    let mut group = locality("", 0, 1, &[]);
+    let several = |addresses: &&[&str]| {
+        let addresses = addresses.iter();
+        let addresses = addresses.map(|a| Address::Tcp(a.parse().expect("IP:port")));
+        Endpoint {
+            addresses: addresses.collect(),
+            ..endpoint("127.0.0.1:1")
+        }
+    };
+    group.endpoints = endpoints.iter().map(several).collect();
+    encode(cluster, vec![group], &[])
 }
 
 /// One endpoint in each locality, as `(priority, weight of the locality, address)`, and shares of
@@ -150,6 +192,12 @@ pub fn assignment(cluster: &str, localities: &[(u32, u32, &str)], drops: &[DropC
     encode(cluster, localities.collect(), drops)
 }
 
+/// Endpoints in these localities.
+#[must_use]
+pub fn localities(cluster: &str, localities: Vec<LocalityEndpoints>) -> Any {
+    encode(cluster, localities, &[])
+}
+
 fn encode(cluster: &str, localities: Vec<LocalityEndpoints>, drops: &[DropCategory]) -> Any {
     codec::encode(&Resource::EndpointAssignment(Arc::new(
         EndpointAssignment {
@@ -160,7 +208,9 @@ fn encode(cluster: &str, localities: Vec<LocalityEndpoints>, drops: &[DropCatego
     )))
 }
 
-fn locality(zone: &str, priority: u32, weight: u32, addresses: &[&str]) -> LocalityEndpoints {
+/// The endpoints of a zone, of unknown health.
+#[must_use]
+pub fn locality(zone: &str, priority: u32, weight: u32, addresses: &[&str]) -> LocalityEndpoints {
     LocalityEndpoints {
         locality: Locality {
             zone: zone.to_owned(),

@@ -5,15 +5,16 @@
 
 use std::alloc::System;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use sidestep::balancer::{self, Action, Connectivity, Endpoint, Load, Pick, Picker, SubchannelId};
-use sidestep::routing::{self, Call, ClusterIndex, RouteTable};
+use sidestep::balancer::{self, Connectivity, Endpoint, Pick, Picker, SessionHost, SubchannelId};
+use sidestep::routing::{self, Around, Buffer, Call, ClusterIndex, RouteTable, Sticky};
 use sidestep_proto::resource::{
-    Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, LbPolicy, Locality,
-    PathMatcher, Pattern, PerMillion, Route, RouteAction, RouteConfiguration, RouteMatch,
-    StringMatcher, Text, VirtualHost, WeightedCluster,
+    FilterConfig, Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, HttpFilter,
+    LbPolicy, Locality, PathMatcher, Pattern, PeakEwma, PerMillion, Route, RouteAction,
+    RouteConfiguration, RouteMatch, SessionCookie, SessionState, SlowStart, StringMatcher, Text,
+    VirtualHost, WeightedCluster, WeightedRoundRobin,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -29,10 +30,9 @@ fn header(name: &str, matcher: StringMatcher) -> HeaderMatcher {
 }
 
 fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, clusters: &[&str]) -> Route {
-    let clusters = clusters.iter().map(|name| WeightedCluster {
-        name: (*name).to_owned(),
-        weight: 3,
-    });
+    let clusters = clusters
+        .iter()
+        .map(|name| WeightedCluster::new((*name).to_owned(), 3));
     Route {
         name: String::new(),
         matches: RouteMatch {
@@ -96,39 +96,62 @@ fn table() -> RouteTable {
         index += 1;
         ClusterIndex(index - 1)
     };
-    RouteTable::compile(&configuration, next, None)
+    let cookie = SessionCookie {
+        name: "s".to_owned(),
+        path: String::new(),
+        ttl: Duration::ZERO,
+    };
+    let filter = HttpFilter {
+        name: "sessions".to_owned(),
+        config: FilterConfig::StatefulSession(Some(SessionState::Cookie(cookie))),
+    };
+    let around = Around {
+        max_stream_duration: None,
+        filters: &[filter],
+    };
+    RouteTable::compile_in(&configuration, next, &around)
 }
 
 /// The picker of a policy whose endpoints, in two localities, are all connected.
 fn picker(policy: LbPolicy) -> Arc<dyn Picker> {
+    picker_of(policy, &(0..6).map(endpoint).collect::<Vec<_>>())
+}
+
+fn picker_of(policy: LbPolicy, endpoints: &[Endpoint]) -> Arc<dyn Picker> {
     let now = Instant::now();
     let mut balancer = balancer::build(&policy, 1);
-    let endpoints: Vec<_> = (0..6).map(endpoint).collect();
     let mut out = Vec::new();
-    balancer.update(now, &endpoints, None, &mut out);
-    for endpoint in &endpoints {
+    balancer.update(now, endpoints, None, &mut out);
+    for endpoint in endpoints {
         let ready = Connectivity::Ready;
         balancer.subchannel_changed(now, endpoint.id, &ready, &mut out);
     }
-    let published = out.into_iter().rev().find_map(|action| match action {
-        Action::Publish(Connectivity::Ready, picker) => Some(picker),
-        _ => None,
-    });
-    published.expect("all endpoints are connected")
+    assert_eq!(balancer.connectivity(), Connectivity::Ready);
+    balancer.picker()
 }
 
 fn endpoint(id: u32) -> Endpoint {
     Endpoint {
-        id: SubchannelId(id),
-        weight: 1,
         locality: Arc::new(Locality {
             zone: format!("zone-{}", id % 2),
             ..Locality::default()
         }),
         locality_weight: 1 + id % 2,
-        priority: 0,
-        load: Arc::new(Load::default()),
-        hash_key: format!("10.0.0.{id}:443").into(),
+        ..Endpoint::new(SubchannelId(id), format!("10.0.0.{id}:443"))
+    }
+}
+
+const WINDOW: Duration = Duration::from_secs(30);
+/// With sessions.
+fn sticky(id: u32) -> Endpoint {
+    let host = SessionHost {
+        hosts: format!("10.0.0.{id}:443").into(),
+        draining: false,
+        idle_timeout: Duration::from_secs(3600),
+    };
+    Endpoint {
+        session: Some(Arc::new(host)),
+        ..endpoint(id)
     }
 }
 
@@ -136,19 +159,27 @@ fn endpoint(id: u32) -> Endpoint {
 fn route_match_and_pick_allocate_nothing() {
     let table = table();
     let pickers = [
-        picker(LbPolicy::RoundRobin),
-        picker(LbPolicy::LeastRequest { choice_count: 2 }),
+        picker(LbPolicy::RoundRobin.by_locality()),
+        picker(LbPolicy::LeastRequest { choice_count: 2 }.by_locality()),
         picker(LbPolicy::PickFirst { shuffle: false }),
-        picker(LbPolicy::Random),
+        picker(LbPolicy::Random.by_locality()),
         picker(LbPolicy::RingHash {
             min_ring_size: 1024,
             max_ring_size: 4096,
         }),
         picker(LbPolicy::Maglev { table_size: 65_537 }),
+        picker(LbPolicy::WeightedRoundRobin(WeightedRoundRobin::default()).by_locality()),
+        picker(LbPolicy::PeakEwma(PeakEwma::default()).by_locality()),
+        picker(LbPolicy::RoundRobin.with_slow_start(Some(SlowStart::over(WINDOW)))),
     ];
     let mut headers = HeaderMap::new();
     headers.insert("x-version", "v1-alpha".parse().unwrap());
     headers.insert("x-two", "2".parse().unwrap());
+    // 10.0.0.4:443;c
+    headers.insert("cookie", "a=b; s=MTAuMC4wLjQ6NDQzO2M=".parse().unwrap());
+    let endpoints: Vec<_> = (0..6).map(sticky).collect();
+    let sessions = picker_of(LbPolicy::RoundRobin.by_locality(), &endpoints);
+    let now = Instant::now();
     let one = |random| {
         let call = Call {
             authority: "greeter.example",
@@ -156,6 +187,7 @@ fn route_match_and_pick_allocate_nothing() {
             headers: &headers,
             random,
             hash: random,
+            session: None,
         };
         let route = table.find(&call).unwrap();
         let routing::Action::Forward(forward) = &route.action else {
@@ -166,6 +198,16 @@ fn route_match_and_pick_allocate_nothing() {
         for picker in &pickers {
             assert!(matches!(picker.pick(&call), Pick::Ready(_)));
         }
+        let rule = forward.session(random).unwrap();
+        let mut buffer = Buffer::default();
+        let found = rule.find(call.path, &headers, &mut buffer).unwrap();
+        assert!(found.is_at("10.0.0.4:443"));
+        let hosts = found.hosts;
+        let session = Some(Sticky { hosts, now });
+        let pick = sessions.pick(&Call { session, ..call });
+        assert_eq!(pick, Pick::Ready(SubchannelId(4)));
+        // What the client knows is not told again.
+        assert_eq!(rule.tell(&found, hosts, "c"), None);
     };
     // Regular expressions make their caches at their first use.
     one(0);

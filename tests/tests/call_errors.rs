@@ -7,7 +7,7 @@ use sidestep::subchannel::Http2Options;
 use sidestep::{Channel, Mesh};
 use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::codec;
-use sidestep_proto::resource::{Cluster, Discovery, LbPolicy, Resource};
+use sidestep_proto::resource::Resource;
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{Fixture, bootstrap, builder, plain_mesh};
 use sidestep_tests::load::call;
@@ -65,28 +65,6 @@ async fn no_virtual_host_is_for_the_name() {
     let channel = fixture.mesh("web").channel("xds:///greeter").unwrap();
     let parts = ["RouteConfiguration \"r\"", "\"greeter\"", "web-node"];
     says(&failure(channel).await, "SX0403", &parts);
-}
-
-#[tokio::test]
-async fn the_cluster_is_of_another_kind() {
-    let aggregate = codec::encode(&Resource::Cluster(Arc::new(Cluster {
-        name: "all".to_owned(),
-        discovery: Discovery::Aggregate {
-            clusters: vec!["one".to_owned()],
-        },
-        lb_policy: LbPolicy::RoundRobin,
-        tls: None,
-        max_requests: 1024,
-    })));
-    let resources = [
-        raw::listener("greeter", "r"),
-        raw::routes("r", &["all"]),
-        aggregate,
-    ];
-    let fixture = Fixture::raw(RawResources::unchecked(resources).unwrap()).await;
-    let channel = fixture.mesh("web").channel("xds:///greeter").unwrap();
-    let parts = ["Cluster \"all\"", "aggregate", "web-node"];
-    says(&failure(channel).await, "SX0406", &parts);
 }
 
 #[tokio::test]

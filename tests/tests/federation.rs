@@ -7,7 +7,7 @@ use sidestep::{BuildError, CallError, Channel, Mesh};
 use sidestep_interop::service::Faults;
 use sidestep_interop::testing::test_service_client::TestServiceClient;
 use sidestep_proto::codec::{self, Context};
-use sidestep_proto::resource::{Cluster, Discovery, LbPolicy, Resource, ResourceType};
+use sidestep_proto::resource::{Cluster, Discovery, Resource, ResourceType};
 use sidestep_proto::wire::Any;
 use sidestep_server::RawResources;
 use sidestep_tests::fixture::{Backend, Fixture, bootstrap, builder, unused_address};
@@ -48,15 +48,12 @@ fn client(mesh: &Mesh, target: &str) -> Client {
 }
 
 fn cluster(name: &str, endpoints: &str) -> Any {
-    codec::encode(&Resource::Cluster(Arc::new(Cluster {
-        name: name.to_owned(),
-        discovery: Discovery::Eds {
+    codec::encode(&Resource::Cluster(Arc::new(Cluster::new(
+        name,
+        Discovery::Eds {
             service_name: endpoints.to_owned(),
         },
-        lb_policy: LbPolicy::RoundRobin,
-        tls: None,
-        max_requests: 1024,
-    })))
+    ))))
 }
 
 /// A plain server's listener under another name.

@@ -163,7 +163,7 @@ fn add_service(
     }
     let routes = route::route_configuration(service);
     add(Resource::RouteConfiguration(Arc::new(routes)), place);
-    let api = |name: &str| Resource::Listener(Arc::new(listener::api(name, &service.name)));
+    let api = |name: &str| Resource::Listener(Arc::new(listener::api(name, service)));
     add(api(&service.name), place);
     for host in &service.hosts {
         add(api(&host.value), &host.place);

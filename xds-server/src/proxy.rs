@@ -153,19 +153,14 @@ mod tests {
     use super::*;
     use sidestep_proto::codec;
     use sidestep_proto::resource::{
-        CertificateInstance, Cluster as DomainCluster, Discovery, LbPolicy, Resource,
-        StringMatcher, Text, UpstreamTls,
+        CertificateInstance, Cluster as DomainCluster, Resource, StringMatcher, Text, UpstreamTls,
     };
 
     fn cluster(tls: Option<UpstreamTls>) -> Any {
         codec::encode(&Resource::Cluster(std::sync::Arc::new(DomainCluster {
-            name: "greeter".to_owned(),
-            discovery: Discovery::Eds {
-                service_name: "greeter".to_owned(),
-            },
-            lb_policy: LbPolicy::RoundRobin,
             tls,
             max_requests: 7,
+            ..DomainCluster::eds("greeter")
         })))
     }
 

@@ -3,6 +3,8 @@
 //! Instructions (callgrind) and allocations (memcheck) are the same on every machine to about one
 //! percent, so they gate; times are shown.
 
+mod balancing;
+
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -45,6 +47,8 @@ struct Bar {
 pub(crate) struct Options {
     /// Counts only, no clocks.
     short: bool,
+    /// Picks and lists of endpoints only, no calls.
+    picks: bool,
     /// Also time a cold build.
     build: bool,
     json: bool,
@@ -57,6 +61,7 @@ impl Options {
         for argument in arguments {
             match *argument {
                 "--short" => options.short = true,
+                "--picks" => options.picks = true,
                 "--build" => options.build = true,
                 "--json" => options.json = true,
                 _ => return None,
@@ -85,15 +90,31 @@ impl fmt::Display for Cost {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    crate::check::cargo(&["build", "--release", "-p", "sidestep-benches", "--locked"])?;
-    let costs = costs()?;
-    let faults = faults(&costs)?;
-    if options.json {
-        println!("{:#}", report(&costs, &faults));
-    } else {
-        print(&costs);
+    let mut build = vec!["build", "--release", "-p", "sidestep-benches", "--locked"];
+    if options.picks {
+        build.extend(["--bin", "pick"]);
     }
-    if !options.short {
+    crate::check::cargo(&build)?;
+    let balancing = balancing::Costs::measure(options.short)?;
+    let costs = match options.picks {
+        true => Vec::new(),
+        false => costs()?,
+    };
+    let mut faults = balancing.faults();
+    if !costs.is_empty() {
+        faults.extend(self::faults(&costs)?);
+    }
+    if options.json {
+        let mut report = report(&costs, &faults);
+        report["balancing"] = balancing.report();
+        println!("{report:#}");
+    } else {
+        if !costs.is_empty() {
+            print(&costs);
+        }
+        balancing.print();
+    }
+    if !options.short && !options.picks {
         time(&["config_change"])?;
         for case in CASES {
             time(&["call", "run", "--calls", "60000", "--case", case])?;
@@ -111,14 +132,14 @@ fn costs() -> Result<Vec<Cost>> {
     let cost = |case| -> Result<Cost> {
         Ok(Cost {
             case,
-            instructions: per_call(INSTRUCTION_RUNS, |calls| lab.instructions(case, calls))?,
-            allocations: per_call(ALLOCATION_RUNS, |calls| lab.allocations(case, calls))?,
+            instructions: per_time(INSTRUCTION_RUNS, |calls| lab.instructions(case, calls))?,
+            allocations: per_time(ALLOCATION_RUNS, |calls| lab.allocations(case, calls))?,
         })
     };
     CASES.into_iter().map(cost).collect()
 }
 
-fn per_call((few, many): (u32, u32), total: impl Fn(u32) -> Result<u64>) -> Result<f64> {
+fn per_time((few, many): (u32, u32), total: impl Fn(u32) -> Result<u64>) -> Result<f64> {
     let difference = total(many)?.saturating_sub(total(few)?);
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
     Ok(difference as f64 / f64::from(many - few))

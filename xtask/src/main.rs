@@ -30,7 +30,7 @@ Verbs:
                            Istio, Envoy, earlier tonics) against our programs; --only NAME[/CAST],
                            --full, --repeat N, --jobs N, --list, --json,
                            --write (README.md and docs/interop.md, after a green run of all; with --full also of what a short run leaves out)
-  bench [--short] [--build] [--json]
+  bench [--short] [--picks] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
   footprint [--short] [--check] [--json]

@@ -50,7 +50,9 @@ const ALERT: Duration = Duration::from_secs(180);
 const PANELS: Duration = Duration::from_secs(100);
 
 /// Panels that are empty as long as all is well.
-const QUIET: [&str; 14] = [
+const QUIET: [&str; 16] = [
+    "Endpoints ejected",
+    "Ejections not enforced",
     "Calls failed",
     "Cut off",
     "Resources refused",

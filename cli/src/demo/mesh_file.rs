@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// The trust domain of every certificate of the demo.
 pub(super) const TRUST_DOMAIN: &str = "demo.local";
@@ -13,6 +14,34 @@ pub(super) struct MeshFile {
     pub(super) endpoints: Vec<Endpoint>,
     /// Percent to v1 and to v2; `None`: all endpoints alike.
     pub(super) split: Option<[u32; 2]>,
+    /// Against backends that do not answer; `None`: only the usual time-out.
+    pub(super) guard: Option<Guard>,
+}
+
+/// What keeps calls from waiting for a backend that does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guard {
+    /// How long a call may take.
+    pub(super) timeout: Duration,
+    /// How many calls may wait at once.
+    pub(super) outstanding: u64,
+    /// Failures in a row after which a backend is left out.
+    pub(super) failures: u32,
+    /// For how long, the first time.
+    pub(super) ejection: Duration,
+}
+
+impl Guard {
+    /// For so many calls a second: what one backend of three gets until its first calls have
+    /// timed out fits.
+    pub(super) fn for_rate(calls_per_second: u32) -> Self {
+        Self {
+            timeout: Duration::from_millis(250),
+            outstanding: u64::from((calls_per_second / 2).max(50)),
+            failures: 5,
+            ejection: Duration::from_millis(500),
+        }
+    }
 }
 
 /// A line of `endpoints.static`.
@@ -36,6 +65,7 @@ impl MeshFile {
         );
         // Writing to a string cannot fail.
         let _ = self.endpoints(&mut out);
+        let _ = self.guard(&mut out);
         let _ = self.routes(&mut out);
         out
     }
@@ -55,6 +85,22 @@ impl MeshFile {
         Ok(())
     }
 
+    fn guard(&self, out: &mut String) -> std::fmt::Result {
+        let Some(guard) = &self.guard else {
+            return Ok(());
+        };
+        let ejection = guard.ejection.as_millis();
+        writeln!(
+            out,
+            "    limits: {{max_outstanding_per_client: {}}}",
+            guard.outstanding
+        )?;
+        writeln!(out, "    outlier_detection:")?;
+        writeln!(out, "      consecutive_failures: {}", guard.failures)?;
+        writeln!(out, "      base_ejection_time: {ejection}ms")?;
+        writeln!(out, "      max_ejection_time: {}ms", 2 * ejection)
+    }
+
     fn routes(&self, out: &mut String) -> std::fmt::Result {
         if self.split.is_some() {
             writeln!(out, "    versions: {{stable: v1, canary: v2}}")?;
@@ -64,7 +110,8 @@ impl MeshFile {
         if let Some([stable, canary]) = self.split {
             writeln!(out, "        to: {{stable: {stable}, canary: {canary}}}")?;
         }
-        writeln!(out, "        timeout: 5s")?;
+        let timeout = self.guard.map_or(USUAL, |guard| guard.timeout);
+        writeln!(out, "        timeout: {timeout:?}")?;
         writeln!(
             out,
             "        # SayHello may be repeated; that is for a route to say."
@@ -75,6 +122,9 @@ impl MeshFile {
         )
     }
 }
+
+/// How long a call may take where no [`Guard`] says less.
+const USUAL: Duration = Duration::from_secs(5);
 
 /// How often a call is tried at most, the first try included.
 pub(super) const MAX_ATTEMPTS: u32 = 3;
@@ -103,10 +153,13 @@ mod tests {
     #[test]
     fn every_form_is_a_valid_mesh_file() {
         for split in [None, Some([90, 10]), Some([50, 50])] {
-            accepted(&MeshFile {
-                endpoints: endpoints(),
-                split,
-            });
+            for guard in [None, Some(Guard::for_rate(250))] {
+                accepted(&MeshFile {
+                    endpoints: endpoints(),
+                    split,
+                    guard,
+                });
+            }
         }
         accepted(&MeshFile::default());
     }
@@ -116,6 +169,7 @@ mod tests {
         let file = MeshFile {
             endpoints: endpoints(),
             split: Some([90, 10]),
+            guard: None,
         };
         assert!(file.render().contains("to: {stable: 90, canary: 10}"));
     }

@@ -1,7 +1,7 @@
 //! The greeter that the backends run, and what can go wrong in it.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ pub(super) struct Greeting {
 #[derive(Debug)]
 pub(super) struct Dials {
     fail_percent: AtomicU32,
+    /// No call is answered.
+    hangs: AtomicBool,
     /// The newest generation of client certificate seen.
     newest_client: AtomicU32,
     /// Calls of the mesh group that are being worked on.
@@ -48,6 +50,7 @@ impl Dials {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             fail_percent: AtomicU32::new(0),
+            hangs: AtomicBool::new(false),
             newest_client: AtomicU32::new(0),
             open: AtomicU32::new(0),
             random: Mutex::new(fastrand::Rng::with_seed(seed)),
@@ -57,6 +60,11 @@ impl Dials {
     /// From now on this share of calls fails with `UNAVAILABLE`.
     pub(super) fn fail(&self, percent: u32) {
         self.fail_percent.store(percent, Ordering::Relaxed);
+    }
+
+    /// Whether calls that come from now on are taken and never answered.
+    pub(super) fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
     }
 
     pub(super) fn newest_client(&self) -> u32 {
@@ -120,6 +128,10 @@ impl Greeter for Greeting {
             .filter(|_| meshed)
         {
             self.dials.saw(client);
+        }
+        if self.dials.hangs.load(Ordering::Relaxed) {
+            // Until its caller gives up.
+            std::future::pending::<()>().await;
         }
         let (work, fails) = self.dials.draw();
         tokio::time::sleep(work).await;

@@ -5,6 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use sidestep::Mesh;
+use sidestep::telemetry::Reading;
+use sidestep::telemetry::instruments::OUTLIER_DETECTION_EJECTIONS_ENFORCED;
 use sidestep_proto::resource::ResourceType;
 use sidestep_server::store::Report;
 use tokio::sync::{Notify, mpsc};
@@ -41,6 +44,9 @@ pub(super) struct World {
     /// The callers over tonic's own channel.
     pub(super) control: Arc<Group>,
     pub(super) paused: Arc<AtomicBool>,
+    pub(super) calls_per_second: u32,
+    /// The process that calls.
+    client: Mesh,
     authority: Authority,
     generation: AtomicU32,
     file: Mutex<MeshFile>,
@@ -98,7 +104,8 @@ impl World {
             backend.start().await?;
             backends.push(backend);
         }
-        let channel = backend::mesh(&directory.bootstrap(CLIENT))?.channel("xds:///greeter")?;
+        let client = backend::mesh(&directory.bootstrap(CLIENT))?;
+        let channel = client.channel("xds:///greeter")?;
         let plain = Client::plain(
             backends.iter().filter_map(Backend::address),
             &authority.root(),
@@ -112,6 +119,8 @@ impl World {
             mesh: Arc::new(Group::new(Client::mesh(channel.clone()))),
             control: Arc::new(Group::new(plain)),
             paused: Arc::default(),
+            calls_per_second: settings.calls_per_second,
+            client,
             authority,
             generation: AtomicU32::new(1),
             file: Mutex::default(),
@@ -143,6 +152,7 @@ impl World {
         MeshFile {
             endpoints: lines.collect(),
             split: None,
+            guard: None,
         }
     }
 
@@ -151,6 +161,7 @@ impl World {
         self.control_plane.restart().await?;
         for backend in &self.backends {
             backend.dials.fail(0);
+            backend.dials.hang(false);
             backend.start().await?;
         }
         self.edit(|file| *file = self.standard()).await?;
@@ -192,7 +203,11 @@ impl World {
             self.until_accepted(ResourceType::EndpointAssignment, report.revision)
                 .await?;
         }
-        if before.split != after.split {
+        if before.guard != after.guard {
+            self.until_accepted(ResourceType::Cluster, report.revision)
+                .await?;
+        }
+        if before.split != after.split || before.guard != after.guard {
             self.until_accepted(ResourceType::RouteConfiguration, report.revision)
                 .await?;
         }
@@ -290,6 +305,18 @@ impl World {
             started.elapsed().as_millis()
         ));
         Ok(())
+    }
+
+    /// How often the caller's process has left a backend out.
+    pub(super) fn ejections(&self) -> u64 {
+        let mut sum = 0;
+        let counter = &OUTLIER_DETECTION_EJECTIONS_ENFORCED;
+        self.client.telemetry().read(counter, |_, reading| {
+            if let Reading::Number(n) = reading {
+                sum += n.unsigned_abs();
+            }
+        });
+        sum
     }
 
     /// Gives every process a new certificate and key. Answers their generation.

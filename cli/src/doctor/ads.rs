@@ -98,6 +98,8 @@ impl<'a> Conversation<'a> {
             node,
             context: codec::Context {
                 certificate_providers: Some(providers),
+                // Which ones the service has registered is not known here.
+                custom_policies: None,
             },
             servers: vec![ServerInfo {
                 uri: server.uri.clone(),

@@ -73,7 +73,7 @@ pub(super) async fn dial(server: &Server) -> Result<Link, Refusal> {
             })
         }
         Err(error) => Err(refusal(
-            error.attempts.last().map(|(_, error)| error),
+            error.attempts.last().map(|attempt| &attempt.error),
             error.to_string(),
             encrypted,
         )),

@@ -9,9 +9,8 @@ use prost::Message;
 use super::{Entry, Missing, View};
 use crate::codec::{Context, Decoded, Ignored, InvalidResource, Reason};
 use crate::resource::{
-    Cluster, Discovery, DropCategory, EndpointAssignment, HttpConnectionManager, LbPolicy,
-    Listener, ListenerKind, PerMillion, Resource, ResourceType, RouteConfiguration, RouteSource,
-    VirtualHost,
+    Cluster, Discovery, DropCategory, EndpointAssignment, HttpConnectionManager, Listener,
+    ListenerKind, PerMillion, Resource, ResourceType, RouteConfiguration, RouteSource, VirtualHost,
 };
 use crate::wire::Any;
 
@@ -64,15 +63,12 @@ pub(super) fn decode(t: ResourceType, any: &Any, _: &Context) -> Result<Decoded,
 pub(super) fn resource(t: ResourceType, name: &str, content: &str) -> Resource {
     let (name, content) = (name.to_owned(), content.to_owned());
     match t {
-        ResourceType::Cluster => Resource::Cluster(Arc::new(Cluster {
+        ResourceType::Cluster => Resource::Cluster(Arc::new(Cluster::new(
             name,
-            discovery: Discovery::Eds {
+            Discovery::Eds {
                 service_name: content,
             },
-            lb_policy: LbPolicy::RoundRobin,
-            tls: None,
-            max_requests: 1024,
-        })),
+        ))),
         ResourceType::EndpointAssignment => {
             Resource::EndpointAssignment(Arc::new(EndpointAssignment {
                 cluster: name,

@@ -1,27 +1,26 @@
-//! `envoy.config.cluster.v3.Cluster` (gRFC A27, A29, A32, A37).
+//! `envoy.config.cluster.v3.Cluster` (gRFC A27, A29, A32, A37, A50).
+
+mod outlier_detection;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::at::{At, Result, ads, wire_duration};
 use super::security::{decode_upstream, encode_upstream};
-use super::{Reason, lb_policy};
+use super::{Reason, dns, lb_policy, session_hosts};
 use crate::resource::name::into_canonical;
 use crate::resource::{Cluster, Discovery};
 use crate::wire::Any;
 use crate::wire::cluster::{
-    self, CircuitBreakers, OutlierDetection, circuit_breakers::Thresholds,
-    cluster::ClusterDiscoveryType, cluster::CustomClusterType, cluster::DiscoveryType,
-    cluster::EdsClusterConfig,
+    self, CircuitBreakers, circuit_breakers::Thresholds, cluster::ClusterDiscoveryType,
+    cluster::CommonLbConfig, cluster::CustomClusterType, cluster::DiscoveryType,
+    cluster::EdsClusterConfig, cluster::common_lb_config::LocalityConfigSpecifier,
 };
 use crate::wire::cluster_type::AggregateCluster;
 use crate::wire::core::{
-    self, Http2ProtocolOptions, RoutingPriority, SocketAddress, address::Address,
-    config_source::ConfigSourceSpecifier, socket_address::PortSpecifier,
+    self, Http2ProtocolOptions, RoutingPriority, config_source::ConfigSourceSpecifier,
 };
-use crate::wire::endpoint::{
-    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint::HostIdentifier,
-};
+use crate::wire::number::Percent;
 use crate::wire::upstream_http::{
     HttpProtocolOptions, http_protocol_options::ExplicitHttpConfig,
     http_protocol_options::UpstreamProtocolOptions,
@@ -30,6 +29,8 @@ use crate::wire::upstream_http::{
 
 /// Calls in flight where the control plane names no limit (gRFC A32).
 const DEFAULT_MAX_REQUESTS: u32 = 1024;
+/// Connections to one endpoint where the control plane names no limit (gRFC A105).
+const DEFAULT_MAX_CONNECTIONS: u32 = 1;
 /// Envoy's default, said aloud: to say it is to ask for nothing.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The key under which Envoy looks for HTTP options.
@@ -49,11 +50,9 @@ pub(super) fn decode(at: &At<'_>, wire: cluster::Cluster) -> Result<Cluster> {
     )?;
     note_ignored(at, &wire);
     check_load_reports(at, wire.lrs_server.as_ref())?;
-    if let Some(detection) = &wire.outlier_detection {
-        let at = at.field("outlier_detection");
-        check_outlier_detection(&at, detection)?;
-        at.note("no endpoint is ejected for its results");
-    }
+    let detection = wire.outlier_detection.as_ref();
+    let detection =
+        detection.map(|wire| outlier_detection::decode(&at.field("outlier_detection"), wire));
     let tls = wire
         .transport_socket
         .clone()
@@ -62,6 +61,10 @@ pub(super) fn decode(at: &At<'_>, wire: cluster::Cluster) -> Result<Cluster> {
         lb_policy: lb_policy::decode(at, &wire)?,
         tls: tls.transpose()?,
         max_requests: max_requests(wire.circuit_breakers.as_ref()),
+        outlier_detection: detection.transpose()?,
+        panic_threshold: panic_threshold(&wire),
+        sessions: session_hosts::decode(at, &wire)?,
+        max_connections_per_endpoint: max_connections(at, wire.circuit_breakers.as_ref())?,
         discovery: decode_discovery(at, &wire)?,
         name: wire.name,
     })
@@ -79,19 +82,17 @@ fn note_ignored(at: &At<'_>, wire: &cluster::Cluster) {
         !wire.filters.is_empty(),
         "filters of the upstream side do not run",
     );
+    if let Some(config) = &wire.common_lb_config {
+        note_ignored_balancing(&at.field("common_lb_config"), config);
+    }
     at.ignore(
-        "common_lb_config",
-        wire.common_lb_config.is_some(),
-        "priorities fail over without panic or zone rules",
+        "lb_subset_config",
+        wire.lb_subset_config.is_some(),
+        "endpoints have no subsets: every endpoint of the cluster is used",
     );
     at.ignore(
         "upstream_connection_options",
         wire.upstream_connection_options.is_some(),
-        "connections are tuned in the process",
-    );
-    at.ignore(
-        "upstream_config",
-        wire.upstream_config.is_some(),
         "connections are tuned in the process",
     );
     at.ignore(
@@ -118,12 +119,49 @@ fn note_ignored(at: &At<'_>, wire: &cluster::Cluster) {
         for (i, thresholds) in breakers.thresholds.iter().enumerate() {
             note_ignored_thresholds(&at.item("thresholds", i), thresholds);
         }
-        at.ignore(
-            "per_host_thresholds",
-            !breakers.per_host_thresholds.is_empty(),
-            "endpoints have no limits of their own",
-        );
+        for (i, thresholds) in breakers.per_host_thresholds.iter().enumerate() {
+            note_ignored_per_host(&at.item("per_host_thresholds", i), thresholds);
+        }
     }
+}
+
+fn note_ignored_balancing(at: &At<'_>, wire: &CommonLbConfig) {
+    at.ignore(
+        "locality_weighted_lb_config",
+        matches!(
+            wire.locality_config_specifier,
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        ),
+        "localities are always weighted",
+    );
+    at.ignore(
+        "update_merge_window",
+        wire.update_merge_window.is_some(),
+        "updates are taken over as they come",
+    );
+    at.ignore(
+        "ignore_new_hosts_until_first_hc",
+        wire.ignore_new_hosts_until_first_hc,
+        "clients do not check health themselves",
+    );
+    at.ignore(
+        "close_connections_on_host_set_change",
+        wire.close_connections_on_host_set_change,
+        "connections to endpoints that stay are kept",
+    );
+    at.ignore(
+        "consistent_hashing_lb_config",
+        wire.consistent_hashing_lb_config.is_some(),
+        "an endpoint may get more than its share",
+    );
+}
+
+/// Below this percentage an endpoint's health does not keep it out.
+fn panic_threshold(wire: &cluster::Cluster) -> u8 {
+    let config = wire.common_lb_config.as_ref();
+    let threshold = config.and_then(|config| config.healthy_panic_threshold.as_ref());
+    // Percentages of whole numbers, as Envoy reads them; what is no number becomes 0.
+    threshold.map_or(0, |percent| percent.value.clamp(0.0, 100.0) as u8)
 }
 
 fn note_ignored_options(at: &At<'_>, any: &Any) {
@@ -157,23 +195,34 @@ fn note_ignored_options(at: &At<'_>, any: &Any) {
 
 fn note_ignored_thresholds(at: &At<'_>, wire: &Thresholds) {
     const LIMITS: &str = "only max_requests limits";
+    at.ignore("max_connections", wire.max_connections.is_some(), LIMITS);
+    note_ignored_limits(at, wire, LIMITS);
+}
+
+/// Of a single endpoint.
+fn note_ignored_per_host(at: &At<'_>, wire: &Thresholds) {
+    const LIMITS: &str = "only max_connections limits an endpoint";
+    at.ignore("max_requests", wire.max_requests.is_some(), LIMITS);
+    note_ignored_limits(at, wire, LIMITS);
+}
+
+fn note_ignored_limits(at: &At<'_>, wire: &Thresholds, limits: &'static str) {
     at.ignore(
         "priority",
         wire.priority != RoutingPriority::Default as i32,
         "all calls have the default priority",
     );
-    at.ignore("max_connections", wire.max_connections.is_some(), LIMITS);
     at.ignore(
         "max_pending_requests",
         wire.max_pending_requests.is_some(),
-        LIMITS,
+        limits,
     );
-    at.ignore("max_retries", wire.max_retries.is_some(), LIMITS);
-    at.ignore("retry_budget", wire.retry_budget.is_some(), LIMITS);
+    at.ignore("max_retries", wire.max_retries.is_some(), limits);
+    at.ignore("retry_budget", wire.retry_budget.is_some(), limits);
     at.ignore(
         "max_connection_pools",
         wire.max_connection_pools.is_some(),
-        LIMITS,
+        limits,
     );
 }
 
@@ -189,39 +238,30 @@ fn check_load_reports(at: &At<'_>, wire: Option<&core::ConfigSource>) -> Result<
     }
 }
 
-/// Outlier detection is not done, but what gRPC refuses is refused (gRFC A50).
-fn check_outlier_detection(at: &At<'_>, wire: &OutlierDetection) -> Result<()> {
-    at.optional_duration("interval", wire.interval)?;
-    at.optional_duration("base_ejection_time", wire.base_ejection_time)?;
-    at.optional_duration("max_ejection_time", wire.max_ejection_time)?;
-    let percentages = [
-        ("max_ejection_percent", wire.max_ejection_percent),
-        ("enforcing_success_rate", wire.enforcing_success_rate),
-        (
-            "failure_percentage_threshold",
-            wire.failure_percentage_threshold,
-        ),
-        (
-            "enforcing_failure_percentage",
-            wire.enforcing_failure_percentage,
-        ),
-    ];
-    for (field, value) in percentages {
-        if let Some(value @ 101..) = value {
-            return Err(at.field(field).out_of_range(value, "0 to 100"));
-        }
-    }
-    Ok(())
+/// The first entry for the default priority decides, whether or not it names a limit.
+fn of_default_priority(all: &[Thresholds]) -> Option<(usize, &Thresholds)> {
+    let mut all = all.iter().enumerate();
+    all.find(|(_, thresholds)| thresholds.priority == RoutingPriority::Default as i32)
 }
 
-/// The first entry for the default priority decides, whether or not it names a limit.
 fn max_requests(wire: Option<&CircuitBreakers>) -> u32 {
-    let thresholds = wire.map(|b| b.thresholds.as_slice()).unwrap_or_default();
-    let mut default = thresholds
-        .iter()
-        .filter(|t| t.priority == RoutingPriority::Default as i32);
-    let limit = default.next().and_then(|t| t.max_requests);
+    let thresholds = wire.and_then(|breakers| of_default_priority(&breakers.thresholds));
+    let limit = thresholds.and_then(|(_, thresholds)| thresholds.max_requests);
     limit.unwrap_or(DEFAULT_MAX_REQUESTS)
+}
+
+/// Connections to one endpoint (gRFC A105).
+fn max_connections(at: &At<'_>, wire: Option<&CircuitBreakers>) -> Result<u32> {
+    let thresholds = wire.and_then(|breakers| of_default_priority(&breakers.per_host_thresholds));
+    match thresholds.and_then(|(i, thresholds)| Some((i, thresholds.max_connections?))) {
+        None => Ok(DEFAULT_MAX_CONNECTIONS),
+        Some((i, 0)) => {
+            let at = at.field("circuit_breakers");
+            let at = at.item("per_host_thresholds", i);
+            Err(at.field("max_connections").out_of_range(0, "at least 1"))
+        }
+        Some((_, limit)) => Ok(limit),
+    }
 }
 
 fn decode_discovery(at: &At<'_>, wire: &cluster::Cluster) -> Result<Discovery> {
@@ -231,9 +271,8 @@ fn decode_discovery(at: &At<'_>, wire: &cluster::Cluster) -> Result<Discovery> {
         }
         Some(ClusterDiscoveryType::Type(kind)) => match DiscoveryType::try_from(*kind) {
             Ok(DiscoveryType::Eds) => decode_eds(at, wire),
-            Ok(DiscoveryType::LogicalDns) => {
-                decode_dns(&at.field("load_assignment"), wire.load_assignment.as_ref())
-            }
+            Ok(DiscoveryType::LogicalDns) => dns::decode_logical(at, wire),
+            Ok(DiscoveryType::StrictDns) => dns::decode_strict(at, wire),
             Ok(other) => Err(at.field("type").unsupported(other.as_str_name())),
             Err(_) => Err(at.field("type").unsupported(format!("the number {kind}"))),
         },
@@ -256,43 +295,6 @@ fn decode_eds(at: &At<'_>, wire: &cluster::Cluster) -> Result<Discovery> {
     Ok(Discovery::Eds { service_name })
 }
 
-fn decode_dns(at: &At<'_>, wire: Option<&ClusterLoadAssignment>) -> Result<Discovery> {
-    let [locality] = at.required(wire)?.endpoints.as_slice() else {
-        return Err(at.field("endpoints").rule("must be exactly one locality"));
-    };
-    let at = at.item("endpoints", 0);
-    let [endpoint] = locality.lb_endpoints.as_slice() else {
-        return Err(at
-            .field("lb_endpoints")
-            .rule("must be exactly one endpoint"));
-    };
-    let at = at.item("lb_endpoints", 0);
-    let at = at.field("endpoint");
-    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-        return Err(at.fault(Reason::Missing));
-    };
-    let at = at.field("address");
-    let address = endpoint.address.as_ref().and_then(|a| a.address.as_ref());
-    let Some(Address::SocketAddress(socket)) = address else {
-        return Err(at.field("socket_address").fault(Reason::Missing));
-    };
-    decode_host(&at.field("socket_address"), socket)
-}
-
-fn decode_host(at: &At<'_>, wire: &SocketAddress) -> Result<Discovery> {
-    at.refuse("resolver_name", !wire.resolver_name.is_empty())?;
-    let host = at.field("address").text(wire.address.clone())?;
-    let at = at.field("port_value");
-    let port = match &wire.port_specifier {
-        Some(PortSpecifier::PortValue(port)) => at.port(*port)?,
-        _ => 0,
-    };
-    if port == 0 {
-        return Err(at.out_of_range(port, "a port from 1 to 65535"));
-    }
-    Ok(Discovery::LogicalDns { host, port })
-}
-
 fn decode_custom(at: &At<'_>, custom: &CustomClusterType) -> Result<Discovery> {
     if custom.name != AGGREGATE_NAME {
         let place = at.field("name");
@@ -312,7 +314,8 @@ pub(super) fn encode(cluster: &Cluster) -> cluster::Cluster {
     let mut wire = cluster::Cluster {
         name: cluster.name.clone(),
         connect_timeout: Some(wire_duration(CONNECT_TIMEOUT)),
-        circuit_breakers: encode_max_requests(cluster.max_requests),
+        circuit_breakers: encode_breakers(cluster),
+        outlier_detection: (cluster.outlier_detection.as_ref()).map(outlier_detection::encode),
         transport_socket: cluster.tls.as_ref().map(encode_upstream),
         typed_extension_protocol_options: BTreeMap::from([(
             HTTP_OPTIONS.to_owned(),
@@ -320,8 +323,15 @@ pub(super) fn encode(cluster: &Cluster) -> cluster::Cluster {
         )]),
         ..Default::default()
     };
-    lb_policy::encode(cluster.lb_policy, &mut wire);
+    lb_policy::encode(&cluster.lb_policy, &mut wire);
+    if cluster.panic_threshold > 0 {
+        let config = wire.common_lb_config.get_or_insert_default();
+        config.healthy_panic_threshold = Some(Percent {
+            value: cluster.panic_threshold.into(),
+        });
+    }
     encode_discovery(&cluster.discovery, &mut wire);
+    session_hosts::encode(&cluster.sessions, &mut wire);
     wire
 }
 
@@ -339,14 +349,21 @@ fn http2_options() -> HttpProtocolOptions {
     }
 }
 
-fn encode_max_requests(max_requests: u32) -> Option<CircuitBreakers> {
-    (max_requests != DEFAULT_MAX_REQUESTS).then(|| CircuitBreakers {
-        thresholds: vec![Thresholds {
-            priority: RoutingPriority::Default as i32,
-            max_requests: Some(max_requests),
-            ..Default::default()
-        }],
+fn encode_breakers(cluster: &Cluster) -> Option<CircuitBreakers> {
+    let requests = cluster.max_requests;
+    let requests = (requests != DEFAULT_MAX_REQUESTS).then(|| Thresholds {
+        max_requests: Some(requests),
         ..Default::default()
+    });
+    let connections = cluster.max_connections_per_endpoint;
+    let connections = (connections != DEFAULT_MAX_CONNECTIONS).then(|| Thresholds {
+        max_connections: Some(connections),
+        ..Default::default()
+    });
+    let any = requests.is_some() || connections.is_some();
+    any.then(|| CircuitBreakers {
+        thresholds: requests.into_iter().collect(),
+        per_host_thresholds: connections.into_iter().collect(),
     })
 }
 
@@ -359,9 +376,15 @@ fn encode_discovery(discovery: &Discovery, wire: &mut cluster::Cluster) {
             });
             ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)
         }
-        Discovery::LogicalDns { host, port } => {
-            wire.load_assignment = Some(encode_host(&wire.name, host, *port));
+        Discovery::LogicalDns { host, port, lookup } => {
+            wire.load_assignment = Some(dns::encode_host(&wire.name, host, *port));
+            dns::encode_lookup(*lookup, wire);
             ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32)
+        }
+        Discovery::StrictDns { localities, lookup } => {
+            wire.load_assignment = Some(dns::encode_localities(&wire.name, localities));
+            dns::encode_lookup(*lookup, wire);
+            ClusterDiscoveryType::Type(DiscoveryType::StrictDns as i32)
         }
         Discovery::Aggregate { clusters } => ClusterDiscoveryType::ClusterType(CustomClusterType {
             name: AGGREGATE_NAME.to_owned(),
@@ -371,31 +394,6 @@ fn encode_discovery(discovery: &Discovery, wire: &mut cluster::Cluster) {
         }),
     };
     wire.cluster_discovery_type = Some(kind);
-}
-
-fn encode_host(cluster: &str, host: &str, port: u16) -> ClusterLoadAssignment {
-    let socket = SocketAddress {
-        address: host.to_owned(),
-        port_specifier: Some(PortSpecifier::PortValue(port.into())),
-        ..Default::default()
-    };
-    let endpoint = Endpoint {
-        address: Some(core::Address {
-            address: Some(Address::SocketAddress(socket)),
-        }),
-        ..Default::default()
-    };
-    ClusterLoadAssignment {
-        cluster_name: cluster.to_owned(),
-        endpoints: vec![LocalityLbEndpoints {
-            lb_endpoints: vec![LbEndpoint {
-                host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
-                ..Default::default()
-            }],
-            ..Default::default()
-        }],
-        ..Default::default()
-    }
 }
 
 #[cfg(test)]

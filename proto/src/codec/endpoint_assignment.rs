@@ -254,7 +254,7 @@ fn decode_address(
     Ok(address)
 }
 
-fn decode_health(at: &At<'_>, wire: i32) -> Health {
+pub(super) fn decode_health(at: &At<'_>, wire: i32) -> Health {
     match HealthStatus::try_from(wire) {
         Ok(HealthStatus::Unknown) => Health::Unknown,
         Ok(HealthStatus::Healthy) => Health::Healthy,
@@ -305,14 +305,6 @@ fn encode_locality(locality: &LocalityEndpoints) -> LocalityLbEndpoints {
 
 fn encode_endpoint(endpoint: &Endpoint) -> LbEndpoint {
     let mut addresses = endpoint.addresses.iter().map(encode_address);
-    let health = match endpoint.health {
-        Health::Unknown => HealthStatus::Unknown,
-        Health::Healthy => HealthStatus::Healthy,
-        Health::Unhealthy => HealthStatus::Unhealthy,
-        Health::Draining => HealthStatus::Draining,
-        Health::Timeout => HealthStatus::Timeout,
-        Health::Degraded => HealthStatus::Degraded,
-    };
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(endpoint::Endpoint {
             address: addresses.next(),
@@ -324,10 +316,21 @@ fn encode_endpoint(endpoint: &Endpoint) -> LbEndpoint {
             hostname: endpoint.hostname.clone(),
             ..Default::default()
         })),
-        health_status: health as i32,
+        health_status: encode_health(endpoint.health) as i32,
         metadata: endpoint.hash_key.as_deref().map(hash_metadata),
         // Unset is 1; Envoy and gRPC agree on that.
         load_balancing_weight: (endpoint.weight != 1).then_some(endpoint.weight),
+    }
+}
+
+pub(super) fn encode_health(health: Health) -> HealthStatus {
+    match health {
+        Health::Unknown => HealthStatus::Unknown,
+        Health::Healthy => HealthStatus::Healthy,
+        Health::Unhealthy => HealthStatus::Unhealthy,
+        Health::Draining => HealthStatus::Draining,
+        Health::Timeout => HealthStatus::Timeout,
+        Health::Degraded => HealthStatus::Degraded,
     }
 }
 

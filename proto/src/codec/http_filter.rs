@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Reason;
 use super::at::{At, Result};
-use crate::resource::{FilterConfig, HttpFilter};
+use super::{Reason, stateful_session};
+use crate::resource::{FilterConfig, FilterOverrides, HttpFilter};
 use crate::wire::hcm::{self, http_filter::ConfigType};
 use crate::wire::http_filter::{HttpFault, Router};
 use crate::wire::number::FractionalPercent;
@@ -30,8 +30,16 @@ struct FilterType {
     client: bool,
     server: bool,
     decode: fn(&At<'_>, &Any) -> Result<FilterConfig>,
-    /// Whether a route, host or cluster may replace the configuration.
-    overridable: bool,
+    /// How a route, host or cluster may replace the configuration, if at all.
+    overridden_by: Option<OverrideType>,
+}
+
+/// What replaces a filter's configuration.
+struct OverrideType {
+    /// Full name of its message.
+    config: &'static str,
+    /// `None`: it is right, and changes nothing.
+    decode: fn(&At<'_>, &Any) -> Result<Option<FilterConfig>>,
 }
 
 /// Every filter that the runtime has. A new one is a line here.
@@ -42,7 +50,7 @@ const FILTERS: &[FilterType] = &[
         client: true,
         server: true,
         decode: decode_router,
-        overridable: false,
+        overridden_by: None,
     },
     FilterType {
         config: "envoy.extensions.filters.http.fault.v3.HTTPFault",
@@ -50,7 +58,24 @@ const FILTERS: &[FilterType] = &[
         client: true,
         server: false,
         decode: decode_fault,
-        overridable: true,
+        overridden_by: Some(OverrideType {
+            config: "envoy.extensions.filters.http.fault.v3.HTTPFault",
+            decode: |at, any| decode_fault(at, any).map(|_| None),
+        }),
+    },
+    FilterType {
+        config: "envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
+        terminal: false,
+        client: true,
+        server: false,
+        decode: |at, any| stateful_session::decode(at, any).map(FilterConfig::StatefulSession),
+        overridden_by: Some(OverrideType {
+            config: "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+            decode: |at, any| {
+                let state = stateful_session::decode_override(at, any)?;
+                Ok(Some(FilterConfig::StatefulSession(state)))
+            },
+        }),
     },
 ];
 
@@ -183,50 +208,80 @@ fn config_type(at: &At<'_>, any: &Any) -> Result<String> {
     Ok(inner.rsplit('/').next().unwrap_or_default().to_owned())
 }
 
-/// Checks the `typed_per_filter_config` of the message at `at`.
+/// Reads the `typed_per_filter_config` of the message at `at`, over what less specific messages
+/// say.
 ///
 /// The keys are instance names; one that no chain has is no error, because routes do not know
-/// which chains they will serve. The type of an override decides. Those that are accepted change
-/// nothing that the runtime does, so there is nothing to keep.
-pub(super) fn check_overrides(at: &At<'_>, wire: &BTreeMap<String, Any>) -> Result<()> {
+/// which chains they will serve. The type of an override decides.
+pub(super) fn decode_overrides(
+    at: &At<'_>,
+    inherited: &FilterOverrides,
+    wire: &BTreeMap<String, Any>,
+) -> Result<FilterOverrides> {
+    let mut overrides = inherited.clone();
     for (name, any) in wire {
         let at = at.entry("typed_per_filter_config", name);
-        let (config, optional) = if any.is::<route::FilterConfig>() {
-            let wrapper: route::FilterConfig = at.unpack(any)?;
-            at.ignore("disabled", wrapper.disabled, "no filter can be disabled");
-            (wrapper.config, wrapper.is_optional)
-        } else {
-            (Some(any.clone()), false)
-        };
-        let any = match &config {
-            Some(any) => any,
-            None if optional => continue,
-            None => return Err(at.field("config").fault(Reason::Missing)),
-        };
-        let config = config_type(&at, any)?;
-        if let Some(kind) = find(&config) {
-            if !kind.overridable {
-                return Err(at.rule(format!("{config} takes no override")));
-            }
-            (kind.decode)(&at, any)?;
-            continue;
+        if let Some(config) = decode_override(&at, any)? {
+            overrides.insert(name.clone(), config);
         }
-        if !optional {
-            return Err(at.unsupported(format!("the filter override {config}")));
-        }
-        at.note("an optional override of a filter that is not supported is left out");
     }
-    Ok(())
+    Ok(overrides)
+}
+
+/// An override; `None` for one that changes nothing, or an optional one that we do not have.
+fn decode_override(at: &At<'_>, any: &Any) -> Result<Option<FilterConfig>> {
+    let (config, optional) = if any.is::<route::FilterConfig>() {
+        let wrapper: route::FilterConfig = at.unpack(any)?;
+        at.ignore("disabled", wrapper.disabled, "no filter can be disabled");
+        (wrapper.config, wrapper.is_optional)
+    } else {
+        (Some(any.clone()), false)
+    };
+    let any = match &config {
+        Some(any) => any,
+        None if optional => return Ok(None),
+        None => return Err(at.field("config").fault(Reason::Missing)),
+    };
+    let config = config_type(at, any)?;
+    let mut known = FILTERS
+        .iter()
+        .filter_map(|kind| kind.overridden_by.as_ref());
+    if let Some(kind) = known.find(|kind| kind.config == config) {
+        return (kind.decode)(at, any);
+    }
+    if find(&config).is_some() {
+        return Err(at.rule(format!("{config} takes no override")));
+    }
+    if !optional {
+        return Err(at.unsupported(format!("the filter override {config}")));
+    }
+    at.note("an optional override of a filter that is not supported is left out");
+    Ok(None)
 }
 
 pub(super) fn encode_chain(chain: &[HttpFilter]) -> Vec<hcm::HttpFilter> {
     let encode = |filter: &HttpFilter| hcm::HttpFilter {
         name: filter.name.clone(),
-        config_type: Some(ConfigType::TypedConfig(match filter.config {
+        // A client that has no sessions still has calls to make.
+        is_optional: matches!(filter.config, FilterConfig::StatefulSession(_)),
+        config_type: Some(ConfigType::TypedConfig(match &filter.config {
             FilterConfig::NoFault => Any::pack(&HttpFault::default()),
+            FilterConfig::StatefulSession(state) => stateful_session::encode(state.as_ref()),
             FilterConfig::Router => Any::pack(&Router::default()),
         })),
         ..Default::default()
     };
     chain.iter().map(encode).collect()
+}
+
+pub(super) fn encode_overrides(overrides: &FilterOverrides) -> BTreeMap<String, Any> {
+    let encode = |config: &FilterConfig| match config {
+        FilterConfig::StatefulSession(state) => {
+            Some(stateful_session::encode_override(state.as_ref()))
+        }
+        FilterConfig::NoFault | FilterConfig::Router => None,
+    };
+    let all = overrides.iter();
+    all.filter_map(|(name, config)| Some((name.clone(), encode(config)?)))
+        .collect()
 }

@@ -10,6 +10,7 @@
 
 mod at;
 mod cluster;
+mod dns;
 mod endpoint_assignment;
 mod error;
 mod hash_policy;
@@ -22,6 +23,8 @@ mod route;
 mod route_configuration;
 mod security;
 mod server_listener;
+mod session_hosts;
+mod stateful_session;
 
 pub use error::{Ignored, InvalidResource, Reason, Unnamed};
 
@@ -32,7 +35,7 @@ use std::sync::Arc;
 use prost::Name;
 
 use crate::resource::name::into_canonical;
-use crate::resource::{Resource, ResourceType};
+use crate::resource::{RegisteredPolicy, Resource, ResourceType};
 use crate::wire::{self, Any, UnpackError};
 use at::{At, Fault};
 
@@ -42,6 +45,9 @@ pub struct Context {
     /// Names under `certificate_providers` in the bootstrap. `None` accepts any name: for tools
     /// that check resources on behalf of processes they do not know.
     pub certificate_providers: Option<BTreeSet<String>>,
+    /// Load-balancing policies that this process brings itself. `None`, for the same tools: one
+    /// that is not known is taken where a cluster names nothing else that is.
+    pub custom_policies: Option<Vec<Arc<dyn RegisteredPolicy>>>,
 }
 
 /// A resource whose name could be read.

@@ -1,11 +1,11 @@
 //! One `Route`: its condition and its action (gRFC A28, A31, A44, A63).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost_types::Duration;
 
 use super::at::{At, Result, wire_duration};
-use super::http_filter::check_overrides;
+use super::http_filter::{decode_overrides, encode_overrides};
 use super::matching::{
     decode_fraction, decode_header, decode_pattern, encode_fraction, encode_header, encode_pattern,
 };
@@ -13,8 +13,8 @@ use super::route_configuration::{HEADERS, MIRRORING};
 use super::{Reason, hash_policy, retry};
 use crate::resource::name::into_canonical;
 use crate::resource::{
-    Forward, HeaderMatcher, PathMatcher, RetryPolicy, Route, RouteAction, RouteMatch, Text,
-    WeightedCluster,
+    FilterOverrides, Forward, HeaderMatcher, PathMatcher, RetryPolicy, Route, RouteAction,
+    RouteMatch, Text, WeightedCluster,
 };
 use crate::wire::core::RuntimeFractionalPercent;
 use crate::wire::route::{
@@ -22,11 +22,17 @@ use crate::wire::route::{
     route_match::PathSpecifier, weighted_cluster::ClusterWeight,
 };
 
+/// What the virtual host says, where a route says nothing.
+pub(super) struct Inherited<'a> {
+    pub(super) retry: Option<&'a RetryPolicy>,
+    pub(super) overrides: &'a FilterOverrides,
+}
+
 /// A route, or `None` for one that gRPC skips.
 pub(super) fn decode(
     at: &At<'_>,
     plugins: &BTreeSet<String>,
-    inherited: Option<&RetryPolicy>,
+    inherited: &Inherited<'_>,
     wire: route::Route,
 ) -> Result<Option<Route>> {
     at.refuse("route_specifiers", !wire.route_specifiers.is_empty())?;
@@ -54,10 +60,15 @@ pub(super) fn decode(
     let Some(matches) = decode_match(&place, place.required(wire.r#match)?)? else {
         return Ok(None);
     };
+    let overrides = decode_overrides(at, inherited.overrides, &wire.typed_per_filter_config)?;
+    let inherited = Inherited {
+        overrides: &overrides,
+        ..*inherited
+    };
     let action = match wire.action {
         Some(Action::Route(action)) => {
             let at = at.field("route");
-            decode_action(&at, plugins, inherited, action)?.map(RouteAction::Forward)
+            decode_action(&at, plugins, &inherited, action)?.map(RouteAction::Forward)
         }
         Some(Action::NonForwardingAction(_)) => Some(RouteAction::NonForwarding),
         _ => Some(RouteAction::Unsupported),
@@ -65,7 +76,6 @@ pub(super) fn decode(
     let Some(action) = action else {
         return Ok(None);
     };
-    check_overrides(at, &wire.typed_per_filter_config)?;
     Ok(Some(Route {
         name: wire.name,
         matches,
@@ -120,7 +130,7 @@ fn decode_match(at: &At<'_>, wire: route::RouteMatch) -> Result<Option<RouteMatc
 fn decode_action(
     at: &At<'_>,
     plugins: &BTreeSet<String>,
-    inherited: Option<&RetryPolicy>,
+    inherited: &Inherited<'_>,
     wire: route::RouteAction,
 ) -> Result<Option<Forward>> {
     note_ignored_in_action(at, &wire);
@@ -128,7 +138,8 @@ fn decode_action(
     let policies =
         policies.map(|(i, policy)| hash_policy::decode(&at.item("hash_policy", i), policy));
     let hash_policies: Vec<_> = policies.collect::<Result<_>>()?;
-    let Some(clusters) = decode_clusters(at, plugins, wire.cluster_specifier)? else {
+    let Some(clusters) = decode_clusters(at, plugins, inherited.overrides, wire.cluster_specifier)?
+    else {
         return Ok(None);
     };
     let place = at.field("max_stream_duration");
@@ -141,7 +152,7 @@ fn decode_action(
     // A policy of the route's own replaces the virtual host's even if nothing in it is left.
     let retry = match wire.retry_policy {
         Some(policy) => retry::decode(&at.field("retry_policy"), policy)?,
-        None => inherited.cloned(),
+        None => inherited.retry.cloned(),
     };
     let max = place.optional_duration("max_stream_duration", limits.max_stream_duration)?;
     let header_max =
@@ -158,15 +169,21 @@ fn decode_action(
 fn decode_clusters(
     at: &At<'_>,
     plugins: &BTreeSet<String>,
+    overrides: &FilterOverrides,
     wire: Option<ClusterSpecifier>,
 ) -> Result<Option<Vec<WeightedCluster>>> {
     match wire {
         Some(ClusterSpecifier::Cluster(name)) => {
             let name = into_canonical(at.field("cluster").text(name)?);
-            Ok(Some(vec![WeightedCluster { name, weight: 1 }]))
+            let overrides = overrides.clone();
+            Ok(Some(vec![WeightedCluster {
+                name,
+                weight: 1,
+                overrides,
+            }]))
         }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-            decode_weighted(&at.field("weighted_clusters"), weighted).map(Some)
+            decode_weighted(&at.field("weighted_clusters"), overrides, weighted).map(Some)
         }
         Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) if !plugins.contains(&name) => {
             let place = at.field("cluster_specifier_plugin");
@@ -181,7 +198,11 @@ fn decode_clusters(
     }
 }
 
-fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<WeightedCluster>> {
+fn decode_weighted(
+    at: &At<'_>,
+    inherited: &FilterOverrides,
+    wire: route::WeightedCluster,
+) -> Result<Vec<WeightedCluster>> {
     at.ignore(
         "random_value_specifier",
         wire.random_value_specifier.is_some(),
@@ -195,7 +216,7 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
         if weight == 0 {
             continue;
         }
-        check_overrides(&at, &cluster.typed_per_filter_config)?;
+        let overrides = decode_overrides(&at, inherited, &cluster.typed_per_filter_config)?;
         total = total.checked_add(weight).ok_or_else(|| {
             at.field("weight")
                 .rule("the weights add up to more than 4294967295")
@@ -203,7 +224,11 @@ fn decode_weighted(at: &At<'_>, wire: route::WeightedCluster) -> Result<Vec<Weig
         at.refuse("cluster_header", !cluster.cluster_header.is_empty())?;
         note_ignored_in_weight(&at, &cluster);
         let name = into_canonical(at.field("name").text(cluster.name)?);
-        clusters.push(WeightedCluster { name, weight });
+        clusters.push(WeightedCluster {
+            name,
+            weight,
+            overrides,
+        });
     }
     if clusters.is_empty() {
         return Err(at.field("clusters").rule("no cluster has a weight"));
@@ -335,10 +360,25 @@ pub(super) fn encode(route: &Route) -> route::Route {
         // No action is one that nobody has.
         RouteAction::Unsupported => None,
     };
+    // A route with one cluster has no better place for what is said of the cluster.
+    let overrides = match &route.action {
+        RouteAction::Forward(forward) => match forward.clusters.as_slice() {
+            [
+                WeightedCluster {
+                    weight: 1,
+                    overrides,
+                    ..
+                },
+            ] => encode_overrides(overrides),
+            _ => BTreeMap::new(),
+        },
+        RouteAction::NonForwarding | RouteAction::Unsupported => BTreeMap::new(),
+    };
     route::Route {
         name: route.name.clone(),
         r#match: Some(encode_match(&route.matches)),
         action,
+        typed_per_filter_config: overrides,
         ..Default::default()
     }
 }
@@ -383,12 +423,18 @@ fn encode_action(forward: &Forward) -> route::RouteAction {
 }
 
 fn encode_clusters(clusters: &[WeightedCluster]) -> ClusterSpecifier {
-    if let [WeightedCluster { name, weight: 1 }] = clusters {
+    if let [
+        WeightedCluster {
+            name, weight: 1, ..
+        },
+    ] = clusters
+    {
         return ClusterSpecifier::Cluster(name.clone());
     }
     let encode = |cluster: &WeightedCluster| ClusterWeight {
         name: cluster.name.clone(),
         weight: Some(cluster.weight),
+        typed_per_filter_config: encode_overrides(&cluster.overrides),
         ..Default::default()
     };
     ClusterSpecifier::WeightedClusters(route::WeightedCluster {

@@ -3,20 +3,22 @@
 use std::collections::BTreeSet;
 
 use super::at::{At, Result};
-use super::http_filter::check_overrides;
-use super::{Reason, retry, route};
-use crate::resource::{RouteConfiguration, VirtualHost};
+use super::http_filter::decode_overrides;
+use super::route::{self, Inherited};
+use super::{Reason, retry};
+use crate::resource::{FilterOverrides, RouteConfiguration, VirtualHost};
 use crate::wire::route as wire;
 
 pub(super) fn decode(at: &At<'_>, wire: wire::RouteConfiguration) -> Result<RouteConfiguration> {
     let plugins = decode_plugins(at, &wire.cluster_specifier_plugins)?;
-    check_overrides(at, &wire.typed_per_filter_config)?;
+    let none = FilterOverrides::new();
+    let overrides = decode_overrides(at, &none, &wire.typed_per_filter_config)?;
     note_ignored(at, &wire);
     let mut domains = BTreeSet::new();
     let mut virtual_hosts = Vec::with_capacity(wire.virtual_hosts.len());
     for (i, host) in wire.virtual_hosts.into_iter().enumerate() {
         let at = at.item("virtual_hosts", i);
-        let host = decode_virtual_host(&at, &plugins, host)?;
+        let host = decode_virtual_host(&at, &plugins, &overrides, host)?;
         for (i, domain) in host.domains.iter().enumerate() {
             if !domains.insert(domain.clone()) {
                 let place = at.item("domains", i);
@@ -106,13 +108,14 @@ fn note_ignored(at: &At<'_>, wire: &wire::RouteConfiguration) {
 fn decode_virtual_host(
     at: &At<'_>,
     plugins: &BTreeSet<String>,
+    inherited: &FilterOverrides,
     wire: wire::VirtualHost,
 ) -> Result<VirtualHost> {
     at.refuse("matcher", wire.matcher.is_some())?;
     at.refuse("route_specifiers", !wire.route_specifiers.is_empty())?;
     // Nobody checks it: to go on would let plaintext calls in.
     at.refuse("require_tls", wire.require_tls != 0)?;
-    check_overrides(at, &wire.typed_per_filter_config)?;
+    let overrides = decode_overrides(at, inherited, &wire.typed_per_filter_config)?;
     at.ignore(
         "request_headers_to_add",
         !wire.request_headers_to_add.is_empty(),
@@ -167,7 +170,16 @@ fn decode_virtual_host(
     let routes = routes
         .filter_map(|(i, route)| {
             let at = at.item("routes", i);
-            route::decode(&at, plugins, retry.as_ref(), route).transpose()
+            route::decode(
+                &at,
+                plugins,
+                &Inherited {
+                    retry: retry.as_ref(),
+                    overrides: &overrides,
+                },
+                route,
+            )
+            .transpose()
         })
         .collect::<Result<_>>()?;
     Ok(VirtualHost {

@@ -14,8 +14,18 @@ pub(super) fn read<M: Name>(t: ResourceType, message: &M) -> Result<Resource, St
     let known = BTreeSet::from(["roots".to_owned(), "identity".to_owned()]);
     let cx = Context {
         certificate_providers: Some(known),
+        custom_policies: Some(Vec::new()),
     };
-    let decoded = decode(t, &Any::pack(message), &cx).expect("can be named");
+    read_in(&cx, t, message)
+}
+
+/// The resource for a process of which this is known, or `path: reason`.
+pub(super) fn read_in<M: Name>(
+    cx: &Context,
+    t: ResourceType,
+    message: &M,
+) -> Result<Resource, String> {
+    let decoded = decode(t, &Any::pack(message), cx).expect("can be named");
     decoded
         .result
         .map_err(|e| format!("{}: {}", e.path, e.reason))
@@ -69,6 +79,18 @@ fn matchers() -> Vec<StringMatcher> {
     ]
 }
 
+fn cookie() -> SessionState {
+    SessionState::Cookie(SessionCookie {
+        name: "session".into(),
+        path: "/p.S".into(),
+        ttl: Duration::from_secs(90),
+    })
+}
+
+fn overrides(filter: &str, state: Option<SessionState>) -> FilterOverrides {
+    [(filter.to_owned(), FilterConfig::StatefulSession(state))].into()
+}
+
 fn routes(name: &str) -> RouteConfiguration {
     let mut conditions: Vec<_> = matchers().into_iter().map(HeaderCondition::Value).collect();
     conditions.push(HeaderCondition::Range(-3..7));
@@ -81,13 +103,10 @@ fn routes(name: &str) -> RouteConfiguration {
     let forward = Forward {
         clusters: vec![
             WeightedCluster {
-                name: "a".into(),
-                weight: 1,
+                overrides: overrides("a", Some(cookie())),
+                ..WeightedCluster::new("a", 1)
             },
-            WeightedCluster {
-                name: "b".into(),
-                weight: 99,
-            },
+            WeightedCluster::new("b", 99),
         ],
         max_stream_duration: Some(Duration::from_millis(1500)),
         grpc_timeout_header_max: Some(Duration::ZERO),
@@ -101,8 +120,8 @@ fn routes(name: &str) -> RouteConfiguration {
     };
     let plain = Forward {
         clusters: vec![WeightedCluster {
-            name: "a".into(),
-            weight: 1,
+            overrides: overrides("sessions", None),
+            ..WeightedCluster::new("a", 1)
         }],
         max_stream_duration: None,
         grpc_timeout_header_max: None,
@@ -186,6 +205,18 @@ fn client_http(routes: RouteSource) -> HttpConnectionManager {
             config: FilterConfig::NoFault,
         },
     );
+    let states = [
+        None,
+        Some(cookie()),
+        Some(SessionState::Header {
+            name: "x-session".into(),
+        }),
+    ];
+    for (i, state) in states.into_iter().enumerate() {
+        let name = format!("sessions {i}");
+        let config = FilterConfig::StatefulSession(state);
+        http.filters.insert(0, HttpFilter { name, config });
+    }
     http
 }
 
@@ -234,11 +265,8 @@ fn server() -> ServerListener {
 
 fn cluster(name: &str, discovery: Discovery, lb_policy: LbPolicy) -> Cluster {
     Cluster {
-        name: name.into(),
-        discovery,
         lb_policy,
-        tls: None,
-        max_requests: 1024,
+        ..Cluster::new(name, discovery)
     }
 }
 
@@ -249,6 +277,28 @@ fn clusters() -> Vec<Cluster> {
     let dns = Discovery::LogicalDns {
         host: "example.com".into(),
         port: 443,
+        lookup: DnsLookup::default(),
+    };
+    let named = |host: &str, weight| NamedEndpoint {
+        host: host.into(),
+        port: 80,
+        weight,
+        health: Health::Healthy,
+    };
+    let strict = Discovery::StrictDns {
+        localities: vec![NamedLocality {
+            locality: Locality {
+                zone: "z".into(),
+                ..Locality::default()
+            },
+            priority: 1,
+            weight: 3,
+            endpoints: vec![named("a.example", 1), named("192.0.2.1", 2)],
+        }],
+        lookup: DnsLookup {
+            refresh: Duration::from_millis(1500),
+            families: AddressFamilies::V4Preferred,
+        },
     };
     let aggregate = Discovery::Aggregate {
         clusters: vec!["a".into(), "b".into()],
@@ -259,23 +309,69 @@ fn clusters() -> Vec<Cluster> {
         sans: matchers(),
     };
     vec![
-        cluster("a", eds("a"), LbPolicy::RoundRobin),
+        cluster("a", eds("a"), LbPolicy::round_robin()),
         cluster(
             "b",
             eds("other"),
-            LbPolicy::LeastRequest { choice_count: 10 },
+            LbPolicy::LeastRequest { choice_count: 10 }.by_locality(),
         ),
         cluster("c", dns, LbPolicy::PickFirst { shuffle: true }),
+        cluster("names", strict, LbPolicy::round_robin()),
         cluster("d", aggregate, LbPolicy::PickFirst { shuffle: false }),
         Cluster {
             tls: Some(tls(Some(instance("identity")))),
             max_requests: 0,
+            max_connections_per_endpoint: 5,
             ..cluster("e", eds("e"), LbPolicy::LeastRequest { choice_count: 2 })
         },
         Cluster {
             tls: Some(tls(None)),
             max_requests: 7,
-            ..cluster("f", eds("f"), LbPolicy::RoundRobin)
+            outlier_detection: Some(OutlierDetection::default()),
+            sessions: SessionHosts {
+                unknown: false,
+                draining: true,
+                idle_timeout: Duration::from_secs(60),
+                ..SessionHosts::default()
+            },
+            ..cluster("f", eds("f"), LbPolicy::round_robin())
+        },
+        cluster(
+            "s",
+            eds("s"),
+            LbPolicy::RandomSubset {
+                size: 20,
+                child: Box::new(LbPolicy::LeastRequest { choice_count: 2 }.by_locality()),
+            },
+        ),
+        Cluster {
+            outlier_detection: Some(OutlierDetection {
+                interval: Duration::from_millis(1500),
+                base_ejection_time: Duration::from_secs(400),
+                max_ejection_time: Duration::from_secs(500),
+                max_ejection_percent: 50,
+                success_rate: Some(SuccessRate {
+                    stdev_factor: 1,
+                    enforcing: 2,
+                    minimum_hosts: 3,
+                    request_volume: 4,
+                }),
+                failure_percentage: Some(FailurePercentage {
+                    threshold: 5,
+                    enforcing: 6,
+                    minimum_hosts: 7,
+                    request_volume: 8,
+                }),
+                consecutive_failures: Some(FailureRun {
+                    count: 9,
+                    enforcing: 10,
+                }),
+                consecutive_gateway_failures: Some(FailureRun {
+                    count: 11,
+                    enforcing: 12,
+                }),
+            }),
+            ..cluster("g", eds("g"), LbPolicy::round_robin())
         },
     ]
 }

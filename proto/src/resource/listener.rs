@@ -1,10 +1,11 @@
 //! `envoy.config.listener.v3.Listener`: the entry of a client channel or of a server socket.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{DownstreamTls, RouteConfiguration};
+use super::{DownstreamTls, RouteConfiguration, SessionState};
 
 /// A listener: where a client's (or a server's) configuration begins.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,9 +66,16 @@ pub enum FilterConfig {
     /// `envoy.extensions.filters.http.fault.v3.HTTPFault` that injects nothing, as Istio puts one
     /// before every router. One that injects faults is refused.
     NoFault,
+    /// `envoy.extensions.filters.http.stateful_session.v3.StatefulSession` (gRFC A55): calls of a
+    /// session meet one endpoint. `None`: there are no sessions.
+    StatefulSession(Option<SessionState>),
     /// `envoy.extensions.filters.http.router.v3.Router`: the terminal filter.
     Router,
 }
+
+/// What takes the place of a filter's own configuration, by the filter's instance name. A name that
+/// the chain does not have, or that belongs to another kind of filter, changes nothing.
+pub type FilterOverrides = BTreeMap<String, FilterConfig>;
 
 /// A listening socket's configuration (gRFC A36).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -8,30 +8,42 @@ use std::fmt;
 use std::sync::Arc;
 
 mod cluster;
+mod custom_policy;
 mod endpoint_assignment;
+mod lb_policy;
 mod listener;
 mod matching;
 pub mod name;
+mod outlier_detection;
 mod re2;
 mod rewrite;
 mod route_configuration;
 mod security;
+mod session;
+mod zone_aware;
 
-pub use cluster::{Cluster, Discovery, LbPolicy};
+pub use cluster::{
+    AddressFamilies, Cluster, Discovery, DnsLookup, NamedEndpoint, NamedLocality, SessionHosts,
+};
+pub use custom_policy::{CustomPolicy, RegisteredPolicy};
 pub use endpoint_assignment::{
     Address, DropCategory, Endpoint, EndpointAssignment, Health, Locality, LocalityEndpoints,
 };
+pub use lb_policy::{Finite, LbPolicy, Metric, PeakEwma, SlowStart, WeightedRoundRobin};
 pub use listener::{
-    CidrRange, FilterChain, FilterChainMatch, FilterConfig, HttpConnectionManager, HttpFilter,
-    Listener, ListenerKind, RouteSource, ServerListener, SourceType, TransportProtocol,
+    CidrRange, FilterChain, FilterChainMatch, FilterConfig, FilterOverrides, HttpConnectionManager,
+    HttpFilter, Listener, ListenerKind, RouteSource, ServerListener, SourceType, TransportProtocol,
 };
 pub use matching::{Pattern, PerMillion, StringMatcher, Text};
+pub use outlier_detection::{FailurePercentage, FailureRun, OutlierDetection, SuccessRate};
 pub use rewrite::Rewrite;
 pub use route_configuration::{
     Forward, HashPolicy, HashSource, HeaderCondition, HeaderMatcher, PathMatcher, RetryOn,
     RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 pub use security::{CertificateInstance, DownstreamTls, UpstreamTls};
+pub use session::{SessionCookie, SessionState};
+pub use zone_aware::ZoneAware;
 
 /// The four resource types that the protocol machines carry, in make-before-break order of
 /// *addition*: clusters, endpoints, listeners, routes.

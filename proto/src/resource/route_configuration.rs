@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Pattern, PerMillion, Rewrite, StringMatcher, Text};
+use super::{FilterOverrides, Pattern, PerMillion, Rewrite, StringMatcher, Text};
 
 /// A table of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -150,6 +150,21 @@ pub struct WeightedCluster {
     pub name: String,
     /// Relative to the sum of the route's weights; at least 1.
     pub weight: u32,
+    /// What filters do to calls that draw this cluster: the most specific word of cluster, route,
+    /// virtual host and route configuration for each filter (gRFC A39).
+    pub overrides: FilterOverrides,
+}
+
+impl WeightedCluster {
+    /// A share for which every filter does what its chain says.
+    #[must_use]
+    pub fn new(name: impl Into<String>, weight: u32) -> Self {
+        Self {
+            name: name.into(),
+            weight,
+            overrides: FilterOverrides::new(),
+        }
+    }
 }
 
 /// When and how a failed call is tried again (gRFC A44 over A6).

@@ -3,15 +3,10 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::clusters::word;
 use super::page::{Context, FORMAT, Page, Query, Reply, answer};
-use crate::control::Question;
-use crate::explain::{self, Answer, Outcome, Share, words};
-use crate::inspect::{Cluster, Connectivity, Endpoint, Process, Target};
-use crate::routing::{Call, ClusterIndex};
-use crate::snapshot::{Snapshot, TargetState};
+use crate::inspect::{Process, Target};
 
 /// The page.
 pub(super) const PAGE: Page = Page {
@@ -30,13 +25,12 @@ pub(super) const PAGE: Page = Page {
 };
 
 async fn explain(context: Arc<Context>, query: Query) -> Result<Reply, Reply> {
-    let process = context.ask(Question::Process).await?;
-    let clusters = context.ask(Question::Clusters).await?;
-    let target = find_target(&process, query.one("target"))?;
+    let known = context.known().await?;
+    let target = find_target(&known.process, query.one("target"))?;
     let headers = query.all("header").map(header).collect::<Result<_, _>>()?;
     let path = query.one("path").unwrap_or("/");
     let path = format!("/{}", path.trim_start_matches('/'));
-    let answer = find(&process, target, &clusters, &path, &headers);
+    let answer = known.explain(target, &path, &headers);
     if !query.wants_json() {
         return Ok(Reply::text(answer.to_text(|_, text| text.to_owned())));
     }
@@ -81,105 +75,4 @@ fn header(text: &str) -> Result<(HeaderName, HeaderValue), Reply> {
     let name = HeaderName::from_str(name.trim()).map_err(|error| bad(error.to_string()))?;
     let value = HeaderValue::from_str(value.trim()).map_err(|error| bad(error.to_string()))?;
     Ok((name, value))
-}
-
-fn find(
-    process: &Process,
-    target: &Target,
-    clusters: &[Cluster],
-    path: &str,
-    headers: &HeaderMap,
-) -> Answer {
-    let server = process.control_plane.as_ref().map(|plane| &plane.server);
-    let listener = match server {
-        Some(server) if !target.authority.is_empty() => format!("{} from {server}", target.name),
-        _ => format!("{}, without a control plane", target.name),
-    };
-    let mut answer = Answer {
-        service: target.name.to_string(),
-        path: path.to_owned(),
-        caller: None,
-        listener,
-        routes: "none".to_owned(),
-        rules: Vec::new(),
-        outcome: Outcome::Fails(target.problem().unwrap_or_default()),
-    };
-    let TargetState::Ready(snapshot) = &*target.state else {
-        return answer;
-    };
-    let explanation = snapshot.routes.explain(&Call {
-        authority: &target.authority,
-        path,
-        headers,
-        random: 0,
-        hash: 0,
-    });
-    let host = explanation.virtual_host.unwrap_or("none");
-    answer.routes = match &*target.routes {
-        "" => "every call goes the same way".to_owned(),
-        routes => format!("{routes}, virtual host {host}"),
-    };
-    answer.rules = explain::rules(&explanation);
-    answer.outcome = explain::outcome(&target.name, &explanation, |index, percent| {
-        share(snapshot, index, percent, clusters)
-    });
-    answer
-}
-
-fn share(snapshot: &Snapshot, index: ClusterIndex, percent: f64, clusters: &[Cluster]) -> Share {
-    let name = snapshot.cluster(index).name();
-    let cluster = clusters.iter().find(|cluster| *cluster.name == **name);
-    Share {
-        name: name.to_string(),
-        percent,
-        policy: cluster
-            .and_then(|cluster| cluster.policy)
-            .map_or("policy not known yet", words::policy)
-            .to_owned(),
-        security: cluster.map_or_else(String::new, |cluster| cluster.security.clone()),
-        state: cluster.map(state),
-        failing: cluster.is_some_and(|cluster| {
-            matches!(cluster.connectivity, Connectivity::TransientFailure(_))
-        }),
-        endpoints: cluster.map_or_else(Vec::new, |cluster| {
-            cluster.endpoints.iter().map(endpoint).collect()
-        }),
-    }
-}
-
-fn state(cluster: &Cluster) -> String {
-    let calls = match cluster.max_requests {
-        u32::MAX => format!("{} calls in flight", cluster.in_flight),
-        max => format!("{} of {max} calls in flight", cluster.in_flight),
-    };
-    match (&cluster.connectivity, &cluster.error) {
-        // The endpoints below say why.
-        (Connectivity::TransientFailure(_), None) if !cluster.endpoints.is_empty() => {
-            format!("TRANSIENT_FAILURE: calls fail, {calls}")
-        }
-        (Connectivity::TransientFailure(failure), _) => {
-            format!("TRANSIENT_FAILURE: calls fail: {}; {calls}", failure.0)
-        }
-        (connectivity, Some(error)) => format!("{}, but {error}; {calls}", word(connectivity)),
-        (connectivity, None) => format!("{}, {calls}", word(connectivity)),
-    }
-}
-
-fn endpoint(endpoint: &Endpoint) -> String {
-    let mut text = endpoint.address();
-    text.push_str(&words::place(&endpoint.locality, endpoint.weight));
-    if endpoint.priority != 0 {
-        text.push_str(&format!(", priority {}", endpoint.priority));
-    }
-    let state = match &endpoint.connectivity {
-        None => format!("not used: its health is {}", words::health(endpoint.health)),
-        Some(Connectivity::TransientFailure(failure)) => {
-            format!("TRANSIENT_FAILURE: {}", failure.0)
-        }
-        Some(connectivity) => {
-            let calls = endpoint.in_flight;
-            format!("{}, {calls} in flight", word(connectivity))
-        }
-    };
-    format!("{text}: {state}")
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::control::{Asker, Question};
+use crate::explain::process::Known;
 use crate::telemetry::Telemetry;
 
 /// A page.
@@ -50,8 +51,17 @@ impl Context {
         question: impl FnOnce(tokio::sync::oneshot::Sender<T>) -> Question,
     ) -> Result<T, Reply> {
         let answer = self.asker.ask(question).await;
-        answer.ok_or_else(|| Reply::error(StatusCode::SERVICE_UNAVAILABLE, ENDED))
+        answer.ok_or_else(ended)
     }
+
+    /// What explains calls.
+    pub(super) async fn known(&self) -> Result<Known, Reply> {
+        Known::ask(&self.asker).await.ok_or_else(ended)
+    }
+}
+
+fn ended() -> Reply {
+    Reply::error(StatusCode::SERVICE_UNAVAILABLE, ENDED)
 }
 
 /// What is said once there is nobody left to ask.

@@ -15,7 +15,7 @@
 //!
 //! States are bytes that the table's picker reads, so a new state does not make a new table.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -54,13 +54,15 @@ pub(super) struct ConsistentHash {
     make: Box<MakeTable>,
     endpoints: Vec<Endpoint>,
     places: HashMap<SubchannelId, usize>,
-    table: Arc<dyn Table>,
+    /// Made when the next picker is.
+    table: Option<(Arc<dyn Table>, Ids)>,
     states: States,
     tally: Tally,
+    /// Where the idle ones are.
+    idle: BTreeSet<usize>,
     error: Option<Failure>,
     last_failure: Option<Failure>,
     updated: bool,
-    published: Option<Connectivity>,
 }
 
 impl Debug for ConsistentHash {
@@ -74,6 +76,7 @@ impl Debug for ConsistentHash {
 
 /// The states of the endpoints, along the shares.
 type States = Arc<[AtomicU8]>;
+type Ids = Arc<[SubchannelId]>;
 
 /// A connectivity as a byte. A failure sticks until the endpoint is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,16 +124,16 @@ impl ConsistentHash {
     /// A balancer over tables that `make` makes.
     pub(super) fn new(make: impl Fn(&[Share<'_>]) -> Box<dyn Table> + Send + 'static) -> Self {
         Self {
-            table: make(&[]).into(),
+            table: None,
             make: Box::new(make),
             endpoints: Vec::new(),
             places: HashMap::new(),
             states: States::from([]),
             tally: Tally::default(),
+            idle: BTreeSet::new(),
             error: None,
             last_failure: None,
             updated: false,
-            published: None,
         }
     }
 
@@ -142,30 +145,17 @@ impl ConsistentHash {
         };
         let states: Vec<State> = endpoints.iter().map(|e| known(&e.id)).collect();
         self.tally = Tally::default();
-        for state in &states {
+        self.idle.clear();
+        for (at, state) in states.iter().enumerate() {
             self.tally.0[*state as usize] += 1;
+            if *state == State::Idle {
+                self.idle.insert(at);
+            }
         }
         self.states = states.iter().map(|s| AtomicU8::new(*s as u8)).collect();
         self.places = (endpoints.iter().map(|e| e.id)).zip(0..).collect();
         self.endpoints = endpoints.to_vec();
-        self.table = (self.make)(&shares(endpoints)).into();
-    }
-
-    fn connectivity(&self) -> Connectivity {
-        let count = |state| self.tally.of(state);
-        if count(State::Ready) > 0 {
-            Connectivity::Ready
-        } else if count(State::Failing) > 1 {
-            Connectivity::TransientFailure(self.failure())
-        } else if count(State::Connecting) > 0
-            || (count(State::Failing) == 1 && self.endpoints.len() > 1)
-        {
-            Connectivity::Connecting
-        } else if count(State::Idle) > 0 {
-            Connectivity::Idle
-        } else {
-            Connectivity::TransientFailure(self.failure())
-        }
+        self.table = None;
     }
 
     fn failure(&self) -> Failure {
@@ -178,36 +168,27 @@ impl ConsistentHash {
         }
     }
 
+    /// Whether it is a failure, and another one than the last.
+    fn note_failure(&mut self, state: &Connectivity) -> bool {
+        let Connectivity::TransientFailure(failure) = state else {
+            return false;
+        };
+        let last = self.last_failure.replace(failure.clone());
+        last.as_ref() != Some(failure)
+    }
+
     /// Sees to it that a set that is not usable is on its way to be.
-    fn keep_trying(&self, state: &Connectivity, out: &mut Actions) {
+    fn keep_trying(&self, out: &mut Actions) {
         let stuck = matches!(
-            state,
+            self.connectivity(),
             Connectivity::Connecting | Connectivity::TransientFailure(_)
         );
         if !stuck || self.tally.of(State::Connecting) > 0 {
             return;
         }
-        let mut all = 0..self.endpoints.len();
-        if let Some(at) = all.find(|at| State::read(&self.states, *at) == State::Idle) {
-            out.push(Action::Connect(self.endpoints[at].id));
+        if let Some(at) = self.idle.first() {
+            out.push(Action::Connect(self.endpoints[*at].id));
         }
-    }
-
-    fn publish(&mut self, out: &mut Actions) {
-        let state = self.connectivity();
-        let picker: Arc<dyn Picker> = if self.endpoints.is_empty() {
-            Arc::new(Failing(self.failure()))
-        } else {
-            Arc::new(Walk {
-                table: Arc::clone(&self.table),
-                states: Arc::clone(&self.states),
-                ids: self.endpoints.iter().map(|e| e.id).collect(),
-                failure: self.failure(),
-            })
-        };
-        self.published = Some(state.clone());
-        out.push(Action::Publish(state.clone(), picker));
-        self.keep_trying(&state, out);
     }
 }
 
@@ -251,7 +232,8 @@ impl LoadBalancer for ConsistentHash {
         }
         self.error = error;
         self.rebuild(endpoints);
-        self.publish(out);
+        out.push(Action::Changed);
+        self.keep_trying(out);
     }
 
     fn subchannel_changed(
@@ -264,8 +246,7 @@ impl LoadBalancer for ConsistentHash {
         let Some(at) = self.places.get(&id).copied() else {
             return;
         };
-        if let Connectivity::TransientFailure(failure) = state {
-            self.last_failure = Some(failure.clone());
+        if let Connectivity::TransientFailure(_) = state {
             // It is tried again after its backoff, whether or not a call asks.
             out.push(Action::Connect(id));
         }
@@ -274,12 +255,24 @@ impl LoadBalancer for ConsistentHash {
         if sticks && new == State::Idle {
             out.push(Action::Connect(id));
         }
+        let news = self.note_failure(state);
         if old == new || sticks {
+            // Calls are told the last error, not the first.
+            if news && matches!(self.connectivity(), Connectivity::TransientFailure(_)) {
+                out.push(Action::Changed);
+            }
             return;
         }
         self.states[at].store(new as u8, Relaxed);
         self.tally.moves(old, new);
-        self.publish(out);
+        if old == State::Idle {
+            self.idle.remove(&at);
+        }
+        if new == State::Idle {
+            self.idle.insert(at);
+        }
+        out.push(Action::Changed);
+        self.keep_trying(out);
     }
 
     fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
@@ -287,6 +280,40 @@ impl LoadBalancer for ConsistentHash {
         if place.is_some_and(|at| State::read(&self.states, *at) != State::Ready) {
             out.push(Action::Connect(id));
         }
+    }
+
+    fn connectivity(&self) -> Connectivity {
+        let count = |state| self.tally.of(state);
+        if count(State::Ready) > 0 {
+            Connectivity::Ready
+        } else if count(State::Failing) > 1 {
+            Connectivity::TransientFailure(self.failure())
+        } else if count(State::Connecting) > 0
+            || (count(State::Failing) == 1 && self.endpoints.len() > 1)
+        {
+            Connectivity::Connecting
+        } else if count(State::Idle) > 0 {
+            Connectivity::Idle
+        } else {
+            Connectivity::TransientFailure(self.failure())
+        }
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        if self.endpoints.is_empty() {
+            return Arc::new(Failing(self.failure()));
+        }
+        let (table, ids) = self.table.get_or_insert_with(|| {
+            let table = (self.make)(&shares(&self.endpoints)).into();
+            (table, self.endpoints.iter().map(|e| e.id).collect())
+        });
+        let (table, ids) = (Arc::clone(table), Arc::clone(ids));
+        Arc::new(Walk {
+            table,
+            ids,
+            states: Arc::clone(&self.states),
+            failure: self.failure(),
+        })
     }
 }
 
@@ -296,7 +323,7 @@ struct Walk {
     /// Of at least one endpoint.
     table: Arc<dyn Table>,
     states: States,
-    ids: Box<[SubchannelId]>,
+    ids: Ids,
     failure: Failure,
 }
 

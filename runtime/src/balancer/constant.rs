@@ -34,7 +34,7 @@ impl Picker for Always {
 
 /// Calls wait, and the first one has an endpoint connected.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wakes(pub(super) SubchannelId);
+pub(crate) struct Wakes(pub(crate) SubchannelId);
 
 impl Picker for Wakes {
     fn pick<'a>(&'a self, _: &Call<'_>) -> Pick<'a> {

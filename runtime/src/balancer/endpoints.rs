@@ -7,13 +7,21 @@
 //!   a failure sticks until Ready: an endpoint that keeps trying is not "connecting" again
 //! ```
 
-use super::{Action, Actions, Connectivity, Endpoint, Failure, SubchannelId};
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use sidestep_proto::code;
+
+use super::constant::{Failing, Queueing};
+use super::{Action, Actions, Connectivity, Endpoint, Failure, Picker, SubchannelId};
 
 /// Endpoints with what is known of their connections.
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     entries: Vec<Entry>,
+    /// Where each is in `entries`.
+    places: HashMap<SubchannelId, usize>,
+    tally: Tally,
     /// Why there are none.
     error: Option<Failure>,
     last_failure: Option<Failure>,
@@ -24,6 +32,36 @@ pub(super) struct Endpoints {
 struct Entry {
     endpoint: Endpoint,
     state: Connectivity,
+}
+
+/// How many entries are in which state.
+#[derive(Debug, Default)]
+struct Tally {
+    ready: usize,
+    /// Idle or connecting: they may still get there.
+    trying: usize,
+}
+
+impl Tally {
+    fn of(&mut self, state: &Connectivity) -> Option<&mut usize> {
+        match state {
+            Connectivity::Ready => Some(&mut self.ready),
+            Connectivity::Idle | Connectivity::Connecting => Some(&mut self.trying),
+            Connectivity::TransientFailure(_) => None,
+        }
+    }
+
+    fn add(&mut self, state: &Connectivity) {
+        if let Some(count) = self.of(state) {
+            *count += 1;
+        }
+    }
+
+    fn remove(&mut self, state: &Connectivity) {
+        if let Some(count) = self.of(state) {
+            *count -= 1;
+        }
+    }
 }
 
 impl Endpoints {
@@ -46,16 +84,19 @@ impl Endpoints {
         if same && error == self.error && !first {
             return false;
         }
-        let mut old: std::collections::HashMap<_, _> = self
-            .entries
-            .drain(..)
-            .map(|entry| (entry.endpoint.id, entry.state))
-            .collect();
-        for endpoint in endpoints {
-            let state = old.remove(&endpoint.id).unwrap_or_else(|| {
-                out.push(Action::Connect(endpoint.id));
-                Connectivity::Idle
-            });
+        let mut old = std::mem::take(&mut self.entries);
+        let places = std::mem::take(&mut self.places);
+        self.tally = Tally::default();
+        for (place, endpoint) in endpoints.iter().enumerate() {
+            let state = match places.get(&endpoint.id) {
+                Some(at) => std::mem::replace(&mut old[*at].state, Connectivity::Idle),
+                None => {
+                    out.push(Action::Connect(endpoint.id));
+                    Connectivity::Idle
+                }
+            };
+            self.tally.add(&state);
+            self.places.insert(endpoint.id, place);
             let endpoint = endpoint.clone();
             self.entries.push(Entry { endpoint, state });
         }
@@ -71,15 +112,13 @@ impl Endpoints {
         state: &Connectivity,
         out: &mut Actions,
     ) -> bool {
-        let Some(entry) = self.entries.iter_mut().find(|e| e.endpoint.id == id) else {
+        let Some(place) = self.places.get(&id) else {
             return false;
         };
+        let entry = &mut self.entries[*place];
         match state {
             Connectivity::Idle => out.push(Action::Connect(id)),
-            Connectivity::TransientFailure(failure) => {
-                self.last_failure = Some(failure.clone());
-                out.push(Action::Connect(id));
-            }
+            Connectivity::TransientFailure(_) => out.push(Action::Connect(id)),
             Connectivity::Connecting | Connectivity::Ready => {}
         }
         let was_failing = matches!(entry.state, Connectivity::TransientFailure(_));
@@ -87,23 +126,31 @@ impl Endpoints {
         if entry.state == *state || (was_failing && trying) {
             return false;
         }
+        if let Connectivity::TransientFailure(failure) = state {
+            self.last_failure = Some(failure.clone());
+        }
+        self.tally.remove(&entry.state);
+        self.tally.add(state);
         entry.state = state.clone();
         true
     }
 
     /// A call asked for this endpoint.
     pub(super) fn connect_requested(&self, id: SubchannelId, out: &mut Actions) {
-        if self
-            .entries
-            .iter()
-            .any(|e| e.endpoint.id == id && e.state != Connectivity::Ready)
-        {
+        let entry = self.places.get(&id).map(|place| &self.entries[*place]);
+        if entry.is_some_and(|entry| entry.state != Connectivity::Ready) {
             out.push(Action::Connect(id));
         }
     }
 
+    /// One of them.
+    pub(super) fn get(&self, id: SubchannelId) -> Option<&Endpoint> {
+        let place = self.places.get(&id)?;
+        Some(&self.entries[*place].endpoint)
+    }
+
     /// The endpoints that calls can be sent to.
-    pub(super) fn ready(&self) -> impl Iterator<Item = &Endpoint> {
+    pub(super) fn ready(&self) -> impl Iterator<Item = &Endpoint> + Clone {
         let ready = self
             .entries
             .iter()
@@ -113,13 +160,19 @@ impl Endpoints {
 
     /// Ready if any is, else connecting if any may still get there, else failing.
     pub(super) fn connectivity(&self) -> Connectivity {
-        let any = |state: &Connectivity| self.entries.iter().any(|e| e.state == *state);
-        if any(&Connectivity::Ready) {
-            Connectivity::Ready
-        } else if any(&Connectivity::Connecting) || any(&Connectivity::Idle) {
-            Connectivity::Connecting
-        } else {
-            Connectivity::TransientFailure(self.failure())
+        match &self.tally {
+            Tally { ready: 1.., .. } => Connectivity::Ready,
+            Tally { trying: 1.., .. } => Connectivity::Connecting,
+            Tally { .. } => Connectivity::TransientFailure(self.failure()),
+        }
+    }
+
+    /// The picker for the state of the moment, made by `ready` where an endpoint is.
+    pub(super) fn picker(&self, ready: impl FnOnce(&Self) -> Arc<dyn Picker>) -> Arc<dyn Picker> {
+        match self.connectivity() {
+            Connectivity::Ready => ready(self),
+            Connectivity::TransientFailure(failure) => Arc::new(Failing(failure)),
+            Connectivity::Idle | Connectivity::Connecting => Arc::new(Queueing),
         }
     }
 
@@ -133,7 +186,12 @@ impl Endpoints {
 }
 
 fn alike(a: &Endpoint, b: &Endpoint) -> bool {
-    a.id == b.id && a.weight == b.weight && std::sync::Arc::ptr_eq(&a.load, &b.load)
+    a.id == b.id
+        && a.weight == b.weight
+        && Arc::ptr_eq(&a.load, &b.load)
+        && a.locality == b.locality
+        && a.locality_weight == b.locality_weight
+        && a.hash_key == b.hash_key
 }
 
 /// What a call is told when a set of `count` endpoints has all failed.

@@ -1,7 +1,9 @@
 //! The least loaded of a few random endpoints (gRFC A48, xDS `LEAST_REQUEST`).
 //!
 //! `choice_count` ready endpoints are drawn, with repetition; the one with the fewest calls in
-//! flight takes the call. Endpoint weights do not count. Connects to every endpoint at once.
+//! flight takes the call, the first of them if there are several. Where endpoint weights differ
+//! (which A48 ignores), endpoints are drawn in proportion to them, and the fewest calls are those
+//! in proportion to the weight. Connects to every endpoint at once.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,13 +11,14 @@ use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
-use super::constant::{Failing, Queueing};
 use super::endpoints::Endpoints;
+use super::stride::Stride;
+use super::weights;
 use super::{
     Action, Actions, Call, Connectivity, Endpoint, Failure, Load, LoadBalancer,
     LoadBalancerFactory, Pick, Picker, SubchannelId,
 };
-use crate::routing::{Purpose, below, draw};
+use crate::routing::{Purpose, draw};
 
 /// Makes [`LeastRequest`]s.
 #[derive(Debug)]
@@ -44,25 +47,6 @@ struct LeastRequest {
     choice_count: u32,
 }
 
-impl LeastRequest {
-    fn publish(&self, out: &mut Actions) {
-        let state = self.endpoints.connectivity();
-        let picker: Arc<dyn Picker> = match &state {
-            Connectivity::Ready => Arc::new(Choices {
-                endpoints: self
-                    .endpoints
-                    .ready()
-                    .map(|e| (e.id, Arc::clone(&e.load)))
-                    .collect(),
-                choice_count: self.choice_count,
-            }),
-            Connectivity::TransientFailure(failure) => Arc::new(Failing(failure.clone())),
-            Connectivity::Idle | Connectivity::Connecting => Arc::new(Queueing),
-        };
-        out.push(Action::Publish(state, picker));
-    }
-}
-
 impl LoadBalancer for LeastRequest {
     fn update(
         &mut self,
@@ -72,7 +56,7 @@ impl LoadBalancer for LeastRequest {
         out: &mut Actions,
     ) {
         if self.endpoints.update(endpoints, error, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
@@ -84,35 +68,70 @@ impl LoadBalancer for LeastRequest {
         out: &mut Actions,
     ) {
         if self.endpoints.changed(id, state, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
     fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
         self.endpoints.connect_requested(id, out);
     }
+
+    fn connectivity(&self) -> Connectivity {
+        self.endpoints.connectivity()
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        let choice_count = self.choice_count;
+        self.endpoints.picker(|endpoints| {
+            let weights = weights::configured(endpoints.ready());
+            let ready = endpoints.ready().zip(&weights);
+            let choices = ready.map(|(endpoint, weight)| Choice {
+                id: endpoint.id,
+                weight: *weight,
+                load: Arc::clone(&endpoint.load),
+            });
+            Arc::new(Choices {
+                endpoints: choices.collect(),
+                stride: Stride::new(weights.iter().copied()),
+                choice_count,
+            })
+        })
+    }
 }
 
 /// The ready endpoints. Never empty.
 #[derive(Debug)]
 struct Choices {
-    endpoints: Box<[(SubchannelId, Arc<Load>)]>,
+    endpoints: Box<[Choice]>,
+    stride: Stride,
     choice_count: u32,
 }
 
+#[derive(Debug)]
+struct Choice {
+    id: SubchannelId,
+    weight: u32,
+    load: Arc<Load>,
+}
+
 impl Choices {
-    fn drawn(&self, random: u64, nth: u32) -> &(SubchannelId, Arc<Load>) {
+    /// One of them, and its calls in flight.
+    fn drawn(&self, random: u64, nth: u32) -> (&Choice, u32) {
         let number = draw(random, Purpose::Endpoint(nth));
-        // Below the length, so it fits.
-        &self.endpoints[below(number, self.endpoints.len() as u64) as usize]
+        let choice = &self.endpoints[self.stride.at(number)];
+        (choice, choice.load.in_flight.load(Relaxed))
     }
 }
 
 impl Picker for Choices {
     fn pick<'a>(&'a self, call: &Call<'_>) -> Pick<'a> {
         let drawn = (0..self.choice_count).map(|nth| self.drawn(call.random, nth));
-        let least = drawn.min_by_key(|(_, load)| load.in_flight.load(Relaxed));
-        Pick::Ready(least.unwrap_or(&self.endpoints[0]).0)
+        let least = drawn.min_by(|(a, of_a), (b, of_b)| {
+            // By what each has of its weight, without a division.
+            let (of_a, of_b) = (u64::from(*of_a), u64::from(*of_b));
+            (of_a * u64::from(b.weight)).cmp(&(of_b * u64::from(a.weight)))
+        });
+        Pick::Ready(least.map_or(self.endpoints[0].id, |(choice, _)| choice.id))
     }
 }
 
@@ -147,5 +166,35 @@ mod tests {
         let counts = counts(&rig, 16_000);
         // Both draws fall on it in one of sixteen calls; 5 sigma is 153.
         assert!(counts[2].abs_diff(1_000) < 153, "{counts:?}");
+    }
+
+    fn weighted() -> Rig {
+        let mut rig = ready(0);
+        let endpoints = [(0, 1), (1, 3)].map(|(id, weight)| Endpoint {
+            weight,
+            ..rig.endpoint(id)
+        });
+        rig.update(&endpoints);
+        for endpoint in &endpoints {
+            rig.set(endpoint.id, Connectivity::Ready);
+        }
+        rig
+    }
+
+    #[test]
+    fn an_idle_set_is_used_by_weight() {
+        let counts = counts(&weighted(), 10_000);
+        // 5 sigma of a binomial with 10,000 trials at 1/4 is 217.
+        assert!(counts[0].abs_diff(2_500) < 217, "{counts:?}");
+    }
+
+    #[test]
+    fn calls_in_flight_count_by_weight() {
+        let rig = weighted();
+        rig.load(SubchannelId(0)).in_flight.store(1, Relaxed);
+        rig.load(SubchannelId(1)).in_flight.store(2, Relaxed);
+        // Taken only if drawn twice: one of sixteen.
+        let counts = counts(&rig, 16_000);
+        assert!(counts[0].abs_diff(1_000) < 153, "{counts:?}");
     }
 }

@@ -21,10 +21,6 @@ impl LoadBalancerFactory for Factory {
         "maglev"
     }
 
-    fn weighs_localities(&self) -> bool {
-        false
-    }
-
     fn build(&self, policy: &LbPolicy, _seed: u64) -> Option<Box<dyn LoadBalancer>> {
         let LbPolicy::Maglev { table_size } = *policy else {
             return None;

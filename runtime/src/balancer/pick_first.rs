@@ -10,11 +10,12 @@
 //!                 (sticky: keeps trying all, until one is ready)
 //! ```
 //!
-//! Endpoints are tried in order, the next one when the last failed or after 250 ms, whichever is
+//! Endpoints are tried in order (shuffled if so configured, then with the families of their first
+//! addresses taking turns), the next one when the last failed or after 250 ms, whichever is
 //! first; the others are given up once one is ready.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
@@ -22,11 +23,9 @@ use super::constant::{Always, Failing, Queueing, Wakes};
 use super::endpoints::{no_endpoints, unreachable};
 use super::{
     Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory, Picker,
-    SubchannelId,
+    Standing, SubchannelId,
 };
-
-/// How long one endpoint may take before the next one is tried as well (gRFC A61).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+use crate::subchannel::race::{ATTEMPT_DELAY, interleave};
 
 /// Makes [`PickFirst`]s.
 #[derive(Debug)]
@@ -35,10 +34,6 @@ pub(super) struct Factory;
 impl LoadBalancerFactory for Factory {
     fn name(&self) -> &'static str {
         "pick_first"
-    }
-
-    fn weighs_localities(&self) -> bool {
-        false
     }
 
     fn build(&self, policy: &LbPolicy, seed: u64) -> Option<Box<dyn LoadBalancer>> {
@@ -106,10 +101,12 @@ impl PickFirst {
     fn reorder(&mut self, endpoints: &[Endpoint]) {
         let mut old: Vec<_> = self.order.drain(..).zip(self.states.drain(..)).collect();
         old.sort_unstable_by_key(|(id, _)| *id);
-        self.order = match &mut self.shuffle {
+        let order: Vec<_> = match &mut self.shuffle {
             Some(random) => shuffled(endpoints, random),
-            None => endpoints.iter().map(|e| e.id).collect(),
+            None => endpoints.iter().collect(),
         };
+        let order = interleave(&order, |endpoint| endpoint.family);
+        self.order = order.into_iter().map(|endpoint| endpoint.id).collect();
         let known = |id: &SubchannelId| {
             let found = old.binary_search_by_key(id, |(id, _)| *id);
             found.map_or(Known::Idle, |at| old[at].1)
@@ -131,11 +128,11 @@ impl PickFirst {
         if failing {
             let ids = self.order.iter().map(|id| Action::Connect(*id));
             out.extend(ids);
-            return self.publish(out);
+            return out.push(Action::Changed);
         }
         self.phase = Phase::Connecting { next: 0, at: None };
         self.try_next(now, out);
-        self.publish(out);
+        out.push(Action::Changed);
     }
 
     /// Tries the next endpoint of the pass, if one is left.
@@ -167,7 +164,7 @@ impl PickFirst {
             }
         }
         self.phase = Phase::Ready(id);
-        self.publish(out);
+        out.push(Action::Changed);
     }
 
     fn failed(&mut self, now: Instant, at: usize, out: &mut Actions) {
@@ -184,7 +181,7 @@ impl PickFirst {
                 if self.states.iter().all(|s| *s == Known::Failed) {
                     self.phase = Phase::Failing;
                     out.extend(self.order.iter().map(|id| Action::Connect(*id)));
-                    self.publish(out);
+                    out.push(Action::Changed);
                 }
             }
             Phase::Failing => {
@@ -192,20 +189,6 @@ impl PickFirst {
             }
             Phase::Idle | Phase::Ready(_) => {}
         }
-    }
-
-    fn publish(&self, out: &mut Actions) {
-        let (state, picker): (_, Arc<dyn Picker>) = match (self.phase, self.order.first()) {
-            (Phase::Ready(id), _) => (Connectivity::Ready, Arc::new(Always(id))),
-            (Phase::Idle, Some(first)) => (Connectivity::Idle, Arc::new(Wakes(*first))),
-            (Phase::Connecting { .. }, _) => (Connectivity::Connecting, Arc::new(Queueing)),
-            (Phase::Failing | Phase::Idle, _) => {
-                let failure = self.failure();
-                let picker = Arc::new(Failing(failure.clone()));
-                (Connectivity::TransientFailure(failure), picker)
-            }
-        };
-        out.push(Action::Publish(state, picker));
     }
 
     fn failure(&self) -> Failure {
@@ -235,7 +218,7 @@ impl LoadBalancer for PickFirst {
         match self.phase {
             _ if self.order.is_empty() => {
                 self.phase = Phase::Failing;
-                self.publish(out);
+                out.push(Action::Changed);
             }
             Phase::Ready(id) if self.order.contains(&id) => {}
             _ => self.start_pass(now, out),
@@ -263,11 +246,15 @@ impl LoadBalancer for PickFirst {
                 }
                 self.states[at] = Known::Idle;
                 self.phase = Phase::Idle;
-                self.publish(out);
+                out.push(Action::Changed);
             }
-            (Connectivity::TransientFailure(failure), _) => {
+            (Connectivity::TransientFailure(failure), phase) => {
+                let news = self.last_failure.as_ref() != Some(failure);
                 self.last_failure = Some(failure.clone());
                 self.failed(now, at, out);
+                if news && phase == Phase::Failing {
+                    out.push(Action::Changed);
+                }
             }
             (Connectivity::Idle, Phase::Failing) => out.push(Action::Connect(id)),
             (Connectivity::Idle | Connectivity::Connecting, _) => {}
@@ -292,6 +279,35 @@ impl LoadBalancer for PickFirst {
             self.try_next(now, out);
         }
     }
+
+    fn connectivity(&self) -> Connectivity {
+        match self.phase {
+            Phase::Ready(_) => Connectivity::Ready,
+            Phase::Idle if !self.order.is_empty() => Connectivity::Idle,
+            Phase::Connecting { .. } => Connectivity::Connecting,
+            Phase::Failing | Phase::Idle => Connectivity::TransientFailure(self.failure()),
+        }
+    }
+
+    fn standing(&self, id: SubchannelId) -> Standing {
+        let passed_over = match self.phase {
+            Phase::Ready(chosen) if chosen != id => Some("another endpoint was first".into()),
+            _ => None,
+        };
+        Standing {
+            passed_over,
+            ..Standing::default()
+        }
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        match (self.phase, self.order.first()) {
+            (Phase::Ready(id), _) => Arc::new(Always(id)),
+            (Phase::Idle, Some(first)) => Arc::new(Wakes(*first)),
+            (Phase::Connecting { .. }, _) => Arc::new(Queueing),
+            (Phase::Failing | Phase::Idle, _) => Arc::new(Failing(self.failure())),
+        }
+    }
 }
 
 fn weight(endpoint: &Endpoint) -> u64 {
@@ -300,20 +316,22 @@ fn weight(endpoint: &Endpoint) -> u64 {
 
 /// A random order in which heavier endpoints tend to come first (gRFC A113): by `u^(1/weight)`,
 /// falling, which is the order of `-ln(u) / weight`, rising.
-fn shuffled(endpoints: &[Endpoint], random: &mut fastrand::Rng) -> Vec<SubchannelId> {
-    let mut keyed: Vec<(f64, SubchannelId)> = endpoints
+fn shuffled<'a>(endpoints: &'a [Endpoint], random: &mut fastrand::Rng) -> Vec<&'a Endpoint> {
+    let mut keyed: Vec<(f64, &Endpoint)> = endpoints
         .iter()
         // `1 - u` is never zero, so the logarithm is finite.
-        .map(|e| (-(1.0 - random.f64()).ln() / weight(e) as f64, e.id))
+        .map(|e| (-(1.0 - random.f64()).ln() / weight(e) as f64, e))
         .collect();
     keyed.sort_by(|a, b| a.0.total_cmp(&b.0));
-    keyed.into_iter().map(|(_, id)| id).collect()
+    keyed.into_iter().map(|(_, endpoint)| endpoint).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Pick;
+    use std::time::Duration;
+
     use super::super::conformance::Rig;
+    use super::super::{Family, Pick};
     use super::*;
 
     const A: SubchannelId = SubchannelId(0);
@@ -338,6 +356,23 @@ mod tests {
         assert_eq!(rig.pick(0), Pick::Ready(B));
         assert_eq!(rig.connects, [A, B]);
         assert_eq!(rig.closes, [A]);
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let policy = LbPolicy::PickFirst { shuffle: false };
+        let mut rig = Rig::new(Factory.build(&policy, 1).unwrap());
+        let families = [Family::V6, Family::V6, Family::V6, Family::V4];
+        let endpoints = (0..).zip(families).map(|(id, family)| Endpoint {
+            family,
+            ..rig.endpoint(id)
+        });
+        let endpoints: Vec<_> = endpoints.collect();
+        rig.update(&endpoints);
+        for id in [0, 3, 1, 2] {
+            rig.fail(SubchannelId(id), "refused");
+        }
+        assert_eq!(rig.connects[..4], [0, 3, 1, 2].map(SubchannelId));
     }
 
     #[test]
@@ -419,7 +454,7 @@ mod tests {
             ..rig.endpoint(weight)
         });
         let heavy_first = (0..10_000)
-            .filter(|_| shuffled(&endpoints, &mut random)[0] == endpoints[1].id)
+            .filter(|_| shuffled(&endpoints, &mut random)[0].id == endpoints[1].id)
             .count();
         // Three of four; 5 sigma is 217.
         assert!(heavy_first.abs_diff(7_500) < 217, "{heavy_first}");

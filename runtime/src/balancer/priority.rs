@@ -24,7 +24,10 @@ use sidestep_proto::resource::Locality;
 
 use super::constant::{Failing, Queueing};
 use super::endpoints::no_endpoints;
-use super::{Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, Picker, SubchannelId};
+use super::{
+    Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, Picker, Standing, SubchannelId,
+    child,
+};
 
 /// How long a priority may try before the next one is used.
 const FAILOVER: Duration = Duration::from_secs(10);
@@ -41,7 +44,15 @@ pub struct Priority {
     levels: Vec<Level>,
     known: HashMap<SubchannelId, Known>,
     error: Option<Failure>,
-    published: Option<(Connectivity, Arc<dyn Picker>)>,
+    chosen: Option<Chosen>,
+}
+
+/// What calls were last told to use.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    /// A place among the levels, if there is one.
+    at: Option<usize>,
+    state: Connectivity,
 }
 
 /// One priority.
@@ -60,9 +71,10 @@ struct Known {
 }
 
 struct Child {
-    balancer: Box<dyn LoadBalancer>,
+    child: child::Child,
     state: Connectivity,
-    picker: Arc<dyn Picker>,
+    /// It has changed since the last choice.
+    changed: bool,
     failover: Option<Instant>,
     /// Whether it was ready or idle since it last failed.
     was_usable: bool,
@@ -73,33 +85,29 @@ struct Child {
 impl Child {
     fn new(now: Instant, balancer: Box<dyn LoadBalancer>) -> Self {
         Self {
-            balancer,
+            child: child::Child::new(balancer),
             state: Connectivity::Connecting,
-            picker: Arc::new(Queueing),
+            changed: true,
             failover: Some(now + FAILOVER),
             was_usable: false,
             expires: None,
         }
     }
 
-    /// Runs one step of the balancer: keeps what it publishes, passes the rest on.
+    /// Runs one step of the balancer, and follows its state.
     fn step(
         &mut self,
         now: Instant,
         out: &mut Actions,
         step: impl FnOnce(&mut dyn LoadBalancer, &mut Actions),
     ) {
-        let mut actions = Actions::new();
-        step(&mut *self.balancer, &mut actions);
-        for action in actions {
-            match action {
-                Action::Publish(state, picker) => self.published(now, state, picker),
-                other => out.push(other),
-            }
+        if self.child.step(out, step) {
+            self.changed = true;
+            self.follow(now, self.child.connectivity());
         }
     }
 
-    fn published(&mut self, now: Instant, state: Connectivity, picker: Arc<dyn Picker>) {
+    fn follow(&mut self, now: Instant, state: Connectivity) {
         match &state {
             Connectivity::Ready | Connectivity::Idle => {
                 self.was_usable = true;
@@ -114,7 +122,7 @@ impl Child {
             }
             Connectivity::Connecting => {}
         }
-        (self.state, self.picker) = (state, picker);
+        self.state = state;
     }
 
     fn is_usable(&self) -> bool {
@@ -122,7 +130,11 @@ impl Child {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let timeouts = [self.failover, self.expires, self.balancer.next_timeout()];
+        let timeouts = [
+            self.failover,
+            self.expires,
+            self.child.balancer().next_timeout(),
+        ];
         timeouts.into_iter().flatten().min()
     }
 
@@ -132,7 +144,8 @@ impl Child {
             self.failover = None;
             self.was_usable = false;
         }
-        if self.balancer.next_timeout().is_some_and(|at| at <= now) {
+        let next = self.child.balancer().next_timeout();
+        if next.is_some_and(|at| at <= now) {
             self.step(now, out, |b, out| b.handle_timeout(now, out));
         }
     }
@@ -146,7 +159,7 @@ impl Priority {
             levels: Vec::new(),
             known: HashMap::new(),
             error: None,
-            published: None,
+            chosen: None,
         }
     }
 
@@ -210,6 +223,7 @@ impl Priority {
     }
 
     fn create(&mut self, now: Instant, at: usize, out: &mut Actions) {
+        let since = out.len();
         let level = &mut self.levels[at];
         let mut child = Child::new(now, (self.make)(level.priority));
         child.step(now, out, |b, out| {
@@ -218,36 +232,34 @@ impl Priority {
         let ids = level.endpoints.iter().map(|e| e.id);
         Self::tell(&self.known, now, &mut child, ids, out);
         level.child = Some(child);
-        self.note_closed(out);
+        self.note_closed(&out[since..]);
     }
 
-    /// Decides which priority is in use, and publishes what has changed.
-    fn choose(&mut self, now: Instant, out: &mut Actions) {
-        self.note_closed(out);
-        let chosen = self.first_candidate(now, out);
-        let chosen = chosen.or_else(|| self.last_resort());
-        let child = chosen.and_then(|at| self.levels[at].child.as_ref());
-        let (state, picker) = match child {
-            Some(child) => (child.state.clone(), Arc::clone(&child.picker)),
-            None => self.nothing(),
+    /// Decides which priority is in use, and says so if that, or what is in it, has changed. The
+    /// actions from `since` on are this event's.
+    fn choose(&mut self, now: Instant, since: usize, out: &mut Actions) {
+        self.note_closed(&out[since..]);
+        let at = self.first_candidate(now, out);
+        let at = at.or_else(|| self.last_resort());
+        let child = at.and_then(|at| self.levels[at].child.as_mut());
+        let (state, changed) = match child {
+            Some(child) => {
+                let changed = std::mem::take(&mut child.changed);
+                (child.state.clone(), changed)
+            }
+            None => (Connectivity::TransientFailure(self.nothing()), false),
         };
-        let same = self
-            .published
-            .as_ref()
-            .is_some_and(|(old_state, old_picker)| {
-                // Without endpoints the picker is always new, and its state says all of it.
-                *old_state == state && (child.is_none() || Arc::ptr_eq(old_picker, &picker))
-            });
-        if !same {
-            self.published = Some((state.clone(), Arc::clone(&picker)));
-            out.push(Action::Publish(state, picker));
+        let chosen = Some(Chosen { at, state });
+        if changed || chosen != self.chosen {
+            self.chosen = chosen;
+            out.push(Action::Changed);
         }
     }
 
     /// Nobody need report that a connection was closed as asked; a child that is told of it later
     /// must not take it for ready.
-    fn note_closed(&mut self, out: &Actions) {
-        for action in out {
+    fn note_closed(&mut self, actions: &[Action]) {
+        for action in actions {
             if let Action::Close(id) = action
                 && let Some(known) = self.known.get_mut(id)
             {
@@ -292,10 +304,14 @@ impl Priority {
         }
     }
 
-    fn nothing(&self) -> (Connectivity, Arc<dyn Picker>) {
-        let failure = self.error.clone().unwrap_or_else(no_endpoints);
-        let picker = Arc::new(Failing(failure.clone()));
-        (Connectivity::TransientFailure(failure), picker)
+    /// The priority that calls were last told to use.
+    fn in_use(&self) -> Option<u32> {
+        let at = self.chosen.as_ref()?.at?;
+        Some(self.levels.get(at)?.priority)
+    }
+
+    fn nothing(&self) -> Failure {
+        self.error.clone().unwrap_or_else(no_endpoints)
     }
 
     /// Drops a child that nobody has used for long, and its connections.
@@ -320,7 +336,9 @@ impl LoadBalancer for Priority {
         error: Option<&Failure>,
         out: &mut Actions,
     ) {
+        let since = out.len();
         self.error = error.filter(|_| endpoints.is_empty()).cloned();
+        let before = self.in_use();
         let moved = self.locate(endpoints);
         self.regroup(endpoints);
         for level in &mut self.levels {
@@ -337,7 +355,11 @@ impl LoadBalancer for Priority {
                 Self::tell(&self.known, now, child, moved, out);
             }
         }
-        self.choose(now, out);
+        if before != self.in_use() {
+            // Its place now means another priority.
+            self.chosen = None;
+        }
+        self.choose(now, since, out);
     }
 
     fn subchannel_changed(
@@ -351,15 +373,25 @@ impl LoadBalancer for Priority {
             known.state = state.clone();
         }
         if let Some(child) = self.child_of(id) {
+            let since = out.len();
             child.step(now, out, |b, out| b.subchannel_changed(now, id, state, out));
-            self.choose(now, out);
+            self.choose(now, since, out);
         }
     }
 
     fn connect_requested(&mut self, now: Instant, id: SubchannelId, out: &mut Actions) {
         if let Some(child) = self.child_of(id) {
+            let since = out.len();
             child.step(now, out, |b, out| b.connect_requested(now, id, out));
-            self.choose(now, out);
+            self.choose(now, since, out);
+        }
+    }
+
+    fn noticed(&mut self, now: Instant, id: SubchannelId, out: &mut Actions) {
+        if let Some(child) = self.child_of(id) {
+            let since = out.len();
+            child.step(now, out, |b, out| b.noticed(now, id, out));
+            self.choose(now, since, out);
         }
     }
 
@@ -369,6 +401,7 @@ impl LoadBalancer for Priority {
     }
 
     fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
+        let since = out.len();
         for at in 0..self.levels.len() {
             let Some(child) = &mut self.levels[at].child else {
                 continue;
@@ -378,7 +411,40 @@ impl LoadBalancer for Priority {
                 self.expire(at, out);
             }
         }
-        self.choose(now, out);
+        self.choose(now, since, out);
+    }
+
+    fn connectivity(&self) -> Connectivity {
+        let chosen = self.chosen.as_ref();
+        chosen.map_or(Connectivity::Connecting, |chosen| chosen.state.clone())
+    }
+
+    fn standing(&self, id: SubchannelId) -> Standing {
+        let Some(known) = self.known.get(&id) else {
+            return Standing::default();
+        };
+        let mut levels = self.levels.iter();
+        let level = levels.find(|level| level.priority == known.priority);
+        let child = level.and_then(|level| level.child.as_ref());
+        let standing = child.map_or_else(Standing::default, |child| child.child.standing(id));
+        match self.in_use() {
+            Some(used) if used != known.priority => Standing {
+                passed_over: Some(format!("priority {used} is in use").into()),
+                ..standing
+            },
+            _ => standing,
+        }
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        let Some(chosen) = &self.chosen else {
+            return Arc::new(Queueing);
+        };
+        let level = chosen.at.map(|at| &mut self.levels[at]);
+        match level.and_then(|level| level.child.as_mut()) {
+            Some(child) => child.child.picker(),
+            None => Arc::new(Failing(self.nothing())),
+        }
     }
 }
 
@@ -395,7 +461,7 @@ mod tests {
 
     /// One endpoint in each of two priorities.
     fn two() -> Rig {
-        let mut rig = Rig::new(build(&LbPolicy::RoundRobin, 1));
+        let mut rig = Rig::new(build(&LbPolicy::round_robin(), 1));
         let endpoints = [rig.endpoint_in(0, "a", 1, 0), rig.endpoint_in(1, "b", 1, 1)];
         rig.update(&endpoints);
         rig
@@ -428,6 +494,20 @@ mod tests {
             rig.pick(0),
             Pick::Fail(&Failure::new(sidestep_proto::code::CANNOT_CONNECT, text))
         );
+    }
+
+    #[test]
+    fn who_is_passed_over_is_told_why() {
+        let mut rig = two();
+        rig.set(A, Connectivity::Ready);
+        assert_eq!(rig.standing(A).passed_over, None);
+        let why = rig.standing(B).passed_over;
+        assert_eq!(why.as_deref(), Some("priority 0 is in use"));
+        rig.fail(A, "refused");
+        rig.set(B, Connectivity::Ready);
+        assert_eq!(rig.standing(B).passed_over, None);
+        let why = rig.standing(A).passed_over;
+        assert_eq!(why.as_deref(), Some("priority 1 is in use"));
     }
 
     #[test]

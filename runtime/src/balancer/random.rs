@@ -1,20 +1,21 @@
 //! Any ready endpoint, each call on its own (xDS `RANDOM`).
 //!
-//! Without turns there is nothing that calls of many threads would have to write to. Endpoint
-//! weights do not count. Connects to every endpoint at once.
+//! Without turns there is nothing that calls of many threads would have to write to. Endpoints are
+//! drawn by weight. Connects to every endpoint at once.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
-use super::constant::{Failing, Queueing};
 use super::endpoints::Endpoints;
+use super::stride::Stride;
+use super::weights;
 use super::{
     Action, Actions, Call, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory,
     Pick, Picker, SubchannelId,
 };
-use crate::routing::{Purpose, below, draw};
+use crate::routing::{Purpose, draw};
 
 /// Makes [`Random`]s.
 #[derive(Debug)]
@@ -36,18 +37,6 @@ struct Random {
     endpoints: Endpoints,
 }
 
-impl Random {
-    fn publish(&self, out: &mut Actions) {
-        let state = self.endpoints.connectivity();
-        let picker: Arc<dyn Picker> = match &state {
-            Connectivity::Ready => Arc::new(Any(self.endpoints.ready().map(|e| e.id).collect())),
-            Connectivity::TransientFailure(failure) => Arc::new(Failing(failure.clone())),
-            Connectivity::Idle | Connectivity::Connecting => Arc::new(Queueing),
-        };
-        out.push(Action::Publish(state, picker));
-    }
-}
-
 impl LoadBalancer for Random {
     fn update(
         &mut self,
@@ -57,7 +46,7 @@ impl LoadBalancer for Random {
         out: &mut Actions,
     ) {
         if self.endpoints.update(endpoints, error, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
@@ -69,24 +58,40 @@ impl LoadBalancer for Random {
         out: &mut Actions,
     ) {
         if self.endpoints.changed(id, state, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
     fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
         self.endpoints.connect_requested(id, out);
     }
+
+    fn connectivity(&self) -> Connectivity {
+        self.endpoints.connectivity()
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        self.endpoints.picker(|endpoints| {
+            let weights = weights::configured(endpoints.ready());
+            Arc::new(Any {
+                ids: endpoints.ready().map(|e| e.id).collect(),
+                stride: Stride::new(weights.iter().copied()),
+            })
+        })
+    }
 }
 
 /// The ready endpoints. Never empty.
 #[derive(Debug)]
-struct Any(Box<[SubchannelId]>);
+struct Any {
+    ids: Box<[SubchannelId]>,
+    stride: Stride,
+}
 
 impl Picker for Any {
     fn pick<'a>(&'a self, call: &Call<'_>) -> Pick<'a> {
         let number = draw(call.random, Purpose::Endpoint(0));
-        // Below the length, so it fits.
-        Pick::Ready(self.0[below(number, self.0.len() as u64) as usize])
+        Pick::Ready(self.ids[self.stride.at(number)])
     }
 }
 
@@ -109,5 +114,21 @@ mod tests {
         for count in counts {
             assert!(count.abs_diff(2_500) < 217, "{count}");
         }
+    }
+
+    #[test]
+    fn weights_are_honoured() {
+        let mut rig = Rig::new(Factory.build(&LbPolicy::Random, 1).unwrap());
+        let endpoints = [(0, 1), (1, 3)].map(|(id, weight)| Endpoint {
+            weight,
+            ..rig.endpoint(id)
+        });
+        rig.update(&endpoints);
+        for endpoint in &endpoints {
+            rig.set(endpoint.id, Connectivity::Ready);
+        }
+        let counts = counts(&rig, 10_000);
+        // 5 sigma of a binomial with 10,000 trials at 1/4 is 217.
+        assert!(counts[0].abs_diff(2_500) < 217, "{counts:?}");
     }
 }

@@ -22,10 +22,6 @@ impl LoadBalancerFactory for Factory {
         "ring_hash"
     }
 
-    fn weighs_localities(&self) -> bool {
-        false
-    }
-
     fn build(&self, policy: &LbPolicy, _seed: u64) -> Option<Box<dyn LoadBalancer>> {
         let LbPolicy::RingHash {
             min_ring_size,

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
-use super::constant::{Failing, Queueing};
 use super::endpoints::Endpoints;
 use super::stride::Stride;
+use super::weights;
 use super::{
     Action, Actions, Call, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory,
     Pick, Picker, SubchannelId,
@@ -43,18 +43,6 @@ struct RoundRobin {
     random: fastrand::Rng,
 }
 
-impl RoundRobin {
-    fn publish(&mut self, out: &mut Actions) {
-        let state = self.endpoints.connectivity();
-        let picker: Arc<dyn Picker> = match &state {
-            Connectivity::Ready => Arc::new(Turns::new(&self.endpoints, self.random.u32(..))),
-            Connectivity::TransientFailure(failure) => Arc::new(Failing(failure.clone())),
-            Connectivity::Idle | Connectivity::Connecting => Arc::new(Queueing),
-        };
-        out.push(Action::Publish(state, picker));
-    }
-}
-
 impl LoadBalancer for RoundRobin {
     fn update(
         &mut self,
@@ -64,7 +52,7 @@ impl LoadBalancer for RoundRobin {
         out: &mut Actions,
     ) {
         if self.endpoints.update(endpoints, error, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
@@ -76,38 +64,49 @@ impl LoadBalancer for RoundRobin {
         out: &mut Actions,
     ) {
         if self.endpoints.changed(id, state, out) {
-            self.publish(out);
+            out.push(Action::Changed);
         }
     }
 
     fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
         self.endpoints.connect_requested(id, out);
     }
+
+    fn connectivity(&self) -> Connectivity {
+        self.endpoints.connectivity()
+    }
+
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        let turn = Arc::new(AtomicU32::new(self.random.u32(..)));
+        self.endpoints.picker(|endpoints| {
+            let weights = weights::configured(endpoints.ready());
+            Arc::new(Turns::new(endpoints, &weights, turn))
+        })
+    }
 }
 
 /// Endpoints in turn.
 #[derive(Debug)]
-struct Turns {
+pub(super) struct Turns {
     ids: Box<[SubchannelId]>,
     stride: Stride,
-    turn: AtomicU32,
+    turn: Arc<AtomicU32>,
 }
 
 impl Turns {
-    /// There must be a ready endpoint.
-    fn new(endpoints: &Endpoints, start: u32) -> Self {
-        let weights: Vec<u32> = endpoints.ready().map(|e| e.weight).collect();
+    /// There must be a ready endpoint, and a weight for each. `turn` may go on from another picker.
+    pub(super) fn new(endpoints: &Endpoints, weights: &[u32], turn: Arc<AtomicU32>) -> Self {
         Self {
             ids: endpoints.ready().map(|e| e.id).collect(),
             stride: Stride::new(weights.iter().copied()),
-            turn: AtomicU32::new(start),
+            turn,
         }
     }
 }
 
 impl Picker for Turns {
     fn pick<'a>(&'a self, _: &Call<'_>) -> Pick<'a> {
-        let index = self.stride.next(|| self.turn.fetch_add(1, Relaxed));
+        let index = self.stride.next(self.turn.fetch_add(1, Relaxed));
         Pick::Ready(self.ids[index])
     }
 }

@@ -2,8 +2,6 @@
 //! counted as in flight until its end.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,42 +12,9 @@ use tokio::time::Sleep;
 
 use super::call::Observed;
 use super::deadline::{self, Deadline};
+use super::in_flight::InFlight;
 use super::status::{CANCELLED, CallError};
-use crate::circuit_breaker::Permit;
-use crate::snapshot::Slot;
-use crate::subchannel::Incoming;
-use crate::telemetry::Backend;
-
-/// Counts a call as in flight, at its endpoint and its cluster, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct InFlight {
-    slot: Arc<Slot>,
-    _permit: Permit,
-}
-
-impl InFlight {
-    pub(crate) fn new(slot: Arc<Slot>, permit: Permit) -> Self {
-        slot.load.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self {
-            slot,
-            _permit: permit,
-        }
-    }
-
-    pub(crate) fn endpoint(&self) -> &Arc<str> {
-        &self.slot.address
-    }
-
-    pub(crate) fn backend(&self) -> Arc<Backend> {
-        self.slot.backend.load_full()
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.slot.load.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+use crate::subchannel::{Incoming, IncomingError};
 
 pin_project! {
     /// The body of a response.
@@ -79,12 +44,14 @@ struct Open {
 impl Open {
     /// The answer is complete.
     fn complete(&mut self, trailers: Option<&HeaderMap>) {
+        self.in_flight.ended(trailers, self.grpc);
         if let Some(call) = &mut self.observed {
             call.ended(trailers, self.grpc);
         }
     }
 
     fn take_in(&mut self, frame: &Frame<Bytes>) {
+        self.in_flight.message();
         if let (Some(call), Some(data)) = (&mut self.observed, frame.data_ref()) {
             call.received(data);
         }
@@ -162,6 +129,9 @@ impl Body for ResponseBody {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
+                if let IncomingError::RequestBody(_) = error {
+                    open.in_flight.withdraw();
+                }
                 let endpoint = open.in_flight.endpoint();
                 let late = open
                     .deadline
@@ -191,6 +161,7 @@ impl Body for ResponseBody {
             }
         };
         let grpc = open.grpc;
+        open.in_flight.failed(broken.grpc_code());
         if let Some(call) = &mut open.observed {
             call.failed(&broken);
         }

@@ -10,16 +10,18 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
-use super::body::{InFlight, ResponseBody};
+use super::body::ResponseBody;
 use super::deadline::Deadline;
 use super::head::{self, Terms};
+use super::in_flight::InFlight;
 use super::options::CallInfo;
+use super::session::{self, Session};
 use super::status::CallError;
 use super::{Inner, slow};
-use crate::balancer::Pick;
-use crate::routing::{Action, Call, Forward};
+use crate::balancer::{Pick, SubchannelId};
+use crate::routing::{Action, Call, Forward, Told};
 use crate::snapshot::{Cluster, Published, TargetState};
-use crate::subchannel::{BoxError, Connection, Exchange, Incoming, RequestBody, SendError};
+use crate::subchannel::{BoxError, Choice, Connection, Exchange, Incoming, RequestBody, SendError};
 use crate::telemetry::client::ClientCall;
 use crate::telemetry::trace_context;
 
@@ -70,6 +72,8 @@ struct Rest {
     deadline: Option<Deadline>,
     in_flight: InFlight,
     observed: Observed,
+    /// What the client learns of its session, should this be answered.
+    told: Option<Box<Told>>,
 }
 
 /// What telemetry follows of a call; `None` while it is off.
@@ -92,6 +96,7 @@ where
             connection,
             deadline,
             in_flight,
+            told,
         } => State::Direct {
             direct: Direct {
                 exchange: connection.send(request.map(RequestBody::Stream)),
@@ -102,6 +107,7 @@ where
                     deadline,
                     in_flight,
                     observed,
+                    told,
                 }),
             },
         },
@@ -129,6 +135,7 @@ enum Go {
         connection: Arc<Connection>,
         deadline: Option<Deadline>,
         in_flight: InFlight,
+        told: Option<Box<Told>>,
     },
     Slowly,
     Fail(CallError),
@@ -157,27 +164,51 @@ fn go<B>(
     if forward.retry.is_some() {
         return Go::Slowly;
     }
-    let cluster = snapshot.cluster(forward.pick(terms.random));
+    let mut buffer = None;
+    let session = Session::of(forward, call.random, call.path, call.headers, &mut buffer);
+    let index = session::cluster(session.as_ref(), snapshot, forward, call.random);
+    let named = snapshot.cluster(index);
+    let published = named.published();
+    let of_leaf;
+    let (cluster, published) = match &published.leaf {
+        None => (named, &*published),
+        Some(leaf) => {
+            of_leaf = leaf.published();
+            (leaf, &*of_leaf)
+        }
+    };
     if let Some(call) = observed {
         call.routed(&route.name, false);
         call.attempt_started_at_once(cluster.backend());
     }
     let call = Call {
         hash: hash(forward, inner, &call),
+        session: session.as_ref().map(Session::sticky),
         ..call
     };
-    let published = cluster.published();
-    match pick(inner, cluster, &published, &call, terms.wait_for_ready) {
+    match pick(inner, cluster, published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
+        // Its leaf failed, and the calls go to another by now.
+        Picked::Fail(_) if named.has_left(cluster) => Go::Slowly,
+        Picked::Send {
+            connection: None,
+            mut in_flight,
+            ..
+        } => {
+            // It gets in line, but not on this way.
+            in_flight.withdraw();
+            Go::Slowly
+        }
         Picked::Fail(error) => {
             if let Some(call) = observed {
-                call.found_nobody(&published);
+                call.found_nobody(published);
             }
             Go::Fail(error)
         }
         Picked::Send {
-            connection,
+            connection: Some(connection),
             in_flight,
+            ..
         } => {
             let deadline = terms.deadline(forward.timeout);
             head::address(inner, connection.scheme(), request);
@@ -191,10 +222,12 @@ fn go<B>(
                 deadline.map(|d| d.after),
                 |left| forward.grpc_timeout(left),
             );
+            let told = session.and_then(|session| session.told(&in_flight, named.name()));
             Go::Send {
                 connection,
                 deadline,
                 in_flight,
+                told,
             }
         }
     }
@@ -213,6 +246,7 @@ pub(super) fn view<'a>(
         headers,
         random: terms.random,
         hash: terms.hash.unwrap_or(terms.random),
+        session: None,
     }
 }
 
@@ -233,7 +267,9 @@ pub(super) fn no_route(inner: &Inner, call: &Call<'_>) -> CallError {
 /// What became of a pick.
 pub(super) enum Picked {
     Send {
-        connection: Arc<Connection>,
+        id: SubchannelId,
+        /// `None`: to wait in line for one with room.
+        connection: Option<Arc<Connection>>,
         in_flight: InFlight,
     },
     /// For the next picker.
@@ -258,6 +294,7 @@ pub(super) fn pick(
         }
         Pick::Fail(_) if wait_for_ready => return Picked::Wait,
         Pick::Fail(failure) => {
+            cluster.breaker().mark_used();
             return Picked::Fail(CallError::no_endpoint(
                 cluster.name(),
                 failure,
@@ -275,19 +312,23 @@ pub(super) fn pick(
     let Some(slot) = published.slot(id) else {
         return Picked::Wait;
     };
-    let Some(connection) = slot.connection.load_full() else {
-        return Picked::Wait;
+    let connection = match slot.connections.choose() {
+        Choice::Send(connection) => Some(connection),
+        Choice::Full => None,
+        Choice::None => return Picked::Wait,
     };
-    match cluster.breaker().try_acquire() {
-        Some(permit) => Picked::Send {
-            connection,
-            in_flight: InFlight::new(Arc::clone(slot), permit),
-        },
-        None => Picked::Fail(CallError::CircuitOpen {
+    let Some(permit) = cluster.breaker().try_acquire() else {
+        return Picked::Fail(CallError::CircuitOpen {
             cluster: cluster.name().to_string(),
             limit: cluster.breaker().max(),
             origin: inner.target.origin(),
-        }),
+        });
+    };
+    let in_flight = InFlight::new(Arc::clone(slot), permit);
+    Picked::Send {
+        id,
+        connection,
+        in_flight,
     }
 }
 
@@ -299,6 +340,7 @@ pub(super) fn answer(
     grpc: bool,
     attempts: u32,
     observed: Observed,
+    told: Option<Box<Told>>,
 ) -> http::Response<ResponseBody> {
     let info = CallInfo {
         endpoint: Arc::clone(in_flight.endpoint()),
@@ -308,6 +350,9 @@ pub(super) fn answer(
     let mut response =
         response.map(|incoming| ResponseBody::new(incoming, in_flight, deadline, grpc, observed));
     response.extensions_mut().insert(info);
+    if let Some(told) = told {
+        told.apply(response.headers_mut());
+    }
     response
 }
 
@@ -374,17 +419,21 @@ where
                     waiting_for: "an answer",
                     of: endpoint.map_or_else(String::new, |e| format!("endpoint {e}")),
                 };
-                if let Some(call) = rest.and_then(|rest| rest.observed.as_mut()) {
-                    call.failed(&error);
+                if let Some(rest) = rest {
+                    rest.in_flight.failed(error.grpc_code());
+                    if let Some(call) = &mut rest.observed {
+                        call.failed(&error);
+                    }
                 }
                 return Poll::Ready(Ok(Err(error)));
             }
         };
-        let rest = this.rest.take().expect("polled after the end");
+        let mut rest = this.rest.take().expect("polled after the end");
         let mut observed = rest.observed;
         Poll::Ready(match sent {
             Ok(response) => {
-                let (grpc, in_flight) = (rest.terms.grpc, rest.in_flight);
+                let (grpc, mut in_flight) = (rest.terms.grpc, rest.in_flight);
+                in_flight.answered(&response, grpc);
                 if let Some(call) = &mut observed {
                     call.answered(&response);
                 }
@@ -395,13 +444,15 @@ where
                     grpc,
                     1,
                     observed,
+                    rest.told,
                 )))
             }
             Err(SendError {
                 unprocessed: Some(request),
                 cause,
-                ..
+                unbegun,
             }) => {
+                rest.in_flight.unsent(&cause, unbegun);
                 drop(rest.in_flight);
                 if let Some(call) = &mut observed {
                     call.not_begun(&cause);
@@ -410,6 +461,7 @@ where
                 Err(Box::pin(slow))
             }
             Err(error) => {
+                rest.in_flight.unsent(&error.cause, error.unbegun);
                 let endpoint = rest.in_flight.endpoint();
                 let error = slow::transport_error(&error.cause, endpoint, rest.deadline);
                 if let Some(call) = &mut observed {

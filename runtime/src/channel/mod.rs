@@ -14,7 +14,9 @@ mod body;
 mod call;
 pub(crate) mod deadline;
 mod head;
+mod in_flight;
 mod options;
+mod session;
 mod slow;
 pub(crate) mod status;
 
@@ -30,9 +32,11 @@ pub use call::CallFuture;
 pub use options::{Authority, CallInfo, WaitForReady};
 pub use status::CallError;
 #[cfg(test)]
-pub(crate) use {body::InFlight, deadline::Deadline};
+pub(crate) use {deadline::Deadline, in_flight::InFlight};
 
 use crate::balancer::Failure;
+use crate::explain::Answer;
+use crate::explain::process::Known;
 use crate::mesh::{BuildError, Mesh};
 use crate::resolver::DirectTarget;
 use crate::snapshot::Target;
@@ -152,6 +156,29 @@ impl Channel {
     /// connected endpoint. For start-up probes; calls need not wait for it.
     pub async fn ready(&self) {
         self.inner.target.ready().await;
+    }
+
+    /// Where this call would go now, and why: the rule that takes it, the cluster, its policy, and
+    /// each endpoint with what keeps it from being chosen. Of `request` the path and the headers
+    /// count; nothing is sent. `None` once the mesh has ended.
+    ///
+    /// For people ([`Answer::to_text`]) and tests; it allocates, and asks the task that owns the
+    /// configuration. `sidestep explain --process` shows the same.
+    ///
+    /// ```no_run
+    /// # async fn run(channel: sidestep::Channel) -> Result<(), http::Error> {
+    /// let call = http::Request::post("/hello.Greeter/SayHello").body(())?;
+    /// if let Some(answer) = channel.explain(&call).await {
+    ///     print!("{}", answer.to_text(|_, text| text.to_owned()));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn explain<B>(&self, request: &http::Request<B>) -> Option<Answer> {
+        let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+        let known = Known::ask(&self.inner.target.asker()?).await?;
+        let target = known.target(&self.inner.target, self.inner.authority.as_str());
+        Some(known.explain(&target, &path, &headers))
     }
 
     /// Waits for the first definite answer about this target.

@@ -2,23 +2,29 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::HeaderValue;
 use http_body::Body;
 
-use super::body::{InFlight, ResponseBody};
+use super::body::ResponseBody;
 use super::call::{self, Observed, Picked};
 use super::deadline::{self, Deadline};
 use super::head::{self, PREVIOUS_ATTEMPTS, Terms};
+use super::in_flight::InFlight;
+use super::session::{self, Kept, Session};
 use super::status::{CANCELLED, CallError, INTERNAL, UNAVAILABLE, code_of_headers, code_of_reset};
 use super::{Inner, config_error};
+use crate::balancer::SubchannelId;
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
-use crate::routing::{Action, Forward, RouteTimeout};
-use crate::snapshot::{Cluster, Snapshot, TargetState};
-use crate::subchannel::{BoxError, Connection, Incoming, RequestBody, SendError, SendFailure};
+use crate::routing::{Action, Call, Forward, RouteTimeout};
+use crate::snapshot::{Cluster, Published, Slot, Snapshot, TargetState};
+use crate::subchannel::{
+    BoxError, Connection, Incoming, RequestBody, SendError, SendFailure, Turn,
+};
 use sidestep_proto::code;
 
 type Request<B> = http::Request<RequestBody<B>>;
@@ -65,8 +71,12 @@ where
     let TargetState::Ready(snapshot) = &*state else {
         return Err(no_configuration(inner));
     };
-    let (name, forward, cluster) =
-        route(inner, &terms, request.uri(), request.headers(), snapshot)?;
+    let Routed {
+        name,
+        forward,
+        cluster,
+        session,
+    } = route(inner, &terms, request.uri(), request.headers(), snapshot)?;
     if let Some(call) = observed {
         call.routed(name, inner.target.version() != before);
     }
@@ -76,6 +86,7 @@ where
         inner,
         terms: &terms,
         cluster: Arc::clone(cluster),
+        session,
         deadline,
         observed,
     };
@@ -112,13 +123,21 @@ fn no_configuration(inner: &Inner) -> CallError {
     }
 }
 
+/// Where a call goes by a configuration.
+struct Routed<'a> {
+    name: &'a str,
+    forward: &'a Forward,
+    cluster: &'a Arc<Cluster>,
+    session: Option<Kept>,
+}
+
 fn route<'a>(
     inner: &Inner,
     terms: &Terms,
     uri: &http::Uri,
     headers: &HeaderMap,
     snapshot: &'a Snapshot,
-) -> Result<(&'a str, &'a Forward, &'a Arc<Cluster>), CallError> {
+) -> Result<Routed<'a>, CallError> {
     let call = call::view(inner, terms, uri, headers);
     let route = snapshot
         .routes
@@ -130,8 +149,15 @@ fn route<'a>(
             origin: inner.target.origin(),
         });
     };
-    let cluster = snapshot.cluster(forward.pick(terms.random));
-    Ok((&route.name, forward, cluster))
+    let mut buffer = None;
+    let session = Session::of(forward, call.random, call.path, headers, &mut buffer);
+    let index = session::cluster(session.as_ref(), snapshot, forward, call.random);
+    Ok(Routed {
+        name: &route.name,
+        forward,
+        cluster: snapshot.cluster(index),
+        session: session.as_ref().map(Session::keep),
+    })
 }
 
 /// Bounds a wait by the deadline, and says what was waited for.
@@ -153,12 +179,57 @@ async fn within<T>(
         })
 }
 
+/// Where a call is picked an endpoint: in the cluster that its route named, or in the leaf that
+/// takes that one's calls at this moment.
+struct Way<'a> {
+    named: &'a Arc<Cluster>,
+    seen: u64,
+    /// With the leaf's version.
+    leaf: Option<(Arc<Cluster>, u64)>,
+    published: Arc<Published>,
+}
+
+impl<'a> Way<'a> {
+    fn of(named: &'a Arc<Cluster>) -> Self {
+        let seen = named.version();
+        let published = Arc::clone(&named.published());
+        let (leaf, published) = match &published.leaf {
+            None => (None, published),
+            Some(leaf) => {
+                let of_leaf = leaf.version();
+                let published = Arc::clone(&leaf.published());
+                (Some((Arc::clone(leaf), of_leaf)), published)
+            }
+        };
+        Self {
+            named,
+            seen,
+            leaf,
+            published,
+        }
+    }
+
+    fn cluster(&self) -> &Arc<Cluster> {
+        self.leaf.as_ref().map_or(self.named, |(leaf, _)| leaf)
+    }
+
+    /// Waits for a later picker, wherever the calls go by then.
+    async fn changed(&self) {
+        match &self.leaf {
+            None => self.named.changed_since(self.seen).await,
+            Some((leaf, of_leaf)) => self.named.changed_with(self.seen, leaf, *of_leaf).await,
+        }
+    }
+}
+
 /// A routed call: it keeps its route's time-out and retry policy whatever happens, and its
 /// cluster for as long as that exists (gRFC A31).
 struct Run<'a> {
     inner: &'a Inner,
     terms: &'a Terms,
     cluster: Arc<Cluster>,
+    /// All attempts of a call go by the session that its request names.
+    session: Option<Kept>,
     deadline: Option<Deadline>,
     observed: &'a mut Observed,
 }
@@ -182,13 +253,10 @@ impl Run<'_> {
                 Attempt::Failed {
                     again: Some(next),
                     unbegun: true,
-                    full,
                     error,
                 } if unbegun < MOST_UNBEGUN => {
-                    if !full {
-                        unbegun += 1;
-                        self.attempt_ended(error.grpc_code());
-                    }
+                    unbegun += 1;
+                    self.attempt_ended(error.grpc_code());
                     request = next;
                 }
                 Attempt::Failed { error, .. } => return Err(error),
@@ -224,10 +292,6 @@ impl Run<'_> {
                     (Outcome::failed(error.grpc_code()), Err(error))
                 }
                 Err(error) => return Err(error),
-                Ok(Attempt::Failed { full: true, .. }) => {
-                    next = again(&body);
-                    continue;
-                }
                 Ok(Attempt::Failed {
                     error,
                     unbegun: true,
@@ -291,34 +355,69 @@ impl Run<'_> {
         let (head, body) = request.into_parts();
         let deadline = self.deadline;
         if let Some(call) = self.observed {
-            call.attempt_started(previous, self.cluster.backend());
+            let way = Way::of(&self.cluster);
+            call.attempt_started(previous, way.cluster().backend());
         }
         let inner = self.inner;
         let picked = self.picked(&head, previous);
-        let (connection, in_flight, waited) =
+        let (place, mut in_flight, waited) =
             within(deadline, "an endpoint", inner.target.name(), picked).await??;
         let mut request = http::Request::from_parts(head, body);
-        head::address(self.inner, connection.scheme(), &mut request);
-        let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
-        head::bound(
-            request.headers_mut(),
-            self.terms.timeout,
-            left,
-            deadline::format,
-        );
         if let Some(call) = self.observed {
             let headers = request.headers_mut();
             call.picked(&in_flight.backend(), in_flight.endpoint(), waited, headers);
         }
-        let mut exchange = connection.send(request);
-        let sent = std::future::poll_fn(|cx| {
-            let count = self.observed.as_mut().and_then(|call| call.outgoing());
-            exchange.poll_counted(cx, count)
-        });
         let endpoint = in_flight.endpoint().clone();
-        let sent = within(deadline, "an answer", &endpoint, sent).await?;
+        let slot = in_flight.slot().clone();
+        let Place {
+            cluster,
+            id,
+            mut connection,
+        } = place;
+        let mut turn = None;
+        let sent = loop {
+            if connection.is_none() {
+                let waiting = in_line(&cluster, &slot, id, &mut turn);
+                connection = within(deadline, "room on a connection", &endpoint, waiting).await?;
+            }
+            let Some(connection) = connection.take() else {
+                in_flight.withdraw();
+                return Ok(Attempt::Failed {
+                    error: lost_in_line(&endpoint),
+                    again: Some(request),
+                    unbegun: true,
+                });
+            };
+            head::address(inner, connection.scheme(), &mut request);
+            let left = deadline.map(|deadline| deadline.left(deadline::now()));
+            let headers = request.headers_mut();
+            head::bound(headers, self.terms.timeout, left, deadline::format);
+            let mut exchange = connection.send(request);
+            let sent = std::future::poll_fn(|cx| {
+                let count = self.observed.as_mut().and_then(|call| call.outgoing());
+                let polled = exchange.poll_counted(cx, count);
+                if !matches!(&polled, Poll::Ready(Err(error)) if is_full(error)) {
+                    // It is on its way: the next in line may go.
+                    turn = None;
+                }
+                polled
+            });
+            let sent = within(deadline, "an answer", &endpoint, sent)
+                .await
+                .inspect_err(|late| in_flight.failed(late.grpc_code()))?;
+            match sent {
+                // Others were faster.
+                Err(SendError {
+                    cause: SendFailure::Full,
+                    unprocessed: Some(whole),
+                    ..
+                }) => request = whole,
+                sent => break sent,
+            }
+        };
         Ok(match sent {
             Ok(response) => {
+                in_flight.answered(&response, self.terms.grpc);
                 if let Some(call) = self.observed {
                     call.answered(&response);
                 }
@@ -330,24 +429,13 @@ impl Run<'_> {
                 unbegun,
             }) => {
                 let error = transport_error(&cause, in_flight.endpoint(), self.deadline);
-                let full = matches!(cause, SendFailure::Full);
-                drop(in_flight);
-                if full {
-                    within(
-                        self.deadline,
-                        "room on a connection",
-                        &endpoint,
-                        connection.room(),
-                    )
-                    .await?;
-                }
+                in_flight.unsent(&cause, unbegun);
                 // A request that HTTP/2 cannot carry goes nowhere else either.
                 let unbegun = unbegun && !matches!(cause, SendFailure::Invalid(_));
                 Attempt::Failed {
                     error,
                     again: unprocessed,
                     unbegun,
-                    full,
                 }
             }
         })
@@ -357,7 +445,7 @@ impl Run<'_> {
         &mut self,
         head: &http::request::Parts,
         previous: u32,
-    ) -> Result<(Arc<Connection>, InFlight, bool), CallError> {
+    ) -> Result<(Place, InFlight, bool), CallError> {
         let mut waited = false;
         let mut call = call::view(self.inner, self.terms, &head.uri, &head.headers);
         // Another draw for each attempt, so that a retry is not bound to the endpoint that failed.
@@ -366,23 +454,38 @@ impl Run<'_> {
             .wrapping_add(u64::from(previous).wrapping_mul(GOLDEN));
         call.hash = self.terms.hash.unwrap_or(call.random);
         loop {
-            let seen = self.cluster.version();
-            let published = Arc::clone(&self.cluster.published());
+            let session = self.session.as_ref().map(Kept::session);
+            let call = Call {
+                session: session.as_ref().map(Session::sticky),
+                ..call
+            };
+            let way = Way::of(&self.cluster);
             let wait_for_ready = self.terms.wait_for_ready;
-            let picked = call::pick(self.inner, &self.cluster, &published, &call, wait_for_ready);
-            match picked {
+            let published = &way.published;
+            match call::pick(self.inner, way.cluster(), published, &call, wait_for_ready) {
                 Picked::Send {
+                    id,
                     connection,
                     in_flight,
-                } => return Ok((connection, in_flight, waited)),
+                } => {
+                    let cluster = way.cluster().clone();
+                    let place = Place {
+                        cluster,
+                        id,
+                        connection,
+                    };
+                    return Ok((place, in_flight, waited));
+                }
+                // Its leaf failed, and the calls go to another by now.
+                Picked::Fail(_) if self.cluster.has_left(way.cluster()) => {}
                 Picked::Fail(error) => {
                     if let Some(call) = &mut *self.observed {
-                        call.found_nobody(&published);
+                        call.found_nobody(published);
                     }
                     return Err(error);
                 }
                 Picked::Wait if self.cluster.is_removed() => self.route_again(head).await?,
-                Picked::Wait => self.cluster.changed_since(seen).await,
+                Picked::Wait => way.changed().await,
             }
             waited = true;
         }
@@ -396,13 +499,13 @@ impl Run<'_> {
             let TargetState::Ready(snapshot) = &*state else {
                 return Err(no_configuration(self.inner));
             };
-            let (name, _, cluster) =
-                route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
-            if !cluster.is_removed() {
+            let routed = route(self.inner, self.terms, &head.uri, &head.headers, snapshot)?;
+            if !routed.cluster.is_removed() {
                 if let Some(call) = &mut *self.observed {
-                    call.routed(name, false);
+                    call.routed(routed.name, false);
                 }
-                self.cluster = Arc::clone(cluster);
+                self.cluster = Arc::clone(routed.cluster);
+                self.session = routed.session;
                 return Ok(());
             }
             // A target hears that a cluster goes before it is gone, so this ends.
@@ -422,6 +525,8 @@ impl Run<'_> {
         in_flight: InFlight,
         attempts: u32,
     ) -> http::Response<ResponseBody> {
+        let session = self.session.as_ref().map(Kept::session);
+        let told = session.and_then(|session| session.told(&in_flight, self.cluster.name()));
         call::answer(
             response,
             in_flight,
@@ -429,6 +534,7 @@ impl Run<'_> {
             self.terms.grpc,
             attempts,
             self.observed.take(),
+            told,
         )
     }
 }
@@ -447,9 +553,44 @@ enum Attempt<B> {
         again: Option<Request<B>>,
         /// No server can have begun with it.
         unbegun: bool,
-        /// The connection had no room for another stream.
-        full: bool,
     },
+}
+
+/// Where a picked endpoint takes the call.
+struct Place {
+    /// The cluster of the endpoint.
+    cluster: Arc<Cluster>,
+    id: SubchannelId,
+    /// `None`: on the next one with room.
+    connection: Option<Arc<Connection>>,
+}
+
+/// Waits in line for room on a connection to the endpoint; `None` if its last one is lost before.
+/// The place in line is left in `turn`, and holds until that is dropped.
+async fn in_line<'a>(
+    cluster: &Cluster,
+    slot: &'a Arc<Slot>,
+    id: SubchannelId,
+    turn: &mut Option<Turn<'a>>,
+) -> Option<Arc<Connection>> {
+    let turn = match turn {
+        Some(turn) => turn,
+        None => turn.insert(slot.connections.turn().await),
+    };
+    turn.room(|| cluster.request_room(id, slot)).await
+}
+
+/// With an endpoint's last connection its line is lost (gRFC A105); the call may go elsewhere.
+fn lost_in_line(endpoint: &str) -> CallError {
+    CallError::Transport {
+        code: UNAVAILABLE,
+        endpoint: endpoint.to_owned(),
+        reason: "the connection was lost while the call waited for room on it".to_owned(),
+    }
+}
+
+fn is_full<B>(error: &SendError<B>) -> bool {
+    matches!(error.cause, SendFailure::Full)
 }
 
 /// Makes a body that can be sent again. The first poll already records a unary call's message.

@@ -271,6 +271,7 @@ pub(crate) const PERMISSION_DENIED: u32 = 7;
 pub(crate) const UNIMPLEMENTED: u32 = 12;
 pub(crate) const INTERNAL: u32 = 13;
 pub(crate) const UNAVAILABLE: u32 = 14;
+pub(crate) const DATA_LOSS: u32 = 15;
 pub(crate) const UNAUTHENTICATED: u32 = 16;
 
 const KINDS: [&str; 9] = [

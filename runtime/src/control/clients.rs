@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::authorities::Origins;
 use super::clusters::Clusters;
+use super::config_source::Stale;
 use super::dependency::{self, ClientRoutes, Needs, Resolution};
-use super::resource_cache::ResourceCache;
+use super::resource_cache::{Key, ResourceCache};
 use crate::balancer::Failure;
 use crate::inspect;
-use crate::routing::{ClusterIndex, RouteTable};
+use crate::routing::{Around, ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
 
 /// What a channel dialled.
@@ -26,6 +27,12 @@ pub(super) struct ClientKey {
 #[derive(Default)]
 pub(super) struct Clients {
     watches: BTreeMap<ClientKey, Watch>,
+    /// Which of them rest on a name.
+    users: HashMap<Key, BTreeSet<ClientKey>>,
+    /// Not resolved yet.
+    fresh: BTreeSet<ClientKey>,
+    /// Those with a next snapshot.
+    pending: BTreeSet<ClientKey>,
 }
 
 /// One target, whatever the number of channels that dialled it.
@@ -50,7 +57,10 @@ struct Next {
 impl Clients {
     /// A channel dialled.
     pub(super) fn watch(&mut self, key: ClientKey, target: Weak<Target>) {
-        let watch = self.watches.entry(key).or_insert_with(Watch::new);
+        let watch = self.watches.entry(key).or_insert_with_key(|key| {
+            self.fresh.insert(key.clone());
+            Watch::new()
+        });
         if let Some(target) = target.upgrade()
             && !matches!(*watch.state, TargetState::Pending)
         {
@@ -61,33 +71,65 @@ impl Clients {
 
     /// Forgets targets that no channel uses any more.
     pub(super) fn sweep(&mut self) {
-        self.watches.retain(|_, watch| {
+        let Self {
+            watches,
+            users,
+            fresh,
+            pending,
+        } = self;
+        watches.retain(|key, watch| {
             watch.targets.retain(|target| target.strong_count() > 0);
-            !watch.targets.is_empty()
+            let stays = !watch.targets.is_empty();
+            if !stays {
+                release(users, &watch.needs, key);
+                fresh.remove(key);
+                pending.remove(key);
+            }
+            stays
         });
     }
 
-    /// Follows the cache. `origins` say who answers for it, and whether anybody can be asked.
+    /// Follows the cache, for targets that rest on what is `stale` and for new ones, and says
+    /// which those are. `origins` say who answers for it, and whether anybody can be asked.
     pub(super) fn resolve(
         &mut self,
         now: Instant,
         cache: &ResourceCache,
         origins: &Origins,
         revision: &Arc<str>,
-    ) {
-        for (key, watch) in &mut self.watches {
-            watch.needs.clear();
-            let ClientKey {
-                listener,
-                authority,
-            } = key;
-            let routes =
-                dependency::client_routes(cache, origins, listener, authority, &mut watch.needs);
+        stale: &Stale,
+    ) -> BTreeSet<ClientKey> {
+        let mut due = std::mem::take(&mut self.fresh);
+        if stale.all {
+            due.extend(self.watches.keys().cloned());
+        }
+        let users = stale.names.iter().filter_map(|name| self.users.get(name));
+        due.extend(users.flatten().cloned());
+        for key in &due {
+            let Some(watch) = self.watches.get_mut(key) else {
+                continue;
+            };
+            let mut needs = Needs::new();
+            let (listener, authority) = (&key.listener, &key.authority);
+            let routes = dependency::client_routes(cache, origins, listener, authority, &mut needs);
             watch.follow(now, routes, revision);
-            if let Some(failure) = dependency::stuck(cache, origins, &watch.needs) {
+            if let Some(failure) = dependency::stuck(cache, origins, &needs) {
                 watch.give_up(failure);
             }
+            match watch.next {
+                Some(_) => self.pending.insert(key.clone()),
+                None => self.pending.remove(key),
+            };
+            if needs != watch.needs {
+                release(&mut self.users, &watch.needs, key);
+                for name in &needs {
+                    let users = self.users.entry(name.clone()).or_default();
+                    users.insert(key.clone());
+                }
+                watch.needs = needs;
+            }
         }
+        due
     }
 
     /// There is no control plane to ask.
@@ -95,6 +137,8 @@ impl Clients {
         for watch in self.watches.values_mut() {
             watch.fail(failure.clone());
         }
+        self.fresh.clear();
+        self.pending.clear();
     }
 
     /// Nothing will change any more.
@@ -107,48 +151,56 @@ impl Clients {
     /// Publishes each complete snapshot whose clusters may be named by now. Answers whether there
     /// was one.
     pub(super) fn publish(&mut self, now: Instant, wait: Duration, clusters: &Clusters) -> bool {
-        let mut any = false;
-        for (key, watch) in &mut self.watches {
-            let due = watch.publish_at(wait, clusters);
-            if due.is_some_and(|at| at <= now) {
-                let revision = watch.next.as_ref().map(|next| next.revision.clone());
-                watch.publish_next(clusters);
-                any = true;
-                tracing::info!(
-                    target: "sidestep::config",
-                    listener = &*key.listener,
-                    authority = &*key.authority,
-                    revision = revision.as_deref(),
-                    clusters = watch.current.as_ref().map_or(0, |c| c.clusters.len()),
-                    "configuration applied"
-                );
+        let before = self.pending.len();
+        let watches = &mut self.watches;
+        self.pending.retain(|key| {
+            let Some(watch) = watches.get_mut(key) else {
+                return false;
+            };
+            if watch.publish_at(wait, clusters).is_none_or(|at| at > now) {
+                return true;
             }
-        }
-        any
+            let revision = watch.next.as_ref().map(|next| next.revision.clone());
+            watch.publish_next(clusters);
+            tracing::info!(
+                target: "sidestep::config",
+                listener = &*key.listener,
+                authority = &*key.authority,
+                revision = revision.as_deref(),
+                clusters = watch.current.as_ref().map_or(0, |c| c.clusters.len()),
+                "configuration applied"
+            );
+            false
+        });
+        self.pending.len() < before
     }
 
     /// Whether no snapshot waits to be published.
     pub(super) fn is_settled(&self) -> bool {
-        self.watches.values().all(|watch| watch.next.is_none())
+        self.pending.is_empty()
     }
 
     /// When [`Clients::publish`] has something to do without anything else happening.
     pub(super) fn poll_timeout(&self, wait: Duration, clusters: &Clusters) -> Option<Instant> {
-        let watches = self.watches.values();
-        watches
+        self.pending()
             .filter_map(|watch| watch.publish_at(wait, clusters))
             .min()
     }
 
+    fn pending(&self) -> impl Iterator<Item = &Watch> {
+        self.pending.iter().filter_map(|key| self.watches.get(key))
+    }
+
     /// Every name that a target rests on.
-    pub(super) fn needs(&self) -> impl Iterator<Item = &super::resource_cache::Key> {
+    pub(super) fn needs(&self) -> impl Iterator<Item = &Key> {
         self.watches.values().flat_map(|watch| &watch.needs)
     }
 
-    /// Every cluster as [`Self::clusters`], and the first target that leads to it.
-    pub(super) fn named(&self) -> BTreeMap<Arc<str>, String> {
+    /// Every cluster that these targets lead to, and the first target that does.
+    pub(super) fn named(&self, targets: &BTreeSet<ClientKey>) -> BTreeMap<Arc<str>, String> {
         let mut named = BTreeMap::new();
-        for (key, watch) in &self.watches {
+        let watches = targets.iter().filter_map(|k| self.watches.get_key_value(k));
+        for (key, watch) in watches {
             let next = watch.next.iter().map(|next| &next.routes);
             for cluster in next
                 .chain(&watch.current)
@@ -159,6 +211,18 @@ impl Clients {
             }
         }
         named
+    }
+
+    /// Every cluster that calls with sessions may go to.
+    pub(super) fn sticky(&self) -> BTreeSet<Arc<str>> {
+        let watches = self.watches.values();
+        let next = |watch: &'_ Watch| watch.next.as_ref().map(|next| next.routes.sticky.clone());
+        let current = |watch: &'_ Watch| watch.current.as_ref().map(|c| c.sticky.clone());
+        watches
+            .flat_map(|watch| [current(watch), next(watch)])
+            .flatten()
+            .flatten()
+            .collect()
     }
 
     /// Every target that a channel still uses.
@@ -189,11 +253,22 @@ impl Clients {
     /// The clusters of targets that have nothing in use: only these may be failed because no
     /// control plane answers.
     pub(super) fn first_clusters(&self) -> BTreeSet<Arc<str>> {
-        let first = self.watches.values().filter(|w| w.current.is_none());
+        let first = self.pending().filter(|w| w.current.is_none());
         first
             .filter_map(|watch| watch.next.as_ref())
             .flat_map(|next| next.routes.clusters.iter().cloned())
             .collect()
+    }
+}
+
+fn release(users: &mut HashMap<Key, BTreeSet<ClientKey>>, needs: &Needs, user: &ClientKey) {
+    for name in needs {
+        if let Some(its) = users.get_mut(name) {
+            its.remove(user);
+            if its.is_empty() {
+                users.remove(name);
+            }
+        }
     }
 }
 
@@ -299,10 +374,13 @@ impl Watch {
         };
         let places: HashMap<&str, u32> =
             next.clusters.iter().map(|name| &**name).zip(0..).collect();
-        let routes = RouteTable::compile(
+        let routes = RouteTable::compile_in(
             &next.configuration,
             |name| ClusterIndex(places[name]),
-            next.max_stream_duration,
+            &Around {
+                max_stream_duration: next.max_stream_duration,
+                filters: &next.filters,
+            },
         );
         self.show(TargetState::Ready(Snapshot {
             routes,

@@ -1,32 +1,31 @@
 //! One cluster: its load balancer, its endpoints, and what is published of them.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+mod apply;
+mod inspect;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sidestep_proto::code;
-use sidestep_proto::resource::{DropCategory, LbPolicy, UpstreamTls};
+use sidestep_proto::resource::{DropCategory, LbPolicy, Locality};
 
-use super::WeakInbox;
+use super::aggregate::Leaves;
 use super::attempt::{AttemptId, Outcome};
 use super::dependency::{ClusterConfig, Resolution};
-use super::endpoint::{Dialer, Endpoint, Security, Step};
-use super::inspect::Calendar;
-use super::reconcile::{EndpointKey, Roster, RosterUpdate};
+use super::dialer::{Dialer, Security};
+use super::endpoint::{Endpoint, Step};
+use super::idle::Idleness;
+use super::publication::Publication;
+use super::reconcile::Roster;
+use super::{WeakInbox, outliers};
 use crate::balancer::{
-    self, Action, Actions, Connectivity, Failing, Failure, LoadBalancer, Picker, Queueing,
-    SubchannelId,
+    self, Action, Actions, Connectivity, Failing, Failure, LoadBalancer, OutlierDetection, Picker,
+    Queueing, SubchannelId, Wakes,
 };
-use crate::explain::words;
-use crate::inspect;
-use crate::resolver::Transport;
-use crate::security::{CertificateProviders, ClientTls};
+use crate::security::CertificateProviders;
 use crate::snapshot::{self, ClusterId, Published, Slot};
 use crate::telemetry::{Backend, Telemetry};
-
-/// While connections change quickly, a cluster publishes at most one picker in this time.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What a cluster uses of the task.
 pub(super) struct Context<'a> {
@@ -34,6 +33,8 @@ pub(super) struct Context<'a> {
     pub(super) dialer: &'a mut Dialer,
     pub(super) providers: &'a CertificateProviders,
     pub(super) telemetry: &'a Telemetry,
+    /// Where this process is.
+    pub(super) home: &'a Locality,
 }
 
 /// One cluster, from the first route that names it to the last.
@@ -48,45 +49,47 @@ pub(super) struct Cluster {
     given_up: Option<Instant>,
     /// READY, IDLE or TRANSIENT_FAILURE was published since: calls get a definite answer.
     settled: bool,
-    policy: Option<(LbPolicy, Box<dyn LoadBalancer>)>,
+    /// Whether it may connect. A leaf of an aggregate that nobody else names waits until it is
+    /// needed.
+    active: bool,
+    policy: Option<(LbPolicy, OutlierDetection)>,
     security: Security,
+    /// Most connections to one endpoint, as the control plane says.
+    most_connections: u32,
     roster: Roster,
+    /// A route leads here whose calls have sessions, or has done so.
+    sticky: bool,
     endpoints: BTreeMap<SubchannelId, Endpoint>,
+    /// When endpoints want to be called.
+    timers: BTreeSet<(Instant, SubchannelId)>,
     /// Out of the configuration, but perhaps still in the picker that is out.
     retired: Vec<Endpoint>,
     slots: Vec<Arc<Slot>>,
+    /// `slots` as they were last published; `None` since they changed.
+    table: Option<Arc<[Arc<Slot>]>>,
     /// Shares of calls that are shed before the policy is asked.
     drops: Vec<DropCategory>,
+    /// Of an aggregate: where its calls go.
+    leaf: Option<Arc<snapshot::Cluster>>,
     publication: Publication,
-}
-
-/// The last word of the policy, and whether it is out.
-struct Publication {
-    connectivity: Connectivity,
-    picker: Arc<dyn Picker>,
-    due: Option<Instant>,
-    last: Option<Instant>,
-}
-
-impl Publication {
-    fn want(&mut self, now: Instant) {
-        let paced = self.last.map(|last| last + PUBLISH_INTERVAL);
-        self.due = Some(paced.map_or(now, |paced| paced.max(now)));
-    }
+    idleness: Idleness,
 }
 
 impl Cluster {
-    /// `backend` is its name as metrics have it.
+    /// `backend` is its name as metrics have it; `active` says whether it may connect.
     pub(super) fn new(
         id: ClusterId,
         backend: Arc<Backend>,
         target: Arc<str>,
+        active: bool,
         inbox: WeakInbox,
+        idle_timeout: Option<Duration>,
     ) -> Self {
         let published = Published {
             connectivity: Connectivity::Connecting,
             picker: Arc::new(Queueing),
             slots: Arc::new([]),
+            leaf: None,
         };
         Self {
             shared: Arc::new(snapshot::Cluster::new(id, backend, published, inbox)),
@@ -95,19 +98,21 @@ impl Cluster {
             resolved: None,
             given_up: None,
             settled: false,
+            active,
             policy: None,
             security: Security::Unsaid,
+            most_connections: 1,
             roster: Roster::default(),
+            sticky: false,
             endpoints: BTreeMap::new(),
+            timers: BTreeSet::new(),
             retired: Vec::new(),
             slots: Vec::new(),
+            table: None,
             drops: Vec::new(),
-            publication: Publication {
-                connectivity: Connectivity::Connecting,
-                picker: Arc::new(Queueing),
-                due: None,
-                last: None,
-            },
+            leaf: None,
+            publication: Publication::new(),
+            idleness: Idleness::new(idle_timeout),
         }
     }
 
@@ -121,6 +126,16 @@ impl Cluster {
             self.resolved.get_or_insert(cx.now);
             self.settled = false;
         }
+        self.config = config;
+        if self.active {
+            self.follow(cx);
+        }
+    }
+
+    /// Does as the configuration says.
+    fn follow(&mut self, cx: &mut Context<'_>) {
+        // Taken out for a moment, so that it need not be copied.
+        let config = std::mem::replace(&mut self.config, Resolution::Waiting);
         match &config {
             Resolution::Ready(ready) => match self.apply(cx, ready) {
                 Ok(()) => self.tell(ready),
@@ -132,20 +147,88 @@ impl Cluster {
         self.config = config;
     }
 
+    /// A route leads here whose calls have sessions: from now on its endpoints are known by their
+    /// addresses, too.
+    pub(super) fn take_sessions(&mut self, cx: &mut Context<'_>) {
+        if !std::mem::replace(&mut self.sticky, true) && self.active {
+            self.follow(cx);
+        }
+    }
+
+    /// Whether a route whose calls have sessions leads here, or has done so.
+    pub(super) fn has_sessions(&self) -> bool {
+        self.sticky
+    }
+
+    /// Lets it connect, or gives its connections up: calls in flight go on.
+    pub(super) fn set_active(&mut self, cx: &mut Context<'_>, active: bool) {
+        if self.active == active {
+            return;
+        }
+        self.active = active;
+        if active {
+            return self.follow(cx);
+        }
+        self.disband();
+        self.decide(cx.now, Connectivity::Connecting);
+    }
+
+    /// Whether it may connect.
+    pub(super) fn is_active(&self) -> bool {
+        self.active
+    }
+
+    /// What it comes down to, if it is an aggregate.
+    pub(super) fn leaves(&self) -> Option<&Leaves> {
+        match &self.config {
+            Resolution::Ready(config) => config.leaves.as_ref(),
+            Resolution::Waiting | Resolution::Failed(_) => None,
+        }
+    }
+
+    /// The target that led here first, as metrics have it.
+    pub(super) fn target(&self) -> &Arc<str> {
+        &self.target
+    }
+
+    /// An aggregate's calls go to this leaf, whose state is its own. Answers whether that is news.
+    pub(super) fn lead_to(
+        &mut self,
+        now: Instant,
+        leaf: Arc<snapshot::Cluster>,
+        connectivity: Connectivity,
+    ) -> bool {
+        let same = self.leaf.as_ref();
+        if same.is_some_and(|same| Arc::ptr_eq(same, &leaf))
+            && *self.publication.connectivity() == connectivity
+        {
+            return false;
+        }
+        self.decide(now, connectivity);
+        self.leaf = Some(leaf);
+        // Not paced: calls must not meet a leaf that fails where another does not.
+        self.publication.hurry(now);
+        self.flush(now);
+        true
+    }
+
+    /// Its state as an aggregate must see it: a failure before calls are told of it, and that it
+    /// is ready once its picker is out.
+    pub(super) fn prospect(&self) -> Connectivity {
+        match self.publication.connectivity() {
+            Connectivity::Ready | Connectivity::Idle => {
+                self.shared.published().connectivity.clone()
+            }
+            decided => decided.clone(),
+        }
+    }
+
     /// No control plane can be reached. Changes only a cluster of which nothing is known.
     pub(super) fn give_up(&mut self, now: Instant, failure: &Failure) {
         if self.resolved.is_none() && self.given_up.is_none() {
             self.given_up = Some(now);
             self.fail(now, failure.clone());
         }
-    }
-
-    /// Whether its endpoints cannot be used: other ones may be known by now.
-    pub(super) fn is_failing(&self) -> bool {
-        matches!(
-            self.publication.connectivity,
-            Connectivity::TransientFailure(_)
-        )
     }
 
     /// Whether the control plane has said what it is.
@@ -172,62 +255,6 @@ impl Cluster {
                 Some(failure.0.to_string())
             }
         }
-    }
-
-    /// Everything about it, for people.
-    pub(super) fn inspect(&self, from_control_plane: bool, calendar: Calendar) -> inspect::Cluster {
-        let config = match &self.config {
-            Resolution::Ready(config) => Some(config),
-            Resolution::Waiting | Resolution::Failed(_) => None,
-        };
-        let cluster = config.map(|config| &config.cluster);
-        let drops = self.drops.iter();
-        let breaker = self.shared.breaker();
-        inspect::Cluster {
-            name: self.shared.name().to_string(),
-            from_control_plane,
-            policy: cluster.map(|cluster| cluster.lb_policy),
-            discovery: cluster.map(|cluster| cluster.discovery.clone()),
-            security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
-            connectivity: self.publication.connectivity.clone(),
-            error: self.error(),
-            max_requests: breaker.max(),
-            in_flight: breaker.in_flight(),
-            drops: drops
-                .map(|d| (d.category.clone(), d.share.parts()))
-                .collect(),
-            endpoints: config
-                .map_or_else(Vec::new, |config| self.inspect_endpoints(config, calendar)),
-        }
-    }
-
-    fn inspect_endpoints(
-        &self,
-        config: &ClusterConfig,
-        calendar: Calendar,
-    ) -> Vec<inspect::Endpoint> {
-        let known: HashMap<&EndpointKey, &Endpoint> =
-            self.endpoints.values().map(|e| (e.key(), e)).collect();
-        let groups = config.endpoints.iter().flat_map(|e| &e.localities);
-        let all = groups.flat_map(|group| group.endpoints.iter().map(move |e| (group, e)));
-        all.map(|(group, wire)| {
-            let ours = known
-                .get(&EndpointKey::of(wire))
-                .filter(|_| wire.health.is_usable());
-            inspect::Endpoint {
-                addresses: wire.addresses.clone(),
-                hostname: wire.hostname.clone(),
-                locality: group.locality.clone(),
-                priority: group.priority,
-                weight: wire.weight,
-                locality_weight: group.weight,
-                health: wire.health,
-                connectivity: ours.map(|endpoint| endpoint.connectivity()),
-                in_flight: ours.map_or(0, |endpoint| endpoint.in_flight()),
-                last_error: ours.and_then(|endpoint| endpoint.last_error(calendar)),
-            }
-        })
-        .collect()
     }
 
     /// When a target's first snapshot may name it: once there is any definite answer.
@@ -259,9 +286,40 @@ impl Cluster {
         if !current.is_some_and(|current| Arc::ptr_eq(current, slot)) {
             return;
         }
+        if self.idleness.is_asleep() {
+            return self.wake(cx);
+        }
         if let Some((_, policy)) = &mut self.policy {
             let mut actions = Actions::new();
             policy.connect_requested(cx.now, id, &mut actions);
+            self.act(cx, actions);
+        }
+    }
+
+    /// A call waits for room at an endpoint.
+    pub(super) fn room_requested(
+        &mut self,
+        cx: &mut Context<'_>,
+        id: SubchannelId,
+        slot: &Arc<Slot>,
+    ) {
+        let current = self.slots.get(id.0 as usize);
+        if current.is_some_and(|current| Arc::ptr_eq(current, slot)) {
+            self.step(cx, id, Endpoint::grow);
+        }
+    }
+
+    /// The policy wants to look at an endpoint.
+    pub(super) fn noticed(&mut self, cx: &mut Context<'_>, id: SubchannelId, slot: &Arc<Slot>) {
+        // First: what happens from here on is news again.
+        slot.load.told();
+        let current = self.slots.get(id.0 as usize);
+        if !current.is_some_and(|current| Arc::ptr_eq(current, slot)) {
+            return;
+        }
+        if let Some((_, policy)) = &mut self.policy {
+            let mut actions = Actions::new();
+            policy.noticed(cx.now, id, &mut actions);
             self.act(cx, actions);
         }
     }
@@ -281,48 +339,65 @@ impl Cluster {
 
     /// Publishes the last word of the policy, unless one was published only just.
     pub(super) fn flush(&mut self, now: Instant) {
-        if self.publication.due.is_none_or(|at| at > now) {
+        if !self.publication.take(now) {
             return;
         }
-        self.publication.due = None;
-        self.publication.last = Some(now);
-        self.settled |= self.publication.connectivity != Connectivity::Connecting;
+        self.settled |= *self.publication.connectivity() != Connectivity::Connecting;
+        let picker = self.picker();
+        let slots = self
+            .table
+            .get_or_insert_with(|| self.slots.as_slice().into());
         self.shared.publish(Published {
-            connectivity: self.publication.connectivity.clone(),
-            picker: balancer::with_drops(self.publication.picker.clone(), &self.drops),
-            slots: self.slots.as_slice().into(),
+            connectivity: self.publication.connectivity().clone(),
+            picker: balancer::with_drops(picker, &self.drops),
+            slots: slots.clone(),
+            leaf: self.leaf.clone(),
         });
         // Only now no new call can meet them.
         self.retired.clear();
     }
 
+    fn picker(&mut self) -> Arc<dyn Picker> {
+        match (&mut self.policy, self.publication.connectivity()) {
+            (Some((_, policy)), _) => policy.picker(),
+            (None, Connectivity::TransientFailure(failure)) => Arc::new(Failing(failure.clone())),
+            (None, _) => match self.endpoints.keys().next() {
+                // Whichever a call asks for, all of it wakes.
+                Some(first) if self.idleness.is_asleep() => Arc::new(Wakes(*first)),
+                _ => Arc::new(Queueing),
+            },
+        }
+    }
+
     /// When something of it wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let endpoints = self.endpoints.values();
+        let endpoints = self.timers.first().map(|(at, _)| *at);
         let policy = self.policy.as_ref();
         endpoints
-            .filter_map(Endpoint::poll_timeout)
+            .into_iter()
             .chain(policy.and_then(|(_, policy)| policy.next_timeout()))
-            .chain(self.publication.due)
+            .chain(self.publication.due())
+            .chain(self.idleness.next_timeout())
             .min()
     }
 
     /// Whether the last word of its policy is out.
     pub(super) fn is_published(&self) -> bool {
-        self.publication.due.is_none()
+        self.publication.due().is_none()
     }
 
     /// The moment has come.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         let now = cx.now;
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let ids: Vec<_> = self
-            .endpoints
-            .iter()
-            .filter(|(_, endpoint)| due(endpoint.poll_timeout()))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
+        // Only those of before: one that asks again for this very moment waits for the next turn.
+        let over = self.timers.iter().take_while(|(at, _)| *at <= now);
+        let over: Vec<_> = over.copied().collect();
+        for (at, id) in over {
+            self.timers.remove(&(at, id));
+            if let Some(endpoint) = self.endpoints.get_mut(&id) {
+                endpoint.timer = None;
+            }
             self.step(cx, id, |endpoint, step| endpoint.handle_timeout(step));
         }
         let mut actions = Actions::new();
@@ -332,145 +407,34 @@ impl Cluster {
             policy.handle_timeout(now, &mut actions);
         }
         self.act(cx, actions);
-    }
-
-    fn apply(&mut self, cx: &mut Context<'_>, config: &ClusterConfig) -> Result<(), Failure> {
-        let cluster = &config.cluster;
-        self.shared.breaker().set_max(cluster.max_requests);
-        self.secure(cx, cluster.tls.as_ref(), config.transport)?;
-        let (update, error) = match &config.endpoints {
-            Ok(assignment) => (self.roster.update(assignment), None),
-            Err(failure) => (self.roster.clear(), Some(failure.clone())),
-        };
-        let error = error.or_else(|| {
-            let none = update.endpoints.is_empty();
-            none.then(|| no_endpoints(&cluster.name))
-        });
-        self.drops = match &config.endpoints {
-            Ok(assignment) => assignment.drops.clone(),
-            Err(_) => Vec::new(),
-        };
-        self.admit(cx, &update);
-        self.balance(cx, cluster.lb_policy, &update, error.as_ref());
-        for id in &update.removed {
-            self.retired.extend(self.endpoints.remove(id));
-        }
-        // The table changed even if the policy has nothing new to say.
-        self.publication.want(cx.now);
-        Ok(())
-    }
-
-    /// New endpoints take their place in the table.
-    fn admit(&mut self, cx: &Context<'_>, update: &RosterUpdate) {
-        for added in &update.added {
-            let index = added.id.0 as usize;
-            let backend = self.shared.backend().clone();
-            let slot = Slot::new(added.address.clone(), backend, added.load.clone());
-            let slot = Arc::new(slot);
-            if index < self.slots.len() {
-                self.slots[index] = slot.clone();
-            } else {
-                // Ids are dense: a new one is the next.
-                self.slots.push(slot.clone());
-            }
-            let key = added.key.clone();
-            let endpoint =
-                Endpoint::new(&self.shared, added.id, key, slot, &self.target, cx.dialer);
-            self.endpoints.insert(added.id, endpoint);
-        }
-        for endpoint in &update.endpoints {
-            let backend = cx
-                .telemetry
-                .backend(self.shared.name(), Some(&endpoint.locality));
-            self.slots[endpoint.id.0 as usize].backend.store(backend);
+        if self.idleness.look(now, || self.shared.take_used()) {
+            self.sleep(cx);
         }
     }
 
-    fn balance(
-        &mut self,
-        cx: &mut Context<'_>,
-        lb_policy: LbPolicy,
-        update: &RosterUpdate,
-        error: Option<&Failure>,
-    ) {
-        let fresh = !matches!(&self.policy, Some((current, _)) if *current == lb_policy);
-        if fresh {
-            self.policy = Some((lb_policy, balancer::build(&lb_policy, fastrand::u64(..))));
-        }
-        let Some((_, policy)) = &mut self.policy else {
-            return;
-        };
-        let mut actions = Actions::new();
-        policy.update(cx.now, &update.endpoints, error, &mut actions);
-        if fresh {
-            for endpoint in &update.endpoints {
-                // Connections made for the policy of before are not made again.
-                let state = self.endpoints[&endpoint.id].connectivity();
-                policy.subchannel_changed(cx.now, endpoint.id, &state, &mut actions);
-            }
-        }
-        self.act(cx, actions);
-    }
-
-    fn secure(
-        &mut self,
-        cx: &mut Context<'_>,
-        tls: Option<&UpstreamTls>,
-        transport: Transport,
-    ) -> Result<(), Failure> {
-        self.security = match (&self.security, tls, transport) {
-            (Security::Unsaid, None, Transport::Unsaid) => return Ok(()),
-            // A target without a control plane never changes its mind.
-            (Security::Plaintext, _, Transport::Plaintext)
-            | (Security::Tls(_), _, Transport::Tls) => return Ok(()),
-            (Security::Tls(current), Some(tls), Transport::Unsaid) if current.key() == tls => {
-                return Ok(());
-            }
-            (_, Some(tls), Transport::Unsaid) => {
-                let made = ClientTls::new(tls, cx.providers);
-                Security::Tls(Arc::new(made.map_err(|error| {
-                    let text = format!("cluster {:?}: {error}", self.shared.name());
-                    Failure::new(error.code(), text)
-                })?))
-            }
-            (_, None, Transport::Unsaid) => Security::Unsaid,
-            (_, _, Transport::Plaintext) => Security::Plaintext,
-            (_, _, Transport::Tls) => Security::Tls(Arc::new(ClientTls::for_host())),
-        };
-        let ids: Vec<_> = self.endpoints.keys().copied().collect();
-        for id in ids {
-            self.step(cx, id, |endpoint, step| endpoint.secure(step));
-        }
-        Ok(())
-    }
-
-    fn tell(&self, config: &ClusterConfig) {
-        tracing::debug!(
+    /// Gives up all connections until a call comes.
+    fn sleep(&mut self, cx: &mut Context<'_>) {
+        tracing::info!(
             target: "sidestep::config",
             cluster = &**self.shared.name(),
-            endpoints = self.endpoints.len(),
-            policy = ?config.cluster.lb_policy,
-            tls = config.cluster.tls.is_some(),
-            "cluster applied"
-        );
-    }
-
-    /// All calls fail, and nothing stays connected.
-    fn fail(&mut self, now: Instant, failure: Failure) {
-        tracing::warn!(
-            target: "sidestep::config",
-            cluster = &**self.shared.name(),
-            reason = &*failure.0,
-            "cluster cannot be used"
+            "no calls: connections are closed until the next one"
         );
         self.policy = None;
-        let removed = self.roster.clear().removed;
-        for id in removed {
-            self.retired.extend(self.endpoints.remove(&id));
+        let ids: Vec<_> = self.endpoints.keys().copied().collect();
+        for id in ids {
+            self.step(cx, id, Endpoint::sleep);
         }
-        self.security = Security::Unsaid;
-        let picker = Arc::new(Failing(failure.clone()));
-        self.decide(now, Connectivity::TransientFailure(failure), picker);
+        self.decide(cx.now, Connectivity::Idle);
+    }
+
+    /// A call wants it: its endpoints are balanced as if they had only just come.
+    fn wake(&mut self, cx: &mut Context<'_>) {
+        self.idleness.wake(cx.now);
+        if let Resolution::Ready(config) = self.config.clone()
+            && let Err(failure) = self.apply(cx, &config)
+        {
+            self.fail(cx.now, failure);
+        }
     }
 
     fn step(
@@ -500,10 +464,18 @@ impl Cluster {
             &mut Step {
                 now: cx.now,
                 security: &self.security,
+                most_connections: self.most_connections.min(cx.dialer.most_connections),
                 dialer: cx.dialer,
                 states: &mut states,
             },
         );
+        endpoint.follow_reports();
+        let timer = endpoint.poll_timeout();
+        if timer != endpoint.timer {
+            let old = std::mem::replace(&mut endpoint.timer, timer);
+            old.map(|at| self.timers.remove(&(at, id)));
+            self.timers.extend(timer.map(|at| (at, id)));
+        }
         if let Some((_, policy)) = &mut self.policy {
             for state in &states {
                 policy.subchannel_changed(cx.now, id, state, &mut actions);
@@ -513,24 +485,39 @@ impl Cluster {
     }
 
     /// Does what the policy wants, in the order in which it was wanted: an answer to an action
-    /// comes after all actions before it, so the last picker is the latest.
+    /// comes after all actions before it.
     fn act(&mut self, cx: &mut Context<'_>, actions: Actions) {
         let mut queue = VecDeque::from(actions);
         while let Some(action) = queue.pop_front() {
             match action {
                 Action::Connect(id) => queue.extend(self.ask(cx, id, Endpoint::connect)),
                 Action::Close(id) => queue.extend(self.ask(cx, id, Endpoint::close)),
-                Action::Publish(connectivity, picker) => {
-                    self.decide(cx.now, connectivity, picker);
+                Action::Changed => {
+                    if let Some((_, policy)) = &self.policy {
+                        self.decide(cx.now, policy.connectivity());
+                    }
                 }
+            }
+        }
+        self.tell_of_outliers(cx);
+    }
+
+    fn tell_of_outliers(&mut self, cx: &Context<'_>) {
+        let Some((_, policy)) = &mut self.policy else {
+            return;
+        };
+        let (target, cluster) = (&self.target, self.shared.name());
+        for news in policy.take_news() {
+            if let Some(slot) = self.slots.get(news.endpoint.0 as usize) {
+                outliers::tell(cx.telemetry, target, cluster, slot, &news);
             }
         }
     }
 
-    fn decide(&mut self, now: Instant, connectivity: Connectivity, picker: Arc<dyn Picker>) {
-        self.publication.connectivity = connectivity;
-        self.publication.picker = picker;
-        self.publication.want(now);
+    fn decide(&mut self, now: Instant, connectivity: Connectivity) {
+        self.leaf = None;
+        let endpoints = self.endpoints.len();
+        self.publication.decide(now, connectivity, endpoints);
     }
 }
 
@@ -539,11 +526,4 @@ impl Drop for Cluster {
         // The targets know by now where calls go instead.
         self.shared.remove();
     }
-}
-
-fn no_endpoints(cluster: &str) -> Failure {
-    Failure::new(
-        code::NO_ENDPOINTS,
-        format!("cluster {cluster:?} has no endpoint that may take calls"),
-    )
 }

@@ -14,7 +14,7 @@ use sidestep_proto::resource::ResourceType;
 use sidestep_proto::wire::core::Node;
 
 use super::authorities::{self, Origins};
-use super::dependency;
+use super::dependency::{self, Needs};
 use super::inspect::Calendar;
 use super::resource_cache::{Key, ResourceCache};
 use super::xds_metrics::XdsMetrics;
@@ -58,12 +58,31 @@ struct Stream {
 /// What differs since it was last asked.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    /// Something that routes rest on.
-    pub(super) routes: bool,
+    /// What targets and servers rest on.
+    pub(super) routes: Stale,
     /// EDS names, mapped to clusters by the task.
     pub(super) assignments: BTreeSet<Arc<str>>,
     /// Clusters themselves.
     pub(super) clusters: BTreeSet<Arc<str>>,
+}
+
+/// Which targets and servers are to be resolved again: who rests on one of these names, or all.
+#[derive(Debug, Default)]
+pub(super) struct Stale {
+    pub(super) names: BTreeSet<Key>,
+    pub(super) all: bool,
+}
+
+impl Stale {
+    /// Whether what rests on `needs` is among them.
+    pub(super) fn touches(&self, needs: &Needs) -> bool {
+        self.all || self.names.iter().any(|name| needs.contains(name))
+    }
+
+    pub(super) fn extend(&mut self, more: Self) {
+        self.names.extend(more.names);
+        self.all |= more.all;
+    }
 }
 
 impl ConfigSource {
@@ -87,6 +106,7 @@ impl ConfigSource {
                 node: node.clone(),
                 context: codec::Context {
                     certificate_providers: Some(providers),
+                    custom_policies: Some(config.policies.clone()),
                 },
                 servers: servers.iter().map(info).collect(),
                 authorities,
@@ -100,6 +120,7 @@ impl ConfigSource {
             static_resources,
             dial: Dial {
                 connector: config.connector.clone(),
+                resolver: config.resolver.clone(),
                 variant,
                 max_response_bytes: config.max_response_bytes,
                 connect_timeout: config.timers.connect_timeout,
@@ -349,7 +370,7 @@ impl ConfigSource {
             Event::Fallback { .. } => self.follow_servers(),
             Event::Unreachable { authority, reason } => {
                 self.origins.reach(*authority, Some(reason.clone()));
-                self.changes.routes = true;
+                self.changes.routes.all = true;
             }
             Event::Accepted {
                 resource_type: ResourceType::Listener | ResourceType::RouteConfiguration,
@@ -362,7 +383,9 @@ impl ConfigSource {
             return;
         };
         match resource_type {
-            ResourceType::Listener | ResourceType::RouteConfiguration => self.changes.routes = true,
+            ResourceType::Listener | ResourceType::RouteConfiguration => {
+                self.changes.routes.names.insert((resource_type, name));
+            }
             ResourceType::Cluster => {
                 self.changes.clusters.insert(name);
             }

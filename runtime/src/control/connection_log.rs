@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::attempt::AttemptId;
 use crate::snapshot::Slot;
 use crate::subchannel::{Closed, Connection, Disconnect};
 use crate::telemetry::instruments::{
@@ -13,7 +14,7 @@ use crate::telemetry::instruments::{
 };
 use crate::telemetry::{Backend, Telemetry};
 
-/// The life of one endpoint's connections, one after the other.
+/// The life of one endpoint's connections.
 pub(super) struct ConnectionLog {
     telemetry: Arc<Telemetry>,
     /// `grpc.target`. A connection is shared by all targets that lead to its cluster; it counts
@@ -21,7 +22,7 @@ pub(super) struct ConnectionLog {
     target: Arc<str>,
     cluster: Arc<str>,
     slot: Arc<Slot>,
-    open: Option<Open>,
+    open: Vec<(AttemptId, Open)>,
     /// Failed tries since the last connection.
     failures: u32,
 }
@@ -44,7 +45,7 @@ impl ConnectionLog {
             target,
             cluster,
             slot,
-            open: None,
+            open: Vec::new(),
             failures: 0,
         }
     }
@@ -56,8 +57,7 @@ impl ConnectionLog {
     }
 
     /// A try succeeded.
-    pub(super) fn ready(&mut self, connection: &Connection) {
-        self.given_up("replaced by a connection under the new security");
+    pub(super) fn ready(&mut self, attempt: AttemptId, connection: &Connection) {
         self.failures = 0;
         self.slot.unreachable.store(false, Ordering::Relaxed);
         let tls = *connection.scheme() == http::uri::Scheme::HTTPS;
@@ -76,14 +76,15 @@ impl ConnectionLog {
         let security = if tls { "privacy_and_integrity" } else { "none" };
         let open = Open { backend, security };
         self.count_open(&open, 1);
-        self.open = Some(open);
+        self.open.push((attempt, open));
     }
 
     /// A try failed. Only the first of a row is a warning: the next ones are paced by the backoff
     /// and tell nothing new.
     pub(super) fn failed(&mut self, reason: &str) {
         self.failures = self.failures.saturating_add(1);
-        self.slot.unreachable.store(true, Ordering::Relaxed);
+        let unreachable = self.open.is_empty();
+        self.slot.unreachable.store(unreachable, Ordering::Relaxed);
         let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
         let failures = self.failures;
         if failures == 1 {
@@ -101,11 +102,16 @@ impl ConnectionLog {
         self.telemetry.add(failed, &labels, 1);
     }
 
-    /// The connection takes no new calls.
-    pub(super) fn closed(&mut self, closed: &Closed) {
-        let Some(open) = self.open.take() else {
-            return;
-        };
+    /// A connection takes no new calls.
+    pub(super) fn closed(&mut self, attempt: AttemptId, closed: &Closed) {
+        let mut open = self.open.iter();
+        if let Some(its) = open.position(|(other, _)| *other == attempt) {
+            let (_, open) = self.open.swap_remove(its);
+            self.tell_closed(&open, closed);
+        }
+    }
+
+    fn tell_closed(&self, open: &Open, closed: &Closed) {
         let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
         let (reason, disconnect) = (&*closed.reason, closed.disconnect.label());
         match closed.disconnect {
@@ -123,7 +129,7 @@ impl ConnectionLog {
         let (service, locality) = (open.backend.service(), open.backend.locality());
         let labels = [&*self.target, service, locality, disconnect];
         self.telemetry.add(&SUBCHANNEL_DISCONNECTIONS, &labels, 1);
-        self.count_open(&open, -1);
+        self.count_open(open, -1);
     }
 
     fn count_open(&self, open: &Open, n: i64) {
@@ -132,12 +138,15 @@ impl ConnectionLog {
         self.telemetry.add(&SUBCHANNEL_OPEN_CONNECTIONS, &labels, n);
     }
 
-    /// We let the connection go, if there is one.
+    /// We let all connections go that there are.
     pub(super) fn given_up(&mut self, reason: &str) {
-        self.closed(&Closed {
+        let closed = Closed {
             reason: reason.to_owned(),
             disconnect: Disconnect::Shutdown,
-        });
+        };
+        for (_, open) in std::mem::take(&mut self.open) {
+            self.tell_closed(&open, &closed);
+        }
     }
 }
 

@@ -17,11 +17,14 @@ use arc_swap::ArcSwap;
 use sidestep_proto::ads::ResourceError;
 use sidestep_proto::code;
 use sidestep_proto::resource::{
-    Cluster, Discovery, EndpointAssignment, HttpConnectionManager, Listener, ListenerKind,
-    ResourceType, RouteAction, RouteConfiguration, RouteSource, ServerListener,
+    Cluster, Discovery, EndpointAssignment, HttpConnectionManager, HttpFilter, Listener,
+    ListenerKind, ResourceType, RouteAction, RouteConfiguration, RouteSource, ServerListener,
 };
 
+use super::aggregate::{self, Leaves};
 use super::authorities::Origins;
+use super::named;
+use super::names::{Host, Known};
 use super::resource_cache::{Key, Lookup, ResourceCache};
 use crate::balancer::Failure;
 use crate::resolver::Transport;
@@ -67,8 +70,12 @@ pub(super) struct ClientRoutes {
     pub(super) configuration: Arc<RouteConfiguration>,
     /// The connection manager's bound on streams (gRFC A31).
     pub(super) max_stream_duration: Option<Duration>,
+    /// The connection manager's filters.
+    pub(super) filters: Vec<HttpFilter>,
     /// Each cluster that a route may choose, once, in the order of the routes.
     pub(super) clusters: Vec<Arc<str>>,
+    /// Those among them that calls with sessions may go to.
+    pub(super) sticky: Vec<Arc<str>>,
 }
 
 /// A cluster and its endpoints.
@@ -80,6 +87,8 @@ pub(super) struct ClusterConfig {
     pub(super) endpoints: Result<Arc<EndpointAssignment>, Failure>,
     /// What a target without a control plane says of security, which is not in the cluster.
     pub(super) transport: Transport,
+    /// Of an aggregate, which has no endpoints of its own.
+    pub(super) leaves: Option<Leaves>,
 }
 
 /// A server's listener and the routes of its chains, the default chain's last.
@@ -117,29 +126,73 @@ pub(super) fn client_routes(
         Resolution::Failed(failure) => Resolution::Failed(failure),
         Resolution::Ready(configuration) => {
             let origin = origins.of(&(ResourceType::Listener, listener.clone()));
-            select(&configuration, http.max_stream_duration, origin, authority)
+            select(&configuration, http, origin, authority)
         }
     }
 }
 
+/// What clusters are made of.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    /// What the control plane has said.
+    pub(super) cache: &'a ResourceCache,
+    /// Whom to ask about it.
+    pub(super) origins: &'a Origins,
+    /// What is known of a host name.
+    pub(super) names: &'a dyn Fn(&Host) -> Known,
+}
+
+/// What a cluster rests on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct ClusterNeeds {
+    /// Resources.
+    pub(super) resources: Needs,
+    /// Host names.
+    pub(super) hosts: BTreeSet<Host>,
+}
+
 /// Resolves one cluster.
 pub(super) fn cluster_config(
-    cache: &ResourceCache,
-    origins: &Origins,
+    view: View<'_>,
     name: &Arc<str>,
-    needs: &mut Needs,
+    needs: &mut ClusterNeeds,
 ) -> Resolution<ClusterConfig> {
-    needs.insert((ResourceType::Cluster, name.clone()));
+    let View { cache, origins, .. } = view;
+    let key = (ResourceType::Cluster, name.clone());
+    needs.resources.insert(key.clone());
     let cluster = match cache.cluster(name) {
         Lookup::Waiting => return Resolution::Waiting,
         Lookup::Failed(error) => return failed(origins, ResourceType::Cluster, name, &error),
         Lookup::Found(cluster) => cluster,
     };
-    let Discovery::Eds { service_name } = &cluster.discovery else {
-        let origin = origins.of(&(ResourceType::Cluster, name.clone()));
-        return Resolution::Failed(not_supported(cluster, origin));
+    let endpoints = match &cluster.discovery {
+        Discovery::Eds { service_name } => {
+            endpoints(cache, origins, service_name, &mut needs.resources)
+        }
+        Discovery::Aggregate { .. } => return aggregate::config(view, name, cluster, needs),
+        Discovery::LogicalDns { .. } | Discovery::StrictDns { .. } => {
+            let origin = origins.of(&key);
+            named::endpoints(cluster, view.names, origin, &mut needs.hosts)
+        }
     };
-    let service_name = Arc::from(service_name.as_str());
+    endpoints.map_or(Resolution::Waiting, |endpoints| {
+        Resolution::Ready(ClusterConfig {
+            cluster: cluster.clone(),
+            endpoints,
+            transport: Transport::Unsaid,
+            leaves: None,
+        })
+    })
+}
+
+/// What EDS says under a name; `None` while it has said nothing.
+fn endpoints(
+    cache: &ResourceCache,
+    origins: &Origins,
+    service_name: &str,
+    needs: &mut Needs,
+) -> Option<Result<Arc<EndpointAssignment>, Failure>> {
+    let service_name = Arc::from(service_name);
     let endpoints = match cache.endpoints(&service_name) {
         Lookup::Waiting => None,
         Lookup::Found(endpoints) => Some(Ok(endpoints.clone())),
@@ -151,13 +204,7 @@ pub(super) fn cluster_config(
         ))),
     };
     needs.insert((ResourceType::EndpointAssignment, service_name));
-    endpoints.map_or(Resolution::Waiting, |endpoints| {
-        Resolution::Ready(ClusterConfig {
-            cluster: cluster.clone(),
-            endpoints,
-            transport: Transport::Unsaid,
-        })
-    })
+    endpoints
 }
 
 /// Resolves a server's Listener and the routes of all its chains.
@@ -247,7 +294,7 @@ fn routes(
 
 fn select(
     configuration: &RouteConfiguration,
-    max_stream_duration: Option<Duration>,
+    http: &HttpConnectionManager,
     origin: &Origin,
     authority: &str,
 ) -> Resolution<ClientRoutes> {
@@ -262,6 +309,7 @@ fn select(
     host.domains = vec!["*".into()];
     let mut clusters: Vec<Arc<str>> = Vec::new();
     let mut seen = BTreeSet::new();
+    let mut sticky = BTreeSet::new();
     for route in &host.routes {
         let RouteAction::Forward(forward) = &route.action else {
             continue;
@@ -271,26 +319,21 @@ fn select(
                 clusters.push(weighted.name.as_str().into());
             }
         }
+        if routing::has_sessions(forward, &http.filters) {
+            // A session may be in any of them, whichever its call draws.
+            sticky.extend(forward.clusters.iter().map(|c| Arc::from(c.name.as_str())));
+        }
     }
     Resolution::Ready(ClientRoutes {
         configuration: Arc::new(RouteConfiguration {
             name: configuration.name.clone(),
             virtual_hosts: vec![host],
         }),
-        max_stream_duration,
+        max_stream_duration: http.max_stream_duration,
+        filters: http.filters.clone(),
         clusters,
+        sticky: sticky.into_iter().collect(),
     })
-}
-
-fn not_supported(cluster: &Cluster, origin: &Origin) -> Failure {
-    let kind = match cluster.discovery {
-        Discovery::LogicalDns { .. } => "LOGICAL_DNS",
-        Discovery::Aggregate { .. } => "aggregate",
-        Discovery::Eds { .. } => "EDS",
-    };
-    let name = &cluster.name;
-    let text = format!("Cluster {name:?}: {kind} clusters are not supported yet {origin}");
-    Failure::new(code::UNSUPPORTED_CLUSTER, text)
 }
 
 fn failed<T>(
@@ -326,7 +369,7 @@ pub(super) fn failure(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use sidestep_proto::ads::{Authorities, Event, ServerFeatures};
     use sidestep_proto::bootstrap::{Credentials, Server};
     use sidestep_proto::resource::Resource;
@@ -334,7 +377,7 @@ mod tests {
     use super::super::tests::fixtures;
     use super::*;
 
-    fn origins() -> Origins {
+    pub(in super::super) fn origins() -> Origins {
         let server = Server {
             uri: "plane:1".into(),
             credentials: Credentials::Insecure,
@@ -347,8 +390,20 @@ mod tests {
         Origins::new(&[server], &authorities, "me")
     }
 
+    /// Nothing is known of host names.
+    pub(in super::super) fn view<'a>(cache: &'a ResourceCache, origins: &'a Origins) -> View<'a> {
+        View {
+            cache,
+            origins,
+            names: &|_| Known::Waiting,
+        }
+    }
+
     /// Everything that is asked for is there, or is an error.
-    fn cache(resources: &[Resource], missing: &[(ResourceType, &str)]) -> ResourceCache {
+    pub(in super::super) fn cache(
+        resources: &[Resource],
+        missing: &[(ResourceType, &str)],
+    ) -> ResourceCache {
         let mut cache = ResourceCache::default();
         for resource in resources {
             cache.expect((resource.resource_type(), resource.name().into()));
@@ -436,9 +491,10 @@ mod tests {
     #[test]
     fn a_cluster_is_complete_with_its_endpoints_or_with_why_there_are_none() {
         let resolve = |cache: &ResourceCache| {
-            let mut needs = Needs::new();
-            let config = cluster_config(cache, &origins(), &"c".into(), &mut needs);
-            (config, needs.len())
+            let mut needs = ClusterNeeds::default();
+            let origins = origins();
+            let config = cluster_config(view(cache, &origins), &"c".into(), &mut needs);
+            (config, needs.resources.len())
         };
         let cluster = fixtures::cluster("c");
         let alone = cache(std::slice::from_ref(&cluster), &[]);
@@ -456,16 +512,5 @@ mod tests {
         let both = [cluster, fixtures::endpoints("c", &[])];
         let (config, _) = resolve(&cache(&both, &[]));
         assert!(matches!(config, Resolution::Ready(c) if c.endpoints.is_ok()));
-    }
-
-    #[test]
-    fn what_the_runtime_cannot_resolve_fails_that_cluster() {
-        let mut cluster = fixtures::plain_cluster("c");
-        cluster.discovery = Discovery::Aggregate {
-            clusters: vec!["a".into()],
-        };
-        let cache = cache(&[Resource::Cluster(Arc::new(cluster))], &[]);
-        let config = cluster_config(&cache, &origins(), &"c".into(), &mut Needs::new());
-        assert!(text(config).contains("aggregate clusters are not supported yet"));
     }
 }

@@ -4,28 +4,26 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use sidestep_proto::code;
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, Endpoint, EndpointAssignment, Forward, Health, LocalityEndpoints,
+    Address, Cluster, DnsLookup, Endpoint, EndpointAssignment, Forward, Health, LocalityEndpoints,
     PathMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, Text, VirtualHost,
     WeightedCluster,
 };
 
+use super::WeakInbox;
 use super::cluster::Context;
 use super::clusters::Clusters;
-use super::dependency::{ClusterConfig, Resolution};
-use super::{Input, Timers, WeakInbox};
+use super::dependency::{ClusterConfig, ClusterNeeds, Resolution};
+use super::names::{Host, Known, Names};
 use crate::balancer::Failure;
 use crate::inspect;
-use crate::resolver::{self, DirectTarget, Place, Transport};
+use crate::resolver::{DirectTarget, Place, Transport, with_port};
 use crate::routing::{ClusterIndex, RouteTable};
 use crate::snapshot::{Snapshot, Target, TargetState};
 use crate::telemetry::Telemetry;
 
 /// All direct targets that channels watch.
 pub(super) struct Directs {
-    inbox: WeakInbox,
-    timers: Timers,
     clusters: Clusters,
     watches: HashMap<DirectTarget, Watch>,
 }
@@ -34,28 +32,19 @@ struct Watch {
     targets: Vec<Weak<Target>>,
     name: Arc<str>,
     state: Arc<TargetState>,
-    lookup: Lookup,
-}
-
-/// Of a name's addresses.
-enum Lookup {
     /// Addresses need none.
-    None,
-    /// Under way; so many failed before.
-    Running { failures: u32 },
-    /// Succeeded then; repeated when connections fail, but not before a while.
-    Fresh { since: Instant },
-    /// Failed so many times in a row; repeated then.
-    Failed { failures: u32, again: Instant },
+    host: Option<Host>,
 }
 
 impl Directs {
-    pub(super) fn new(inbox: WeakInbox, timers: Timers, telemetry: Arc<Telemetry>) -> Self {
+    pub(super) fn new(
+        inbox: WeakInbox,
+        telemetry: Arc<Telemetry>,
+        idle_timeout: Option<Duration>,
+    ) -> Self {
         Self {
             // The upper half of the ids: the lower one is the control plane's clusters'.
-            clusters: Clusters::new(inbox.clone(), telemetry, 1 << 63),
-            inbox,
-            timers,
+            clusters: Clusters::new(inbox, telemetry, idle_timeout, 1 << 63),
             watches: HashMap::new(),
         }
     }
@@ -69,11 +58,12 @@ impl Directs {
     pub(super) fn watch(
         &mut self,
         cx: &mut Context<'_>,
+        names: &Names,
         direct: DirectTarget,
         target: Weak<Target>,
     ) {
         if !self.watches.contains_key(&direct) {
-            let watch = self.open(cx, &direct);
+            let watch = self.open(cx, names, &direct);
             self.watches.insert(direct.clone(), watch);
         }
         if let Some(watch) = self.watches.get_mut(&direct) {
@@ -84,51 +74,20 @@ impl Directs {
         }
     }
 
-    /// A name was looked up.
-    pub(super) fn found(
-        &mut self,
-        cx: &mut Context<'_>,
-        direct: &DirectTarget,
-        found: Result<Vec<Address>, String>,
-    ) {
-        let Some(watch) = self.watches.get_mut(direct) else {
-            return;
-        };
-        let Lookup::Running { failures } = watch.lookup else {
-            return;
-        };
-        let known = self
-            .clusters
-            .find(&watch.name)
-            .is_some_and(|c| c.is_resolved());
-        match found {
-            Ok(addresses) => {
-                watch.lookup = Lookup::Fresh { since: cx.now };
-                let config = config(direct, &watch.name, Ok(&addresses));
-                self.clusters
-                    .change(&watch.name, |cluster| cluster.configure(cx, config));
-            }
-            Err(reason) => {
-                let pause = self.timers.lookup_backoff * 2_u32.saturating_pow(failures.min(7));
-                watch.lookup = Lookup::Failed {
-                    failures: failures + 1,
-                    again: cx.now + pause,
-                };
-                if !known || failures > 0 {
-                    tracing::debug!(target: "sidestep::config", name = %direct, reason, "lookup failed");
-                }
-                // Addresses that were found once stay in use.
-                if !known {
-                    let failure = Failure::new(
-                        code::NAME_NOT_RESOLVED,
-                        format!("{direct} cannot be resolved: {reason}"),
-                    );
-                    let failed = config(direct, &watch.name, Err(failure));
-                    self.clusters
-                        .change(&watch.name, |cluster| cluster.configure(cx, failed));
-                }
-            }
+    /// Something else is known of a host name.
+    pub(super) fn follow(&mut self, cx: &mut Context<'_>, names: &Names, host: &Host) {
+        let affected = self.watches.iter();
+        let affected = affected.filter(|(_, watch)| watch.host.as_ref() == Some(host));
+        for (direct, watch) in affected {
+            let config = of_name(direct, &watch.name, names.find(host));
+            self.clusters
+                .change(&watch.name, |cluster| cluster.configure(cx, config));
         }
+    }
+
+    /// Every host name that a target leads to.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &Host> {
+        self.clusters.hosts()
     }
 
     /// Every target that a channel still uses, in the order of their names.
@@ -178,52 +137,42 @@ impl Directs {
         }
     }
 
-    /// Looks names up again where it is time, and lets clusters act.
+    /// Lets clusters act.
     pub(super) fn handle_timeout(&mut self, cx: &mut Context<'_>) {
         self.clusters.handle_timeout(cx);
-        for (direct, watch) in &mut self.watches {
-            let due = lookup_at(watch, &self.clusters, self.timers.lookup_interval);
-            if due.is_some_and(|at| at <= cx.now) {
-                let failures = match watch.lookup {
-                    Lookup::Failed { failures, .. } => failures,
-                    _ => 0,
-                };
-                watch.lookup = Lookup::Running { failures };
-                start_lookup(self.inbox.clone(), direct.clone());
-            }
-        }
     }
 
     /// When [`Directs::handle_timeout`] wants to be called.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let watches = self.watches.values();
-        let interval = self.timers.lookup_interval;
-        watches
-            .filter_map(|watch| lookup_at(watch, &self.clusters, interval))
-            .chain(self.clusters.poll_timeout())
-            .min()
+        self.clusters.poll_timeout()
     }
 
-    fn open(&mut self, cx: &mut Context<'_>, direct: &DirectTarget) -> Watch {
-        let policy = direct.lb_policy;
+    fn open(&mut self, cx: &mut Context<'_>, names: &Names, direct: &DirectTarget) -> Watch {
+        let policy = direct.lb_policy.clone();
         let transport = direct.transport;
         let name: Arc<str> = match transport {
             Transport::Unsaid => format!("{direct} by {policy:?}").into(),
             _ => format!("{direct} by {policy:?} over {transport:?}").into(),
         };
         self.clusters.ensure(&name, &direct.to_string());
-        let lookup = match &direct.place {
-            Place::Addresses(addresses) => {
-                let config = config(direct, &name, Ok(addresses));
-                self.clusters
-                    .change(&name, |cluster| cluster.configure(cx, config));
-                Lookup::None
-            }
-            Place::Name { .. } => {
-                start_lookup(self.inbox.clone(), direct.clone());
-                Lookup::Running { failures: 0 }
+        let (host, config) = match &direct.place {
+            Place::Addresses(addresses) => (None, config(direct, &name, Ok(addresses))),
+            Place::Name { host, .. } => {
+                let host = Host {
+                    name: host.as_str().into(),
+                    lookup: DnsLookup::default(),
+                };
+                let config = of_name(direct, &name, names.find(&host));
+                (Some(host), config)
             }
         };
+        let needs = ClusterNeeds {
+            hosts: host.iter().cloned().collect(),
+            ..ClusterNeeds::default()
+        };
+        self.clusters.rests_on(&name, needs);
+        self.clusters
+            .change(&name, |cluster| cluster.configure(cx, config));
         let cluster = self.clusters.find(&name).map(|c| c.shared.clone());
         let state = TargetState::Ready(Snapshot {
             routes: RouteTable::compile(&everything(&name), |_| ClusterIndex(0), None),
@@ -233,36 +182,27 @@ impl Directs {
             targets: Vec::new(),
             name,
             state: Arc::new(state),
-            lookup,
+            host,
         }
     }
 }
 
-fn lookup_at(watch: &Watch, clusters: &Clusters, interval: Duration) -> Option<Instant> {
-    match watch.lookup {
-        Lookup::None | Lookup::Running { .. } => None,
-        Lookup::Failed { again, .. } => Some(again),
-        Lookup::Fresh { since } => {
-            let failing = clusters.find(&watch.name).is_some_and(|c| c.is_failing());
-            failing.then(|| since + interval)
+fn of_name(direct: &DirectTarget, name: &str, known: Known) -> Resolution<ClusterConfig> {
+    match known {
+        Known::Waiting => Resolution::Waiting,
+        Known::Found(addresses) => {
+            let port = match direct.place {
+                Place::Name { port, .. } => port,
+                Place::Addresses(_) => 0,
+            };
+            let addresses = with_port(&addresses, port).collect();
+            config(direct, name, Ok(&addresses))
+        }
+        Known::Failed(error) => {
+            let text = format!("{direct} cannot be resolved: {error}");
+            config(direct, name, Err(Failure::new(error.code(), text)))
         }
     }
-}
-
-fn start_lookup(inbox: WeakInbox, direct: DirectTarget) {
-    let Place::Name { host, port } = direct.place.clone() else {
-        return;
-    };
-    tokio::spawn(async move {
-        let found = resolver::lookup(&host, port).await;
-        if let Some(inbox) = inbox.upgrade() {
-            // Nobody needs the answer after the control task has ended.
-            let _ = inbox.send(Input::Found {
-                direct,
-                found: found.map_err(|error| error.to_string()),
-            });
-        }
-    });
 }
 
 fn config(
@@ -291,26 +231,20 @@ fn config(
     });
     Resolution::Ready(ClusterConfig {
         cluster: Arc::new(Cluster {
-            name: name.to_owned(),
-            discovery: Discovery::Eds {
-                service_name: String::new(),
-            },
-            lb_policy: direct.lb_policy,
-            tls: None,
+            lb_policy: direct.lb_policy.clone(),
             max_requests: u32::MAX,
+            ..Cluster::eds(name)
         }),
         endpoints,
         transport: direct.transport,
+        leaves: None,
     })
 }
 
 /// Every request goes to the one cluster.
 fn everything(cluster: &str) -> RouteConfiguration {
     let forward = Forward {
-        clusters: vec![WeightedCluster {
-            name: cluster.to_owned(),
-            weight: 1,
-        }],
+        clusters: vec![WeightedCluster::new(cluster.to_owned(), 1)],
         max_stream_duration: None,
         grpc_timeout_header_max: None,
         retry: None,

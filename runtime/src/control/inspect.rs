@@ -1,6 +1,6 @@
 //! Questions about the state, and their answers.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -53,9 +53,21 @@ impl Calendar {
         }
     }
 
+    /// How long it is until then.
+    pub(super) fn left(self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.now)
+    }
+
     pub(super) fn date(self, at: Instant) -> SystemTime {
         let age = self.now.saturating_duration_since(at);
-        self.wall.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)
+        let past = self.wall.checked_sub(age);
+        let ahead = past.and_then(|wall| wall.checked_add(self.until(at)));
+        ahead.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// How long it is until then.
+    pub(super) fn until(self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.now)
     }
 }
 

@@ -7,6 +7,8 @@
 //!   ADS stream ─┘                      └─> Target, Cluster: swapped for the calls to read
 //! ```
 
+mod admission;
+mod aggregate;
 mod attempt;
 mod authorities;
 mod clients;
@@ -15,12 +17,20 @@ mod clusters;
 mod config_source;
 mod connection_log;
 mod dependency;
+mod dialer;
 mod directs;
 mod endpoint;
 mod events;
+mod failover;
 mod handle;
+mod idle;
 mod inspect;
+mod named;
+mod names;
+mod outliers;
+mod publication;
 mod reconcile;
+mod reports;
 mod resource_cache;
 mod servers;
 mod task;
@@ -36,11 +46,11 @@ use arc_swap::ArcSwap;
 use sidestep_proto::ads;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::code;
-use sidestep_proto::resource::{Address, ServerListener};
+use sidestep_proto::resource::{RegisteredPolicy, ServerListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::balancer::{Failure, SubchannelId};
-use crate::resolver::DirectTarget;
+use crate::resolver::{DirectTarget, Dns, NameResolver, Pace, ResolveError, Resolved};
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
 use crate::snapshot::{ClusterId, Slot, Target, TargetState};
@@ -58,6 +68,7 @@ pub use sidestep_proto::ads::Variant;
 pub(crate) use inspect::{Asker, Question};
 
 use attempt::{Outcome, Owner};
+use names::Host;
 use task::Task;
 
 /// The way into the task. Unbounded, so that nobody who talks to the task can block it or be
@@ -104,6 +115,24 @@ pub(crate) enum Input {
         /// The very slot that the call saw: its id may have passed to another endpoint since.
         slot: Arc<Slot>,
     },
+    /// A call waits for room on the connections of an endpoint.
+    RoomRequested {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Which endpoint of it.
+        endpoint: SubchannelId,
+        /// The very slot that the call saw: its id may have passed to another endpoint since.
+        slot: Arc<Slot>,
+    },
+    /// An endpoint's load is such that its policy wants to look at it.
+    Noticed {
+        /// Which cluster.
+        cluster: ClusterId,
+        /// Which endpoint of it.
+        endpoint: SubchannelId,
+        /// The very slot: its id may have passed to another endpoint since.
+        slot: Arc<Slot>,
+    },
     /// A connection was made, was not, or ended.
     Connection {
         /// Whose.
@@ -124,12 +153,12 @@ pub(crate) enum Input {
     Settled(oneshot::Sender<()>),
     /// The resources in the process were replaced.
     Replaced(StaticResources),
-    /// A direct target's name was looked up.
+    /// A host name was looked up.
     Found {
         /// Which.
-        direct: DirectTarget,
+        host: Host,
         /// Its addresses, or why there are none.
-        found: Result<Vec<Address>, String>,
+        found: Result<Resolved, ResolveError>,
     },
 }
 
@@ -211,10 +240,19 @@ pub struct Config {
     pub plaintext: PlaintextPolicy,
     /// By instance name.
     pub providers: CertificateProviders,
+    /// Load-balancing policies of the program's own.
+    pub policies: Vec<Arc<dyn RegisteredPolicy>>,
     /// How sockets are opened.
     pub connector: Connector,
+    /// Who looks host names up.
+    pub resolver: Arc<dyn NameResolver>,
     /// Of the connections to endpoints.
     pub http2: Arc<Http2Options>,
+    /// Most connections to one endpoint, whatever the control plane says. Default 10 (gRFC A105).
+    pub most_connections: u32,
+    /// How long a cluster keeps its connections without calls. Default 30 min, as in gRPC;
+    /// `None`: for ever.
+    pub idle_timeout: Option<Duration>,
     /// What its clusters and connections are counted in.
     pub telemetry: Arc<Telemetry>,
     /// Largest ADS response taken, in bytes. Default 256 MiB.
@@ -222,6 +260,12 @@ pub struct Config {
     /// Shortened by tests.
     pub timers: Timers,
 }
+
+/// Most connections to one endpoint, if the program says nothing (gRFC A105).
+pub(crate) const MOST_CONNECTIONS: u32 = 10;
+
+/// How long a cluster keeps its connections without calls, if the program says nothing.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 impl Config {
     /// Everything at its default.
@@ -233,8 +277,12 @@ impl Config {
             variant: Variant::StateOfTheWorld,
             plaintext: PlaintextPolicy::default(),
             providers,
+            policies: Vec::new(),
             connector: default_connector(),
+            resolver: Arc::new(Dns::system()),
             http2: Arc::default(),
+            most_connections: MOST_CONNECTIONS,
+            idle_timeout: Some(IDLE_TIMEOUT),
             telemetry: Telemetry::new(None),
             max_response_bytes: 256 * 1024 * 1024,
             timers: Timers::default(),
@@ -264,10 +312,8 @@ pub struct Timers {
     pub connect_timeout: Duration,
     /// How long a snapshot waits for its new clusters to be ready for calls. 1 s.
     pub publish_wait: Duration,
-    /// Least time between two look-ups of a direct target's name. 30 s.
-    pub lookup_interval: Duration,
-    /// Until a failed look-up is repeated; doubles up to 128 times. 1 s.
-    pub lookup_backoff: Duration,
+    /// Of looking host names up.
+    pub lookup: Pace,
 }
 
 impl Default for Timers {
@@ -277,8 +323,7 @@ impl Default for Timers {
             connect_backoff: Backoff::default(),
             connect_timeout: Duration::from_secs(20),
             publish_wait: Duration::from_secs(1),
-            lookup_interval: Duration::from_secs(30),
-            lookup_backoff: Duration::from_secs(1),
+            lookup: Pace::default(),
         }
     }
 }

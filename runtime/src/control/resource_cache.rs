@@ -167,17 +167,11 @@ impl ResourceCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidestep_proto::resource::{Discovery, LbPolicy};
 
     fn cluster(name: &str, max_requests: u32) -> Resource {
         Resource::Cluster(Arc::new(Cluster {
-            name: name.into(),
-            discovery: Discovery::Eds {
-                service_name: name.into(),
-            },
-            lb_policy: LbPolicy::RoundRobin,
-            tls: None,
             max_requests,
+            ..Cluster::eds(name)
         }))
     }
 

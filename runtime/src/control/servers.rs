@@ -7,6 +7,7 @@ use sidestep_proto::resource::{ListenerKind, RouteConfiguration};
 use tokio::sync::watch;
 
 use super::authorities::Origins;
+use super::config_source::Stale;
 use super::dependency::{self, Needs, Resolution, ServerRoutes};
 use super::resource_cache::{Key, ResourceCache};
 use super::{ChainRoutes, RoutesState, ServerConfig, ServerState};
@@ -43,9 +44,18 @@ impl Servers {
         self.watches.retain(|watch| !watch.state.is_closed());
     }
 
-    /// Follows the cache. `origins` say who answers for it, and whether anybody can be asked.
-    pub(super) fn resolve(&mut self, cache: &ResourceCache, origins: &Origins, revision: &str) {
-        for watch in &mut self.watches {
+    /// Follows the cache, for servers that rest on what is `stale` and for new ones. `origins` say
+    /// who answers for it, and whether anybody can be asked.
+    pub(super) fn resolve(
+        &mut self,
+        cache: &ResourceCache,
+        origins: &Origins,
+        revision: &str,
+        stale: &Stale,
+    ) {
+        // Whoever was resolved once rests at least on its Listener.
+        let watches = self.watches.iter_mut();
+        for watch in watches.filter(|w| w.needs.is_empty() || stale.touches(&w.needs)) {
             watch.needs.clear();
             let name = watch.listener.clone();
             match dependency::server_routes(cache, origins, &name, &mut watch.needs) {

@@ -7,16 +7,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sidestep_proto::resource::{Locality, ResourceType};
 use tokio::sync::{mpsc, oneshot};
 
+use super::attempt::Outcome;
 use super::authorities::SharedOrigins;
 use super::clients::{ClientKey, Clients};
 use super::cluster::Context;
 use super::clusters::Clusters;
-use super::config_source::ConfigSource;
-use super::dependency::Needs;
+use super::config_source::{ConfigSource, Stale};
+use super::dependency::{ClusterNeeds, View};
+use super::dialer::Dialer;
 use super::directs::Directs;
-use super::endpoint::Dialer;
+use super::names::{Host, Names};
 use super::reconcile::{Difference, difference};
 use super::resource_cache::Key;
 use super::servers::Servers;
@@ -34,8 +37,11 @@ pub(super) struct Task {
     pub(super) clients: Clients,
     pub(super) servers: Servers,
     pub(super) directs: Directs,
+    names: Names,
     pub(super) clusters: Clusters,
     telemetry: Arc<Telemetry>,
+    /// Where this process is.
+    home: Locality,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
@@ -52,6 +58,8 @@ struct Work {
     sweep: bool,
     /// A Listener or RouteConfiguration changed, or who watches them.
     routes: bool,
+    /// Which of them, and so who is to be resolved again beside who is new.
+    stale: Stale,
     /// These clusters, or their endpoints, changed.
     clusters: BTreeSet<Arc<str>>,
     /// What targets name or rest on may have changed.
@@ -65,6 +73,8 @@ impl Task {
         inputs: mpsc::UnboundedReceiver<Input>,
     ) -> Self {
         let source = ConfigSource::new(&config, inbox.clone(), now());
+        let node = config.bootstrap.as_ref().map(|bootstrap| &bootstrap.node);
+        let home = node.map_or_else(Locality::default, |node| node.locality.clone());
         Self {
             inputs,
             source,
@@ -74,19 +84,18 @@ impl Task {
                 http2: config.http2,
                 plaintext: config.plaintext,
                 backoff: config.timers.connect_backoff,
+                most_connections: config.most_connections,
                 attempts: 0,
                 telemetry: config.telemetry.clone(),
             },
             providers: config.providers,
             clients: Clients::default(),
             servers: Servers::default(),
-            directs: Directs::new(
-                inbox.clone(),
-                config.timers.clone(),
-                config.telemetry.clone(),
-            ),
-            clusters: Clusters::new(inbox, config.telemetry.clone(), 0),
+            directs: Directs::new(inbox.clone(), config.telemetry.clone(), config.idle_timeout),
+            names: Names::new(inbox.clone(), config.resolver, config.timers.lookup),
+            clusters: Clusters::new(inbox, config.telemetry.clone(), config.idle_timeout, 0),
             telemetry: config.telemetry,
+            home,
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
@@ -141,6 +150,7 @@ impl Task {
             dialer: &mut self.dialer,
             providers: &self.providers,
             telemetry: &self.telemetry,
+            home: &self.home,
         };
         match input {
             Input::Watch {
@@ -155,7 +165,10 @@ impl Task {
                 self.clients.watch(key, target);
                 self.work.routes = true;
             }
-            Input::WatchDirect { direct, target } => self.directs.watch(&mut cx, direct, target),
+            Input::WatchDirect { direct, target } => {
+                self.directs.watch(&mut cx, &self.names, direct, target);
+                self.work.needs = true;
+            }
             Input::WatchServer { listener, state } => {
                 self.servers.watch(listener.into(), state);
                 self.work.routes = true;
@@ -174,7 +187,30 @@ impl Task {
                     c.connect_requested(&mut cx, endpoint, &slot);
                 });
             }
+            Input::RoomRequested {
+                cluster,
+                endpoint,
+                slot,
+            } => {
+                let clusters = match self.clusters.contains(cluster) {
+                    true => &mut self.clusters,
+                    false => self.directs.clusters(),
+                };
+                clusters.change_by_id(cluster, |c| c.room_requested(&mut cx, endpoint, &slot));
+            }
+            Input::Noticed {
+                cluster,
+                endpoint,
+                slot,
+            } => {
+                let clusters = match self.clusters.contains(cluster) {
+                    true => &mut self.clusters,
+                    false => self.directs.clusters(),
+                };
+                clusters.change_by_id(cluster, |c| c.noticed(&mut cx, endpoint, &slot));
+            }
             Input::Connection { owner, outcome } => {
+                let is_trouble = !matches!(outcome, Outcome::Connected(_));
                 let clusters = match self.clusters.contains(owner.cluster) {
                     true => &mut self.clusters,
                     false => self.directs.clusters(),
@@ -182,6 +218,12 @@ impl Task {
                 clusters.change_by_id(owner.cluster, |c| {
                     c.heard(&mut cx, owner.endpoint, owner.attempt, outcome);
                 });
+                if is_trouble {
+                    // Perhaps it is somewhere else by now.
+                    for host in clusters.hosts_of(owner.cluster) {
+                        self.names.doubt(now, host);
+                    }
+                }
             }
             Input::Ads { link, said } => {
                 if let Some(source) = &mut self.source {
@@ -195,7 +237,13 @@ impl Task {
                     source.replace(now, resources);
                 }
             }
-            Input::Found { direct, found } => self.directs.found(&mut cx, &direct, found),
+            Input::Found { host, found } => {
+                if self.names.found(now, &host, found) {
+                    let named = self.clusters.named(&host).cloned();
+                    self.work.clusters.extend(named);
+                    self.directs.follow(&mut cx, &self.names, &host);
+                }
+            }
         }
     }
 
@@ -215,8 +263,7 @@ impl Task {
             self.follow_source();
             self.resolve_routes(now);
             self.configure_clusters(now);
-            self.clusters.flush(now);
-            self.directs.clusters().flush(now);
+            self.flush(now);
             let wait = self.timers.publish_wait;
             self.work.needs |= self.clients.publish(now, wait, &self.clusters);
             if !std::mem::take(&mut self.work.needs) {
@@ -231,11 +278,13 @@ impl Task {
         if let Some(source) = &mut self.source {
             source.handle_timeout(now);
         }
+        self.names.handle_timeout(now);
         let mut cx = Context {
             now,
             dialer: &mut self.dialer,
             providers: &self.providers,
             telemetry: &self.telemetry,
+            home: &self.home,
         };
         self.clusters.handle_timeout(&mut cx);
         self.directs.handle_timeout(&mut cx);
@@ -256,12 +305,17 @@ impl Task {
             return;
         };
         let changes = source.take_changes();
-        self.work.routes |= changes.routes;
-        self.work.clusters.extend(changes.clusters);
-        for assignment in &changes.assignments {
-            let clusters = self.clusters.assigned(assignment).cloned();
-            self.work.clusters.extend(clusters);
+        self.work.routes |= changes.routes.all || !changes.routes.names.is_empty();
+        self.work.stale.extend(changes.routes);
+        let clusters = changes.clusters.iter().cloned();
+        let clusters = clusters.map(|name| (ResourceType::Cluster, name));
+        let assignments = changes.assignments.into_iter();
+        let assignments = assignments.map(|name| (ResourceType::EndpointAssignment, name));
+        for key in clusters.chain(assignments) {
+            let users = self.clusters.users(&key).cloned();
+            self.work.clusters.extend(users);
         }
+        self.work.clusters.extend(changes.clusters);
     }
 
     fn resolve_routes(&mut self, now: Instant) {
@@ -274,12 +328,23 @@ impl Task {
             return self.servers.fail_all(&failure);
         };
         let (cache, origins, revision) = (source.cache(), source.origins(), source.revision());
-        self.clients.resolve(now, cache, origins, revision);
-        self.servers.resolve(cache, origins, revision);
-        for (name, target) in self.clients.named() {
+        let stale = std::mem::take(&mut self.work.stale);
+        let resolved = self.clients.resolve(now, cache, origins, revision, &stale);
+        self.servers.resolve(cache, origins, revision, &stale);
+        for (name, target) in self.clients.named(&resolved) {
             if self.clusters.ensure(&name, &target) {
                 self.work.clusters.insert(name);
             }
+        }
+        let mut cx = Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+            telemetry: &self.telemetry,
+            home: &self.home,
+        };
+        for name in self.clients.sticky() {
+            self.clusters.take_sessions(&mut cx, &name);
         }
         self.work.needs = true;
     }
@@ -293,14 +358,26 @@ impl Task {
             dialer: &mut self.dialer,
             providers: &self.providers,
             telemetry: &self.telemetry,
+            home: &self.home,
         };
-        for name in std::mem::take(&mut self.work.clusters) {
-            let mut needs = Needs::new();
-            let config =
-                dependency::cluster_config(source.cache(), source.origins(), &name, &mut needs);
+        let names = |host: &Host| self.names.find(host);
+        let view = View {
+            cache: source.cache(),
+            origins: source.origins(),
+            names: &names,
+        };
+        // Grows by the leaves of the aggregates in it.
+        while let Some(name) = self.work.clusters.pop_first() {
+            let mut needs = ClusterNeeds::default();
+            let config = dependency::cluster_config(view, &name, &mut needs);
             self.work.needs |= self.clusters.rests_on(&name, needs);
             self.clusters
                 .change(&name, |cluster| cluster.configure(&mut cx, config));
+            let new = self.clusters.ensure_leaves(&name);
+            self.work.clusters.extend(new);
+            if self.clusters.has_sessions(&name) {
+                self.clusters.take_sessions(&mut cx, &name);
+            }
         }
         for name in self.clients.first_clusters() {
             let needs = self.clusters.needs_of(&name);
@@ -312,8 +389,23 @@ impl Task {
         }
     }
 
+    /// Publishes what the clusters have to say.
+    fn flush(&mut self, now: Instant) {
+        let mut cx = Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+            telemetry: &self.telemetry,
+            home: &self.home,
+        };
+        self.clusters.flush(&mut cx);
+        self.directs.clusters().flush(&mut cx);
+    }
+
     /// Subscribes what something rests on now, and unsubscribes what nothing does any more.
     fn subscribe(&mut self, now: Instant) {
+        let hosts = self.clusters.hosts().chain(self.directs.hosts());
+        self.names.want(hosts.cloned().collect());
         let Some(source) = &mut self.source else {
             return;
         };
@@ -331,6 +423,7 @@ impl Task {
             self.source.as_ref().and_then(ConfigSource::poll_timeout),
             self.clusters.poll_timeout(),
             self.directs.poll_timeout(),
+            self.names.poll_timeout(),
             self.clients.poll_timeout(wait, &self.clusters),
         ]
         .into_iter()

@@ -3,11 +3,15 @@
 //! `sidestep explain` asks a mesh file, the admin endpoint's `/explain` asks a running process; both
 //! answer with an [`Answer`].
 
+mod candidate;
+pub(crate) mod process;
 pub mod words;
 
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
+
+pub use candidate::Candidate;
 
 use crate::routing::{Action, ClusterIndex, Explanation, Forward, Tried};
 
@@ -51,6 +55,9 @@ pub enum Outcome {
         timeout: String,
         /// Whether it is tried again, in words.
         retry: String,
+        /// What keeps it at the endpoint of its session, in words; `None` where there are no
+        /// sessions.
+        session: Option<String>,
         /// The clusters among which is drawn.
         clusters: Vec<Share>,
     },
@@ -75,8 +82,8 @@ pub struct Share {
     /// Whether calls to it fail now, where a running process is asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub failing: bool,
-    /// The endpoints, with what sets them apart.
-    pub endpoints: Vec<String>,
+    /// The endpoints, with what sets them apart, and which of them get no calls.
+    pub endpoints: Vec<Candidate>,
 }
 
 /// [`Outcome`] as JSON has it.
@@ -91,6 +98,8 @@ struct OutcomeFields {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     clusters: Option<Vec<Share>>,
 }
 
@@ -102,6 +111,7 @@ impl From<OutcomeFields> for Outcome {
         Self::Sent {
             timeout: fields.timeout.unwrap_or_default(),
             retry: fields.retry.unwrap_or_default(),
+            session: fields.session,
             clusters: fields.clusters.unwrap_or_default(),
         }
     }
@@ -117,11 +127,13 @@ impl From<Outcome> for OutcomeFields {
             Outcome::Sent {
                 timeout,
                 retry,
+                session,
                 clusters,
             } => Self {
                 sent: true,
                 timeout: Some(timeout),
                 retry: Some(retry),
+                session,
                 clusters: Some(clusters),
                 ..Self::default()
             },
@@ -184,12 +196,16 @@ impl Answer {
             Outcome::Sent {
                 timeout,
                 retry,
+                session,
                 clusters,
             } => {
                 line(format!("time       {timeout}"));
                 line(format!("retries    {retry}"));
+                if let Some(session) = session {
+                    line(format!("session    {session}"));
+                }
                 for share in clusters {
-                    share.lines().into_iter().for_each(&mut line);
+                    share.lines(&paint).into_iter().for_each(&mut line);
                 }
             }
         }
@@ -198,7 +214,7 @@ impl Answer {
 }
 
 impl Share {
-    fn lines(&self) -> Vec<String> {
+    fn lines(&self, paint: &impl Fn(Tone, &str) -> String) -> Vec<String> {
         let details = [self.policy.as_str(), self.security.as_str()]
             .into_iter()
             .chain(self.state.as_deref())
@@ -209,7 +225,7 @@ impl Share {
             self.percent, self.name
         )];
         let endpoints = self.endpoints.iter();
-        lines.extend(endpoints.map(|endpoint| format!("           {endpoint}")));
+        lines.extend(endpoints.map(|endpoint| format!("           {}", endpoint.line(paint))));
         lines
     }
 }
@@ -248,6 +264,7 @@ pub fn outcome(
             Action::Forward(forward) => Outcome::Sent {
                 timeout: words::timeout(forward.timeout),
                 retry: words::retry(forward.retry.as_ref()),
+                session: session(forward),
                 clusters: shares(forward, share),
             },
             Action::NonForwarding => Outcome::Fails("the rule is for servers".to_owned()),
@@ -256,6 +273,20 @@ pub fn outcome(
             }
         },
     }
+}
+
+/// What keeps the calls of a route at the endpoint of their session.
+fn session(forward: &Forward) -> Option<String> {
+    let rules = forward.sessions.as_deref()?;
+    let mut words: Vec<String> = Vec::new();
+    for rule in rules {
+        let state = rule.as_ref().map(|rule| rule.state());
+        let word = state.map_or_else(|| "none".to_owned(), words::session);
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    Some(words.join(", or "))
 }
 
 fn shares(forward: &Forward, mut share: impl FnMut(ClusterIndex, f64) -> Share) -> Vec<Share> {
@@ -303,6 +334,7 @@ mod tests {
         Outcome::Sent {
             timeout: "at most 1s".into(),
             retry: "none".into(),
+            session: Some("by a cookie".into()),
             clusters: vec![Share {
                 name: "greeter@v1".into(),
                 percent: 90.0,
@@ -310,7 +342,21 @@ mod tests {
                 security: String::new(),
                 state: Some("ready".into()),
                 failing: false,
-                endpoints: vec!["127.0.0.1:1".into()],
+                endpoints: vec![
+                    Candidate {
+                        address: "127.0.0.1:1".into(),
+                        place: "zone a".into(),
+                        takes_calls: Some(true),
+                        reason: "READY, 0 in flight".into(),
+                    },
+                    Candidate {
+                        address: "127.0.0.1:2".into(),
+                        takes_calls: Some(false),
+                        reason: "its health is DRAINING".into(),
+                        ..Candidate::default()
+                    },
+                    Candidate::in_words("127.0.0.1:3"),
+                ],
             }],
         }
     }
@@ -326,8 +372,11 @@ mod tests {
              \x20 rule       (unnamed): takes the call\n\
              \x20 time       at most 1s\n\
              \x20 retries    none\n\
+             \x20 session    by a cookie\n\
              \x20  90.00 %   greeter@v1: round robin, ready\n\
-             \x20            127.0.0.1:1\n"
+             \x20            127.0.0.1:1, zone a: READY, 0 in flight\n\
+             \x20            127.0.0.1:2: not a candidate: its health is DRAINING\n\
+             \x20            127.0.0.1:3\n"
         );
     }
 

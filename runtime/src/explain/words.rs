@@ -1,14 +1,15 @@
 //! Configuration in a few words each.
 
 use sidestep_proto::resource::{
-    Endpoint, Health, LbPolicy, Locality, RetryPolicy, StringMatcher, UpstreamTls,
+    Discovery, Health, LbPolicy, Locality, RetryPolicy, SessionState, StringMatcher, UpstreamTls,
 };
 
+use crate::balancer::Connectivity;
 use crate::routing::RouteTimeout;
 
 /// How an endpoint is picked.
 #[must_use]
-pub fn policy(policy: LbPolicy) -> &'static str {
+pub fn policy(policy: &LbPolicy) -> &'static str {
     match policy {
         LbPolicy::RoundRobin => "round robin",
         LbPolicy::LeastRequest { .. } => "least request",
@@ -16,7 +17,74 @@ pub fn policy(policy: LbPolicy) -> &'static str {
         LbPolicy::Random => "random",
         LbPolicy::RingHash { .. } => "ring hash",
         LbPolicy::Maglev { .. } => "Maglev",
+        LbPolicy::WeightedRoundRobin(_) => "weighted round robin",
+        LbPolicy::PeakEwma(_) => "peak EWMA",
+        LbPolicy::SlowStart { child: inside, .. } | LbPolicy::WrrLocality(inside) => {
+            self::policy(inside)
+        }
+        LbPolicy::ZoneAware(aware) => self::policy(&aware.policy),
+        LbPolicy::Custom(_) => "a policy of this program",
+        LbPolicy::RandomSubset { child, .. } => self::policy(child),
         _ => "another policy",
+    }
+}
+
+/// An aggregate, in the place of a policy.
+#[must_use]
+pub fn aggregate(leaves: usize) -> String {
+    match leaves {
+        1 => "aggregate of 1 cluster".to_owned(),
+        count => format!("aggregate of {count} clusters"),
+    }
+}
+
+/// Where a cluster's endpoints come from.
+#[must_use]
+pub fn discovery(discovery: &Discovery) -> String {
+    match discovery {
+        Discovery::Eds { service_name } => format!("EDS {service_name}"),
+        Discovery::LogicalDns { host, port, .. } => format!("LOGICAL_DNS {host}:{port}"),
+        Discovery::StrictDns { localities, .. } => {
+            let named = localities.iter().flat_map(|locality| &locality.endpoints);
+            let named = named.map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port));
+            format!("STRICT_DNS {}", named.collect::<Vec<_>>().join(" "))
+        }
+        Discovery::Aggregate { clusters } => format!("aggregate {}", clusters.join(" ")),
+    }
+}
+
+/// How an endpoint is picked, with each policy around the one that picks it.
+#[must_use]
+pub fn policy_tree(policy: &LbPolicy) -> String {
+    match policy {
+        LbPolicy::WrrLocality(inside) => {
+            format!("{} in localities by weight", policy_tree(inside))
+        }
+        LbPolicy::RandomSubset { size, child } => {
+            format!("{} in a subset of {size}", policy_tree(child))
+        }
+        LbPolicy::ZoneAware(aware) => {
+            let inside = policy_tree(&aware.policy);
+            format!("{inside} in localities, the own zone first")
+        }
+        LbPolicy::SlowStart { growth, child } => {
+            let window = growth.window;
+            format!("{} with slow start over {window:?}", policy_tree(child))
+        }
+        LbPolicy::Custom(custom) if custom.config == "{}" => custom.name.clone(),
+        LbPolicy::Custom(custom) => format!("{} {}", custom.name, custom.config),
+        leaf => self::policy(leaf).to_owned(),
+    }
+}
+
+/// gRPC's word for a state.
+#[must_use]
+pub fn connectivity(connectivity: &Connectivity) -> &'static str {
+    match connectivity {
+        Connectivity::Idle => "IDLE",
+        Connectivity::Connecting => "CONNECTING",
+        Connectivity::Ready => "READY",
+        Connectivity::TransientFailure(_) => "TRANSIENT_FAILURE",
     }
 }
 
@@ -72,29 +140,32 @@ pub fn retry(policy: Option<&RetryPolicy>) -> String {
     }
 }
 
-/// An endpoint of an assignment.
+/// What keeps the calls of a session at one endpoint.
 #[must_use]
-pub fn endpoint(endpoint: &Endpoint, locality: &Locality) -> String {
-    let address = endpoint.addresses.first();
-    let mut text = address.map(ToString::to_string).unwrap_or_default();
-    text.push_str(&place(locality, endpoint.weight));
-    if !endpoint.health.is_usable() {
-        text.push_str(", not used");
+pub fn session(state: &SessionState) -> String {
+    match state {
+        SessionState::Header { name } => format!("at the endpoint that the header {name:?} names"),
+        SessionState::Cookie(cookie) => {
+            let mut text = format!("at the endpoint that the cookie {:?} names", cookie.name);
+            if !cookie.path.is_empty() {
+                text.push_str(&format!(", for calls below {}", cookie.path));
+            }
+            text
+        }
     }
-    text
 }
 
 /// What sets an endpoint apart, beside its address.
 #[must_use]
 pub fn place(locality: &Locality, weight: u32) -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
     if !locality.zone.is_empty() {
-        text.push_str(&format!(", zone {}", locality.zone));
+        parts.push(format!("zone {}", locality.zone));
     }
     if weight != 1 {
-        text.push_str(&format!(", weight {weight}"));
+        parts.push(format!("weight {weight}"));
     }
-    text
+    parts.join(", ")
 }
 
 /// The wire's word.

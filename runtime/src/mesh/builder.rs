@@ -5,15 +5,19 @@ use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use sidestep_proto::ads::Variant;
 use sidestep_proto::bootstrap::{Bootstrap, Node};
 use sidestep_proto::code;
 use sidestep_proto::codec::Context;
+use sidestep_proto::resource::RegisteredPolicy;
 
 use super::{BuildError, Inner, Mesh};
+use crate::balancer::{self, CustomPolicy};
 use crate::control::{self, Config, PlaintextPolicy, Timers};
 use crate::mode::Mode;
+use crate::resolver::{Dns, NameResolver};
 use crate::security::{CertificateProvider, CertificateProviders};
 use crate::source::static_::StaticResources;
 use crate::subchannel::{Connector, Http2Options};
@@ -26,10 +30,14 @@ pub struct MeshBuilder {
     static_resources: Option<StaticResources>,
     mode: Option<Mode>,
     providers: Vec<(String, Arc<dyn CertificateProvider>)>,
+    policies: Vec<Arc<dyn RegisteredPolicy>>,
     plaintext: PlaintextPolicy,
     variant: Variant,
     http2: Http2Options,
+    most_connections: u32,
+    idle_timeout: Option<Duration>,
     connector: Connector,
+    resolver: Arc<dyn NameResolver>,
     max_response_bytes: usize,
     timers: Timers,
     telemetry: Option<TelemetryOptions>,
@@ -45,10 +53,14 @@ impl MeshBuilder {
             static_resources: None,
             mode: None,
             providers: Vec::new(),
+            policies: Vec::new(),
             plaintext: PlaintextPolicy::default(),
             variant: Variant::StateOfTheWorld,
             http2: Http2Options::default(),
+            most_connections: control::MOST_CONNECTIONS,
+            idle_timeout: Some(control::IDLE_TIMEOUT),
             connector: crate::subchannel::default_connector(),
+            resolver: Arc::new(Dns::system()),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
             access_log: None,
@@ -159,6 +171,16 @@ impl MeshBuilder {
         self
     }
 
+    /// Adds a load-balancing policy of the program's own, for the control plane to choose by its
+    /// name (gRFC A52); it replaces an earlier one of that name. See [`CustomPolicy`].
+    #[must_use]
+    pub fn load_balancer(mut self, policy: impl CustomPolicy) -> Self {
+        let policy = balancer::register(policy);
+        self.policies.retain(|known| known.name() != policy.name());
+        self.policies.push(policy);
+        self
+    }
+
     /// Allows plaintext to and from any peer where the control plane gives no transport security.
     /// Without it, only loopback peers and Unix sockets may be unencrypted. An *error* in a
     /// security context never falls back to plaintext, whatever is said here.
@@ -183,10 +205,50 @@ impl MeshBuilder {
         self
     }
 
+    /// Most connections to one endpoint, at least 1; default 10. The control plane says how many
+    /// there may be (`circuit_breakers.per_host_thresholds`, where nothing said means 1), and this
+    /// bounds what it says. One more is opened only when a call waits because all have as many
+    /// streams as their peer allows (gRFC A105).
+    #[must_use]
+    pub fn max_connections_per_endpoint(mut self, most: u32) -> Self {
+        self.most_connections = most.max(1);
+        self
+    }
+
+    /// How long a cluster keeps its connections without a call, and at most a quarter longer;
+    /// default 30 min, as in gRPC. Then they are closed, whatever the policy; the next call, or
+    /// `Channel::ready`, has them made again and waits for that. `None` or zero: they stay.
+    /// Configuration goes on to be followed meanwhile.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
     /// How sockets are opened. Default: TCP without delay, and Unix sockets.
     #[must_use]
     pub fn connector(mut self, connector: Connector) -> Self {
         self.connector = connector;
+        self
+    }
+
+    /// Who looks up the host names of DNS clusters, of `dns:` targets and of control planes.
+    /// Default: the system's name servers, [`Dns::system`]. An answer counts for its TTL, from 1 s
+    /// to 5 min; what was found last stays in use when a later look-up fails.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sidestep::Mesh;
+    /// use sidestep::resolver::Dns;
+    ///
+    /// let name_server = "127.0.0.1:8600".parse()?;
+    /// let builder = Mesh::builder().name_resolver(Arc::new(Dns::at(name_server)));
+    /// # let _ = builder;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn name_resolver(mut self, resolver: Arc<dyn NameResolver>) -> Self {
+        self.resolver = resolver;
         self
     }
 
@@ -255,7 +317,7 @@ impl MeshBuilder {
             .into_iter()
             .fold(configured, |all, (name, provider)| all.with(name, provider));
         if let Some(resources) = &self.static_resources {
-            resources.check(&known(&providers))?;
+            resources.check(&known(&providers, &self.policies))?;
         }
         let is_static = self.static_resources.is_some();
         let access_log = match self.access_log {
@@ -278,8 +340,12 @@ impl MeshBuilder {
             variant: self.variant,
             plaintext: self.plaintext,
             providers: providers.clone(),
+            policies: self.policies.clone(),
             connector: self.connector,
+            resolver: self.resolver,
             http2: Arc::new(self.http2),
+            most_connections: self.most_connections,
+            idle_timeout: self.idle_timeout,
             telemetry: Arc::clone(&telemetry),
             max_response_bytes: self.max_response_bytes,
             timers: self.timers,
@@ -290,6 +356,7 @@ impl MeshBuilder {
             telemetry,
             bootstrap: self.bootstrap,
             providers: Arc::new(providers),
+            policies: self.policies,
             plaintext: self.plaintext,
             mode,
             is_static,
@@ -317,10 +384,14 @@ fn warn_of(bootstrap: &Bootstrap) {
     }
 }
 
-/// Which provider names resources may use.
-pub(super) fn known(providers: &CertificateProviders) -> Context {
+/// What resources may ask of this process.
+pub(super) fn known(
+    providers: &CertificateProviders,
+    policies: &[Arc<dyn RegisteredPolicy>],
+) -> Context {
     Context {
         certificate_providers: Some(providers.names().map(str::to_owned).collect()),
+        custom_policies: Some(policies.to_vec()),
     }
 }
 

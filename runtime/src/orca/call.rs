@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 use prost::Message as _;
 use sidestep_proto::wire::orca::OrcaLoadReport;
 use tonic::metadata::{Binary, MetadataValue};
+use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -56,6 +57,11 @@ impl<S> Layer<S> for CallReports {
 pub struct ReportingCalls<S> {
     inner: S,
     server: Option<LoadRecorder>,
+}
+
+/// One service of a server may report, and the others not.
+impl<S: NamedService> NamedService for ReportingCalls<S> {
+    const NAME: &'static str = S::NAME;
 }
 
 impl<S, A, B> Service<Request<A>> for ReportingCalls<S>

@@ -1,15 +1,93 @@
 //! Targets and clusters that are names or addresses, not xDS resources.
 
 mod dns;
+mod refresh;
 mod static_;
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
+use futures_core::future::BoxFuture;
+use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::{Address, LbPolicy};
 
+pub use dns::Dns;
+pub use refresh::{Pace, Refresh};
 pub use static_::TargetError;
 
-pub use dns::lookup;
+/// Looks host names up: [`Dns`], or what
+/// [`MeshBuilder::name_resolver`](crate::MeshBuilder::name_resolver) is given.
+pub trait NameResolver: Send + Sync + fmt::Debug {
+    /// All addresses of `host`, most preferred first. `host` may be an IP address in text, which
+    /// stands for itself. An answer that takes longer than 10 s is not waited for.
+    ///
+    /// # Errors
+    /// There is none, or nobody knows.
+    fn resolve(&self, host: &str) -> BoxFuture<'static, Result<Resolved, ResolveError>>;
+}
+
+/// What was found under a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// Most preferred first. None is the same as [`ResolveError::NoAddress`].
+    pub addresses: Vec<IpAddr>,
+    /// How long that counts; `None` if nothing says so, and then it is 30 s.
+    pub ttl: Option<Duration>,
+}
+
+/// Why nothing was found under a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// There is no such name.
+    #[error("there is no such name")]
+    NoSuchName,
+    /// The name is there, but has no address of the family asked for.
+    #[error("it has no address")]
+    NoAddress,
+    /// There are more addresses than are taken.
+    #[error("it has {found} addresses, and more than {most} are not taken")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+        /// How many may be.
+        most: usize,
+    },
+    /// Nobody answered in time.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// Nobody could be asked, or the answer was none.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ResolveError {
+    /// Its code.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoSuchName | Self::TimedOut(_) | Self::Failed(_) => code::NAME_NOT_RESOLVED,
+            Self::NoAddress => code::NAME_WITHOUT_ADDRESS,
+            Self::TooMany { .. } => code::NAME_WITH_TOO_MANY_ADDRESSES,
+        }
+    }
+}
+
+/// All addresses of `host` with this port, by the system's resolver.
+///
+/// # Errors
+/// As [`NameResolver::resolve`].
+pub async fn lookup(host: &str, port: u16) -> Result<Vec<Address>, ResolveError> {
+    let found = Dns::system().resolve(host).await?.addresses;
+    Ok(with_port(&found, port).collect())
+}
+
+/// Addresses to connect to.
+pub(crate) fn with_port(addresses: &[IpAddr], port: u16) -> impl Iterator<Item = Address> {
+    let sockets = addresses.iter().map(move |ip| SocketAddr::new(*ip, port));
+    sockets.map(Address::Tcp)
+}
 
 /// A target that needs no control plane.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

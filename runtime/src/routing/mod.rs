@@ -12,9 +12,11 @@ mod host;
 mod path;
 mod random;
 mod rule;
+mod session;
 mod table;
 mod weighted;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
@@ -24,7 +26,9 @@ pub use explain::{Explanation, Tried};
 pub use hash::HashRule;
 pub use random::{Purpose, below, draw};
 pub use rule::{Mismatch, Route};
-pub use table::RouteTable;
+pub use session::{Buffer, Found, SessionRule, Sticky, Told};
+pub use table::{Around, RouteTable};
+pub(crate) use weighted::has_sessions;
 
 /// The virtual host for `authority` (gRFC A27), of a configuration that is not compiled.
 #[must_use]
@@ -55,6 +59,8 @@ pub struct Call<'a> {
     /// Calls with the same one meet the same endpoint under policies that pick by hash. `random`
     /// unless the route's hash policies found something.
     pub hash: u64,
+    /// The session that it belongs to; `None` where the route has no sessions.
+    pub session: Option<Sticky<'a>>,
 }
 
 /// Index of a cluster in its snapshot.
@@ -85,6 +91,8 @@ pub struct Forward {
     pub retry: Option<RetryPolicy>,
     /// What the call is hashed by.
     pub hash: HashRule,
+    /// How the calls of each share keep to an endpoint; `None` where none do.
+    pub sessions: Option<Box<[Option<Arc<SessionRule>>]>>,
 }
 
 /// The bound that a route puts on a call (gRFC A31).

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sidestep_proto::resource::{self, RouteConfiguration};
+use sidestep_proto::resource::{self, HttpFilter, RouteConfiguration};
 
 use super::host::HostIndex;
 use super::path::PathIndex;
@@ -16,6 +16,15 @@ pub struct RouteTable {
     pub(super) hosts: Vec<Host>,
 }
 
+/// What the connection manager around the routes says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around<'a> {
+    /// Its bound on streams (gRFC A31), used by routes that have none of their own.
+    pub max_stream_duration: Option<Duration>,
+    /// Its HTTP filters.
+    pub filters: &'a [HttpFilter],
+}
+
 /// A virtual host.
 #[derive(Debug, Clone)]
 pub(super) struct Host {
@@ -25,22 +34,35 @@ pub(super) struct Host {
 }
 
 impl RouteTable {
-    /// Compiles `config`.
+    /// Compiles `config` where there are no filters.
     ///
     /// `cluster` turns a cluster's name into its index and is asked once for each mention.
     /// `max_stream_duration_of_hcm` is the connection manager's bound (gRFC A31), used by routes
     /// that have none of their own.
     pub fn compile(
         config: &RouteConfiguration,
-        mut cluster: impl FnMut(&str) -> ClusterIndex,
+        cluster: impl FnMut(&str) -> ClusterIndex,
         max_stream_duration_of_hcm: Option<Duration>,
+    ) -> Self {
+        let around = Around {
+            max_stream_duration: max_stream_duration_of_hcm,
+            ..Around::default()
+        };
+        Self::compile_in(config, cluster, &around)
+    }
+
+    /// Compiles `config` as a connection manager uses it.
+    pub fn compile_in(
+        config: &RouteConfiguration,
+        mut cluster: impl FnMut(&str) -> ClusterIndex,
+        around: &Around<'_>,
     ) -> Self {
         let mut table = Self::default();
         for host in &config.virtual_hosts {
             for domain in &host.domains {
                 table.index.insert(domain, table.hosts.len());
             }
-            let host = Host::compile(host, &mut cluster, max_stream_duration_of_hcm);
+            let host = Host::compile(host, &mut cluster, around);
             table.hosts.push(host);
         }
         table
@@ -67,12 +89,12 @@ impl Host {
     fn compile(
         host: &resource::VirtualHost,
         cluster: &mut impl FnMut(&str) -> ClusterIndex,
-        hcm_max: Option<Duration>,
+        around: &Around<'_>,
     ) -> Self {
         let rules = (0..).zip(&host.routes).map(|(position, route)| {
             let compiled = Route {
                 name: route.name.as_str().into(),
-                action: Action::compile(&route.action, cluster, hcm_max),
+                action: Action::compile(&route.action, cluster, around),
             };
             Rule::compile(&route.matches, position, compiled)
         });
@@ -102,10 +124,7 @@ mod tests {
 
     fn forward(cluster: &str) -> RouteAction {
         RouteAction::Forward(Forward {
-            clusters: vec![WeightedCluster {
-                name: cluster.to_owned(),
-                weight: 1,
-            }],
+            clusters: vec![WeightedCluster::new(cluster.to_owned(), 1)],
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
@@ -180,6 +199,7 @@ mod tests {
                     headers: &headers,
                     random: rng.u64(..),
                     hash: 0,
+                    session: None,
                 };
                 let mut scan = table.hosts[0].rules.iter();
                 let naive = scan.find(|rule| rule.mismatch(&call).is_none());
@@ -237,6 +257,7 @@ mod tests {
                 headers: &headers,
                 random: 0,
                 hash: 0,
+                session: None,
             };
             match &table.find(&call)?.action {
                 Action::Forward(forward) => Some(forward.pick(0).0.to_string()),

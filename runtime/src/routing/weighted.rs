@@ -1,11 +1,15 @@
 //! The action of a route: which cluster, under which bound (gRFC A28, A31).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use sidestep_proto::resource;
+use sidestep_proto::resource::{self, HttpFilter};
 
-use super::{Action, ClusterIndex, Forward, HashRule, Purpose, RouteTimeout, below, draw};
+use super::table::Around;
+use super::{
+    Action, ClusterIndex, Forward, HashRule, Purpose, RouteTimeout, SessionRule, below, draw,
+};
 use crate::channel::deadline;
 
 impl Action {
@@ -13,11 +17,11 @@ impl Action {
     pub(super) fn compile(
         action: &resource::RouteAction,
         cluster: &mut impl FnMut(&str) -> ClusterIndex,
-        hcm_max: Option<Duration>,
+        around: &Around<'_>,
     ) -> Self {
         match action {
             resource::RouteAction::Forward(forward) => {
-                Self::Forward(Forward::compile(forward, cluster, hcm_max))
+                Self::Forward(Forward::compile(forward, cluster, around))
             }
             resource::RouteAction::NonForwarding => Self::NonForwarding,
             resource::RouteAction::Unsupported => Self::Unsupported,
@@ -29,7 +33,7 @@ impl Forward {
     fn compile(
         forward: &resource::Forward,
         cluster: &mut impl FnMut(&str) -> ClusterIndex,
-        hcm_max: Option<Duration>,
+        around: &Around<'_>,
     ) -> Self {
         let mut sum = 0_u64;
         let cumulative = forward.clusters.iter().map(|share| {
@@ -37,7 +41,7 @@ impl Forward {
             (sum, cluster(&share.name))
         });
         let clusters = cumulative.collect();
-        let timeout = RouteTimeout::of(forward, hcm_max);
+        let timeout = RouteTimeout::of(forward, around.max_stream_duration);
         let grpc_timeout = match timeout {
             RouteTimeout::Application => None,
             RouteTimeout::AtMost(limit) => Some(deadline::format(limit)),
@@ -48,6 +52,7 @@ impl Forward {
             grpc_timeout,
             retry: forward.retry.clone(),
             hash: HashRule::compile(&forward.hash_policies),
+            sessions: sessions(&forward.clusters, around.filters),
         }
     }
 
@@ -63,17 +68,48 @@ impl Forward {
     /// The cluster for a call with this random number. Connectivity plays no part (gRFC A31).
     #[must_use]
     pub fn pick(&self, random: u64) -> ClusterIndex {
-        let [.., (sum, last)] = *self.clusters else {
-            // Validation refuses a route without clusters; there is no such index in any table.
-            return ClusterIndex(u32::MAX);
+        let share = self.clusters.get(self.share(random));
+        // Validation refuses a route without clusters; there is no such index in any table.
+        share.map_or(ClusterIndex(u32::MAX), |(_, cluster)| *cluster)
+    }
+
+    /// How a call with this random number keeps to an endpoint: the cluster that it draws decides,
+    /// even if its session then leads to another one (gRFC A60).
+    #[must_use]
+    pub fn session(&self, random: u64) -> Option<&Arc<SessionRule>> {
+        let rules = self.sessions.as_ref()?;
+        rules.get(self.share(random))?.as_ref()
+    }
+
+    /// Which of the shares a call with this random number draws.
+    fn share(&self, random: u64) -> usize {
+        let [.., (sum, _)] = *self.clusters else {
+            return 0;
         };
         if self.clusters.len() == 1 {
-            return last;
+            return 0;
         }
         let at = below(draw(random, Purpose::Cluster), sum);
         let index = self.clusters.partition_point(|(upto, _)| *upto <= at);
-        self.clusters.get(index).map_or(last, |(_, c)| *c)
+        index.min(self.clusters.len() - 1)
     }
+}
+
+/// Whether calls that such a route takes may have sessions.
+pub(crate) fn has_sessions(forward: &resource::Forward, filters: &[HttpFilter]) -> bool {
+    let mut shares = forward.clusters.iter();
+    shares.any(|share| SessionRule::compile(filters, &share.overrides).is_some())
+}
+
+/// The rule of each share; `None` if there is none.
+fn sessions(
+    shares: &[resource::WeightedCluster],
+    filters: &[HttpFilter],
+) -> Option<Box<[Option<Arc<SessionRule>>]>> {
+    let rules = shares.iter();
+    let rules = rules.map(|share| SessionRule::compile(filters, &share.overrides).map(Arc::new));
+    let rules: Box<[_]> = rules.collect();
+    rules.iter().any(Option::is_some).then_some(rules)
 }
 
 impl RouteTimeout {
@@ -106,10 +142,10 @@ mod tests {
     use super::*;
 
     fn forward(weights: &[u32]) -> Forward {
-        let clusters = weights.iter().enumerate().map(|(i, w)| {
-            let name = i.to_string();
-            resource::WeightedCluster { name, weight: *w }
-        });
+        let clusters = weights
+            .iter()
+            .enumerate()
+            .map(|(i, w)| resource::WeightedCluster::new(i.to_string(), *w));
         let forward = resource::Forward {
             clusters: clusters.collect(),
             max_stream_duration: None,
@@ -117,7 +153,11 @@ mod tests {
             retry: None,
             hash_policies: Vec::new(),
         };
-        Forward::compile(&forward, &mut |n| ClusterIndex(n.parse().unwrap()), None)
+        Forward::compile(
+            &forward,
+            &mut |n| ClusterIndex(n.parse().unwrap()),
+            &Around::default(),
+        )
     }
 
     #[test]

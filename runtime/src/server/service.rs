@@ -77,6 +77,7 @@ impl<S> Calls<S> {
             headers: request.headers(),
             random: fastrand::u64(..),
             hash: 0,
+            session: None,
         };
         match table.find(&call).map(|route| &route.action) {
             Some(Action::NonForwarding) => Ok(()),

@@ -20,7 +20,7 @@ use tonic::client::Grpc;
 use tonic_prost::ProstCodec;
 
 use crate::control::{Input, WeakInbox};
-use crate::resolver::{self, DirectTarget, Place};
+use crate::resolver::{DirectTarget, NameResolver, Place, ResolveError, with_port};
 use crate::security::ClientTls;
 use crate::subchannel::{self, ConnectTarget, Connection, Connector, Http2Options, Single};
 
@@ -35,6 +35,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(crate) struct Dial {
     pub(crate) connector: Connector,
+    pub(crate) resolver: Arc<dyn NameResolver>,
     pub(crate) variant: Variant,
     /// Largest response taken, in bytes.
     pub(crate) max_response_bytes: usize,
@@ -268,7 +269,7 @@ fn describe(status: &tonic::Status) -> String {
 async fn connect(server: &Server, dial: &Dial) -> Result<(Connection, Authority), String> {
     let place = place(&server.uri)?;
     let target = ConnectTarget {
-        addresses: addresses(&place).await?,
+        addresses: addresses(&place, dial).await?,
         tls: tls(&server.credentials),
         server_name: place.host().to_owned(),
         options: Arc::new(Http2Options {
@@ -291,12 +292,15 @@ fn place(uri: &str) -> Result<DirectTarget, String> {
     DirectTarget::parse(bare).map_err(|error| error.to_string())
 }
 
-async fn addresses(target: &DirectTarget) -> Result<Vec<Address>, String> {
+async fn addresses(target: &DirectTarget, dial: &Dial) -> Result<Vec<Address>, String> {
     match &target.place {
         Place::Addresses(addresses) => Ok(addresses.clone()),
         Place::Name { host, port } => {
-            let found = resolver::lookup(host, *port).await;
-            found.map_err(|error| format!("{host}: {error}"))
+            let limit = dial.connect_timeout;
+            let found = tokio::time::timeout(limit, dial.resolver.resolve(host)).await;
+            let found = found.unwrap_or(Err(ResolveError::TimedOut(limit)));
+            let found = found.map_err(|error| format!("{host}: {error}"))?;
+            Ok(with_port(&found.addresses, *port).collect())
         }
     }
 }

@@ -186,7 +186,7 @@ fn mentions(resource: &Resource) -> Vec<(ResourceType, String)> {
             Discovery::Eds { service_name } => {
                 vec![(ResourceType::EndpointAssignment, service_name.clone())]
             }
-            Discovery::LogicalDns { .. } => Vec::new(),
+            Discovery::LogicalDns { .. } | Discovery::StrictDns { .. } => Vec::new(),
             Discovery::Aggregate { clusters } => {
                 let clusters = clusters.iter().cloned();
                 clusters.map(|c| (ResourceType::Cluster, c)).collect()

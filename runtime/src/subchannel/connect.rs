@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_core::future::BoxFuture;
@@ -19,16 +19,14 @@ use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::Address;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::connection::{Connection, Status};
 use super::driver::{Driver, Keepalive};
+use super::race::{self, Race};
 use super::watched::Watched;
 use crate::security::{ClientTls, SecurityError, handshake_error};
-
-/// Between two tries of the race over an endpoint's addresses (gRFC A61; RFC 8305 section 5).
-const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// "The peer's SETTINGS have not come": no peer can set this limit, which is 32 bits on the wire.
 const NO_SETTINGS: usize = usize::MAX - 1;
@@ -81,7 +79,7 @@ impl Default for Http2Options {
 /// Whom to connect to, and how.
 #[derive(Debug, Clone)]
 pub struct ConnectTarget {
-    /// In the order in which they are tried.
+    /// Tried in this order, but with the families taking turns.
     pub addresses: Vec<Address>,
     /// `None`: plain text.
     pub tls: Option<Arc<ClientTls>>,
@@ -96,7 +94,18 @@ pub struct ConnectTarget {
 #[derive(Debug, Clone)]
 pub struct ConnectError {
     /// What happened at each, in the order of the failures. Empty if there was no address.
-    pub attempts: Vec<(Address, AttemptError)>,
+    pub attempts: Vec<Attempt>,
+}
+
+/// One address that gave no connection.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The address.
+    pub address: Address,
+    /// When the try began.
+    pub begun: Instant,
+    /// Why it failed.
+    pub error: AttemptError,
 }
 
 /// Why one address gave no connection.
@@ -155,7 +164,7 @@ impl ConnectError {
     #[must_use]
     pub fn code(&self) -> Code {
         let first = self.attempts.first();
-        first.map_or(code::CANNOT_CONNECT, |(_, error)| error.code())
+        first.map_or(code::CANNOT_CONNECT, |attempt| attempt.error.code())
     }
 }
 
@@ -164,8 +173,9 @@ impl fmt::Display for ConnectError {
         if self.attempts.is_empty() {
             return f.write_str("no address to connect to");
         }
-        for (i, (address, error)) in self.attempts.iter().enumerate() {
+        for (i, attempt) in self.attempts.iter().enumerate() {
             let separator = if i == 0 { "" } else { "; " };
+            let Attempt { address, error, .. } = attempt;
             write!(f, "{separator}{address}: {error}")?;
         }
         Ok(())
@@ -176,8 +186,8 @@ impl std::error::Error for ConnectError {}
 
 /// Connects to the first address that answers.
 ///
-/// Addresses are tried in order, each 250 ms after the one before or as soon as that failed;
-/// the first complete handshake wins and the others are dropped (gRFC A61).
+/// Families take turns; each address is tried 250 ms after the one before or as soon as that
+/// failed. The first complete handshake wins and the others are dropped (gRFC A61).
 ///
 /// # Errors
 /// When every address has failed.
@@ -185,44 +195,51 @@ pub async fn connect(
     connector: &Connector,
     target: &ConnectTarget,
 ) -> Result<(Connection, Pin<Box<Driver>>), ConnectError> {
-    let mut waiting = target.addresses.iter();
-    let mut attempts = FuturesUnordered::new();
+    let addresses = race::interleaved(&target.addresses);
+    let mut race = Race::new(addresses.len());
+    let mut under_way = FuturesUnordered::new();
     let mut failed = Vec::new();
-    attempts.extend(
-        waiting
-            .next()
-            .map(|address| attempt(connector, target, address)),
-    );
     loop {
-        let next = tokio::select! {
+        while let Some(place) = race.poll(now()) {
+            let address = &addresses[place];
+            under_way.push(async move {
+                let begun = now();
+                (place, begun, attempt(connector, target, address).await)
+            });
+        }
+        if race.is_lost() {
+            return Err(ConnectError { attempts: failed });
+        }
+        let next = race.next_timeout();
+        tokio::select! {
             biased;
-            ended = attempts.next() => match ended {
-                None => return Err(ConnectError { attempts: failed }),
-                Some((_, Ok(connected))) => return Ok(connected),
-                Some((address, Err(error))) => {
-                    failed.push((address.clone(), error));
-                    waiting.next()
+            Some((place, begun, made)) = under_way.next() => match made {
+                Ok(connected) => return Ok(connected),
+                Err(error) => {
+                    race.failed(place);
+                    let address = addresses[place].clone();
+                    failed.push(Attempt { address, begun, error });
                 }
             },
-            () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => waiting.next(),
-        };
-        attempts.extend(next.map(|address| attempt(connector, target, address)));
+            () = sleep_until(next.unwrap_or_else(now).into()), if next.is_some() => {}
+        }
     }
 }
 
-async fn attempt<'a>(
+/// By tokio's clock, so that tests may pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn attempt(
     connector: &Connector,
     target: &ConnectTarget,
-    address: &'a Address,
-) -> (
-    &'a Address,
-    Result<(Connection, Pin<Box<Driver>>), AttemptError>,
-) {
+    address: &Address,
+) -> Result<(Connection, Pin<Box<Driver>>), AttemptError> {
     let limit = target.options.connect_timeout;
-    let result = timeout(limit, establish(connector, target, address))
+    timeout(limit, establish(connector, target, address))
         .await
-        .unwrap_or(Err(AttemptError::TimedOut(limit)));
-    (address, result)
+        .unwrap_or(Err(AttemptError::TimedOut(limit)))
 }
 
 async fn establish(

@@ -51,6 +51,12 @@ impl Connection {
         Exchange::new(self.clone(), request)
     }
 
+    /// Whether both are handles to one connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.handle, &other.handle)
+    }
+
     /// Whether new streams are impossible: the peer said GOAWAY, the stream ids are used up or
     /// the connection is dead. Streams under way may still end well.
     #[must_use]

@@ -17,11 +17,14 @@
 
 mod connect;
 mod connection;
+mod connections;
 mod disconnect;
 mod driver;
 mod exchange;
+pub mod growth;
 mod incoming;
 mod pump;
+pub mod race;
 mod request_body;
 mod single;
 pub mod state;
@@ -31,10 +34,11 @@ mod watched;
 mod tests;
 
 pub use connect::{
-    AttemptError, ConnectError, ConnectTarget, Connector, Http2Options, Io, connect,
+    Attempt, AttemptError, ConnectError, ConnectTarget, Connector, Http2Options, Io, connect,
     default_connector,
 };
 pub use connection::Connection;
+pub use connections::{Choice, Connections, Turn};
 pub use disconnect::Disconnect;
 pub use driver::{Closed, Driver};
 pub use exchange::{Exchange, SendError, SendFailure};

@@ -156,6 +156,8 @@ pub const STATUS: &str = "grpc.status";
 pub const LOCALITY: &str = "grpc.lb.locality";
 /// The xDS cluster, or empty (A89).
 pub const BACKEND_SERVICE: &str = "grpc.lb.backend_service";
+/// What found an outlier.
+pub const DETECTION_METHOD: &str = "grpc.lb.outlier_detection.detection_method";
 
 macro_rules! instruments {
     ($($(#[$doc:meta])* $ident:ident = $name:literal, $unit:literal, $kind:expr, [$($label:expr),*], $description:literal;)*) => {
@@ -240,6 +242,13 @@ instruments! {
     SUBCHANNEL_OPEN_CONNECTIONS = "grpc.subchannel.open_connections", "{connection}", Kind::UpDownCounter,
         [TARGET, "grpc.security_level", BACKEND_SERVICE, LOCALITY],
         "Open connections to endpoints.";
+    OUTLIER_DETECTION_EJECTIONS_ENFORCED = "grpc.lb.outlier_detection.ejections_enforced", "{ejection}",
+        Kind::Counter, [TARGET, DETECTION_METHOD, BACKEND_SERVICE],
+        "Endpoints left out for what their calls came to, by what found them.";
+    OUTLIER_DETECTION_EJECTIONS_UNENFORCED = "grpc.lb.outlier_detection.ejections_unenforced", "{ejection}",
+        Kind::Counter,
+        [TARGET, DETECTION_METHOD, "grpc.lb.outlier_detection.unenforced_reason", BACKEND_SERVICE],
+        "Endpoints that were to be left out and stay in, by why.";
     /// Ours: no gRFC has it.
     CHANNEL_DIRECT = "sidestep.channel.direct", "{channel}", Kind::Gauge,
         [TARGET],

@@ -245,6 +245,7 @@ pub(crate) fn pool() -> Result<&'static DescriptorPool, String> {
 pub fn judge(case: &Case) -> Result<(), String> {
     let context = Context {
         certificate_providers: Some([CERTIFICATE_PROVIDER.to_owned()].into()),
+        custom_policies: Some(Vec::new()),
     };
     let decoded = codec::decode(case.resource_type, &case.any, &context);
     let decoded = decoded.map_err(|reason| reason.to_string())?;

@@ -1,12 +1,14 @@
 //! Clusters and their endpoints.
 
 use sidestep_proto::resource::{
-    CertificateInstance, Cluster, Discovery, Endpoint, EndpointAssignment, Health, LbPolicy,
-    Locality, LocalityEndpoints, StringMatcher, Text, UpstreamTls,
+    CertificateInstance, Cluster, Endpoint, EndpointAssignment, Health, LbPolicy, Locality,
+    LocalityEndpoints, PeakEwma, SessionHosts, SlowStart, StringMatcher, Text, UpstreamTls,
+    WeightedRoundRobin, ZoneAware,
 };
 
+use super::listener::has_sessions;
 use super::{CERTIFICATE_INSTANCE, ResolvedEndpoint};
-use crate::model::{Mesh, Mtls, Place, Policy, Service};
+use crate::model::{Mesh, Mtls, Place, Policy, Service, Settings};
 
 /// The sets of endpoints of a service that have a cluster of their own: cluster name, version,
 /// and where the set is named.
@@ -26,24 +28,50 @@ pub(super) fn version_cluster(service: &Service, name: &str) -> String {
 
 pub(super) fn cluster(mesh: &Mesh, service: &Service, name: &str) -> Cluster {
     Cluster {
-        name: name.to_owned(),
-        discovery: Discovery::Eds {
-            service_name: name.to_owned(),
-        },
-        lb_policy: match service.settings.policy {
-            Policy::RoundRobin => LbPolicy::RoundRobin,
-            Policy::LeastRequest => LbPolicy::LeastRequest { choice_count: 2 },
-            // Otherwise every client would use the first endpoint of the list.
-            Policy::PickFirst => LbPolicy::PickFirst { shuffle: true },
-            Policy::Random => LbPolicy::Random,
-            Policy::RingHash => LbPolicy::RingHash {
-                min_ring_size: 1024,
-                max_ring_size: 8 << 20,
-            },
-            Policy::Maglev => LbPolicy::Maglev { table_size: 65_537 },
+        lb_policy: match lb_policy(&service.settings) {
+            LbPolicy::WrrLocality(inside) if service.settings.prefer_local => {
+                LbPolicy::ZoneAware(Box::new(ZoneAware::new(*inside)))
+            }
+            policy => policy,
         },
         tls: upstream_tls(mesh, service),
         max_requests: service.settings.max_outstanding_per_client,
+        outlier_detection: service.settings.outlier_detection.clone(),
+        sessions: SessionHosts {
+            // A draining endpoint is there for its sessions.
+            draining: has_sessions(service),
+            ..SessionHosts::default()
+        },
+        ..Cluster::eds(name)
+    }
+}
+
+fn lb_policy(settings: &Settings) -> LbPolicy {
+    let growth = settings.slow_start.map(SlowStart::over);
+    let policy = match settings.policy {
+        Policy::RoundRobin => LbPolicy::RoundRobin.with_slow_start(growth).by_locality(),
+        Policy::LeastRequest => LbPolicy::LeastRequest { choice_count: 2 }
+            .with_slow_start(growth)
+            .by_locality(),
+        // Otherwise every client would use the first endpoint of the list.
+        Policy::PickFirst => LbPolicy::PickFirst { shuffle: true },
+        Policy::Random => LbPolicy::Random.by_locality(),
+        Policy::RingHash => LbPolicy::RingHash {
+            min_ring_size: 1024,
+            max_ring_size: 8 << 20,
+        },
+        Policy::Maglev => LbPolicy::Maglev { table_size: 65_537 },
+        Policy::WeightedRoundRobin => LbPolicy::WeightedRoundRobin(WeightedRoundRobin::default())
+            .with_slow_start(growth)
+            .by_locality(),
+        Policy::PeakEwma => LbPolicy::PeakEwma(PeakEwma::default()).by_locality(),
+    };
+    match settings.subset_size {
+        None => policy,
+        Some(size) => LbPolicy::RandomSubset {
+            size,
+            child: Box::new(policy),
+        },
     }
 }
 

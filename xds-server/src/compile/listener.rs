@@ -15,7 +15,7 @@ use sidestep_proto::wire::Any;
 use super::CompiledMesh;
 use super::cluster::instance;
 use super::route::everything;
-use crate::model::Mtls;
+use crate::model::{Mtls, Service};
 use crate::nearest;
 
 /// Why a server gets no listener.
@@ -114,11 +114,28 @@ pub fn listening_address(listener_name: &str) -> Option<SocketAddr> {
 }
 
 /// A channel's listener: routes under the service's name.
-pub(super) fn api(name: &str, service: &str) -> Listener {
+pub(super) fn api(name: &str, service: &Service) -> Listener {
+    let mut http = connection_manager(RouteSource::Named(service.name.clone()));
+    if has_sessions(service) {
+        let filter = HttpFilter {
+            name: SESSIONS.to_owned(),
+            config: FilterConfig::StatefulSession(service.session.clone()),
+        };
+        http.filters.insert(0, filter);
+    }
     Listener {
         name: name.to_owned(),
-        kind: ListenerKind::Api(connection_manager(RouteSource::Named(service.to_owned()))),
+        kind: ListenerKind::Api(http),
     }
+}
+
+/// The instance of the filter that routes may override.
+pub(super) const SESSIONS: &str = "session_affinity";
+
+/// Whether calls of any route may have sessions.
+pub(super) fn has_sessions(service: &Service) -> bool {
+    let mut own = service.routes.iter().filter_map(|r| r.session.as_ref());
+    service.session.is_some() || own.any(Option::is_some)
 }
 
 fn connection_manager(routes: RouteSource) -> HttpConnectionManager {

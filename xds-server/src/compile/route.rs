@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use sidestep_proto::resource::{
-    Forward, HashPolicy, HashSource, PathMatcher, RetryPolicy, Route, RouteAction,
+    FilterConfig, Forward, HashPolicy, HashSource, PathMatcher, RetryPolicy, Route, RouteAction,
     RouteConfiguration, RouteMatch, Text, VirtualHost, WeightedCluster,
 };
 
 use super::cluster::version_cluster;
+use super::listener::SESSIONS;
 use crate::model::{self, Destination, MethodMatch, Service};
 
 /// gRFC A44's default delay before the first retry.
@@ -64,10 +65,7 @@ fn hash_policies(service: &Service) -> Vec<HashPolicy> {
 }
 
 fn whole(service: &Service) -> WeightedCluster {
-    WeightedCluster {
-        name: service.name.clone(),
-        weight: 1,
-    }
+    WeightedCluster::new(service.name.clone(), 1)
 }
 
 fn route(service: &Service, route: &model::Route) -> Route {
@@ -80,7 +78,7 @@ fn route(service: &Service, route: &model::Route) -> Route {
             fraction: None,
         },
         action: RouteAction::Forward(Forward {
-            clusters: clusters(service, &route.to),
+            clusters: clusters(service, route),
             max_stream_duration: timeout.limit(),
             grpc_timeout_header_max: None,
             retry: route.retry.map(|retry| RetryPolicy {
@@ -104,15 +102,23 @@ fn path(method: Option<&MethodMatch>) -> PathMatcher {
     }
 }
 
-fn clusters(service: &Service, to: &Destination) -> Vec<WeightedCluster> {
-    match to {
+fn clusters(service: &Service, route: &model::Route) -> Vec<WeightedCluster> {
+    let mut clusters = match &route.to {
         Destination::All => vec![whole(service)],
         Destination::Versions(shares) => shares
             .iter()
-            .map(|(name, weight)| WeightedCluster {
-                name: version_cluster(service, name),
-                weight: *weight,
-            })
+            .map(|(name, weight)| WeightedCluster::new(version_cluster(service, name), *weight))
             .collect(),
+    };
+    if let Some(own) = route
+        .session
+        .as_ref()
+        .filter(|own| **own != service.session)
+    {
+        for cluster in &mut clusters {
+            let own = FilterConfig::StatefulSession(own.clone());
+            cluster.overrides.insert(SESSIONS.to_owned(), own);
+        }
     }
+    clusters
 }

@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use sidestep_proto::codec::{Context, decode};
 use sidestep_proto::resource::{
-    Discovery, LbPolicy, ListenerKind, PathMatcher, RouteAction, RouteSource, StringMatcher,
-    TransportProtocol,
+    Discovery, FilterConfig, LbPolicy, ListenerKind, PathMatcher, RouteAction, RouteSource,
+    SessionState, StringMatcher, TransportProtocol, ZoneAware,
 };
+use sidestep_proto::wire;
 
 use super::*;
 
@@ -81,7 +82,7 @@ fn clusters_of_the_example() {
     };
     assert_eq!(
         cluster.lb_policy,
-        LbPolicy::LeastRequest { choice_count: 2 }
+        LbPolicy::LeastRequest { choice_count: 2 }.by_locality()
     );
     assert_eq!(cluster.max_requests, 1000);
     let eds = Discovery::Eds {
@@ -95,6 +96,65 @@ fn clusters_of_the_example() {
         panic!("one exact name");
     };
     assert_eq!(id.value, "spiffe://prod.example/ns/prod/sa/greeter");
+}
+
+#[test]
+fn policies_by_their_words() {
+    use std::time::Duration;
+
+    use sidestep_proto::resource::SlowStart;
+
+    let growth = Some(SlowStart::over(Duration::from_secs(30)));
+    let least = LbPolicy::LeastRequest { choice_count: 2 };
+    let weighted = LbPolicy::WeightedRoundRobin(Default::default());
+    for (balance, expected) in [
+        ("policy: weighted_round_robin", weighted.clone()),
+        ("policy: peak_ewma", LbPolicy::PeakEwma(Default::default())),
+        (
+            "slow_start: 30s",
+            LbPolicy::RoundRobin.with_slow_start(growth.clone()),
+        ),
+        ("slow_start: none", LbPolicy::RoundRobin),
+        (
+            "policy: least_request, slow_start: 30s",
+            least.with_slow_start(growth.clone()),
+        ),
+        (
+            "policy: weighted_round_robin, slow_start: 30s",
+            weighted.with_slow_start(growth),
+        ),
+    ] {
+        let mesh = compiled(&format!(
+            "mesh: v1\nservices:\n  s:\n    endpoints: {{static: [{{address: \"1.1.1.1:1\"}}]}}\n    balance: {{{balance}}}\n"
+        ));
+        let Resource::Cluster(cluster) = find(&mesh, ResourceType::Cluster, "s") else {
+            panic!("a cluster");
+        };
+        assert_eq!(cluster.lb_policy, expected.by_locality(), "{balance}");
+    }
+}
+
+#[test]
+fn the_callers_zone_is_preferred_where_it_is_said() {
+    let least = LbPolicy::LeastRequest { choice_count: 2 };
+    let aware = |policy| LbPolicy::ZoneAware(Box::new(ZoneAware::new(policy)));
+    for (balance, expected) in [
+        ("zones: prefer_local", aware(LbPolicy::RoundRobin)),
+        ("zones: by_weight", LbPolicy::round_robin()),
+        ("policy: least_request, zones: prefer_local", aware(least)),
+        (
+            "policy: peak_ewma, zones: prefer_local",
+            aware(LbPolicy::PeakEwma(Default::default())),
+        ),
+    ] {
+        let mesh = compiled(&format!(
+            "mesh: v1\nservices:\n  s:\n    endpoints: {{static: [{{address: \"1.1.1.1:1\"}}]}}\n    balance: {{{balance}}}\n"
+        ));
+        let Resource::Cluster(cluster) = find(&mesh, ResourceType::Cluster, "s") else {
+            panic!("a cluster");
+        };
+        assert_eq!(cluster.lb_policy, expected, "{balance}");
+    }
 }
 
 #[test]
@@ -195,6 +255,87 @@ fn routes_of_the_example() {
             ),
         ]
     );
+}
+
+#[test]
+fn sessions_are_a_filter_that_routes_override() {
+    let service = |keys: &str| {
+        let endpoints = "endpoints: {static: [{address: \"1.1.1.1:1\"}]}";
+        compiled(&format!(
+            "mesh: v1\nservices:\n  s: {{{endpoints}{keys}}}\n"
+        ))
+    };
+    let filters = |mesh: &CompiledMesh| {
+        let Resource::Listener(listener) = find(mesh, ResourceType::Listener, "s") else {
+            panic!("a listener");
+        };
+        let ListenerKind::Api(http) = &listener.kind else {
+            panic!("a client's");
+        };
+        let filters = http.filters.iter().map(|f| f.config.clone());
+        filters.collect::<Vec<_>>()
+    };
+    let draining = |mesh: &CompiledMesh| {
+        let Resource::Cluster(cluster) = find(mesh, ResourceType::Cluster, "s") else {
+            panic!("a cluster");
+        };
+        cluster.sessions.draining
+    };
+    let overrides = |mesh: &CompiledMesh| {
+        let routes = find(mesh, ResourceType::RouteConfiguration, "s");
+        let Resource::RouteConfiguration(routes) = routes else {
+            panic!("routes");
+        };
+        let routes = routes.virtual_hosts[0].routes.iter();
+        let overrides = routes.map(|route| {
+            let RouteAction::Forward(forward) = &route.action else {
+                panic!("forwards");
+            };
+            let mut own = forward.clusters[0].overrides.values().cloned();
+            own.next()
+        });
+        overrides.collect::<Vec<_>>()
+    };
+    let header = |name: &str| Some(SessionState::Header { name: name.into() });
+    let session = FilterConfig::StatefulSession;
+
+    let plain = service("");
+    assert_eq!(filters(&plain), [FilterConfig::Router]);
+    assert!(!draining(&plain));
+
+    let all = service(
+        ", session_affinity: {header: x-a}, routes: [{match: {method: a.B/C}, session_affinity: none}, \
+         {match: {method: a.B/D}, session_affinity: {header: x-b}}, {session_affinity: {header: x-a}}]",
+    );
+    assert_eq!(
+        filters(&all),
+        [session(header("x-a")), FilterConfig::Router]
+    );
+    assert!(draining(&all));
+    let own = [Some(session(None)), Some(session(header("x-b"))), None];
+    assert_eq!(overrides(&all), own);
+
+    let one = service(", routes: [{session_affinity: {header: x-a}}]");
+    assert_eq!(filters(&one), [session(None), FilterConfig::Router]);
+    assert_eq!(overrides(&one), [Some(session(header("x-a")))]);
+    let cannot = service(", routes: [{session_affinity: none}]");
+    assert_eq!(filters(&cannot), [FilterConfig::Router]);
+}
+
+#[test]
+fn a_client_without_sessions_may_leave_the_filter_out() {
+    let text =
+        "mesh: v1\nservices:\n  s: {endpoints: {static: []}, session_affinity: {cookie: c}}\n";
+    let mesh = compiled(text);
+    let any = codec::encode(find(&mesh, ResourceType::Listener, "s"));
+    let listener: wire::listener::Listener = any.unpack().expect("a listener");
+    let api = listener.api_listener.and_then(|api| api.api_listener);
+    let http: wire::hcm::HttpConnectionManager = api
+        .expect("a client's")
+        .unpack()
+        .expect("a connection manager");
+    let optional: Vec<_> = http.http_filters.iter().map(|f| f.is_optional).collect();
+    assert_eq!(optional, [true, false]);
 }
 
 #[test]

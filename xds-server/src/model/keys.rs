@@ -34,7 +34,10 @@ pub(crate) enum Status {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Shape {
     Text,
+    /// A time limit, or `none`.
     Duration,
+    /// A length of time that has to be there.
+    Period,
     Count {
         min: u64,
         max: u64,
@@ -90,7 +93,10 @@ pub(crate) const POLICIES: &[&str] = &[
     "random",
     "ring_hash",
     "maglev",
+    "weighted_round_robin",
+    "peak_ewma",
 ];
+pub(crate) const ZONES: &[&str] = &["by_weight", "prefer_local"];
 pub(crate) const RETRY_ON: &[&str] = &[
     "cancelled",
     "deadline_exceeded",
@@ -99,8 +105,8 @@ pub(crate) const RETRY_ON: &[&str] = &[
     "unavailable",
 ];
 
-/// Written for no time limit.
-pub(crate) const NO_LIMIT: &str = "none";
+/// Written for no time limit, for calls without sessions, and to go without what `defaults` has.
+pub(crate) const NONE: &str = "none";
 
 /// The file.
 pub(crate) static FILE: Object = Object {
@@ -159,6 +165,18 @@ const LIMITS_KEY: KeyRule = key(
     "limits of each calling process",
 );
 
+const NOBODY_OR_RULES: &[Shape] = &[Shape::Choice(&[NONE]), Shape::Object(&OUTLIER_DETECTION)];
+const OUTLIER_DETECTION_KEY: KeyRule = key(
+    "outlier_detection",
+    Shape::Either(NOBODY_OR_RULES),
+    "which endpoints callers leave out for a time because their calls failed; default none",
+);
+const SESSION_KEY: KeyRule = key(
+    "session_affinity",
+    Shape::Either(&SESSION_SHAPES),
+    "the calls of a session go to one endpoint; `none`: no sessions",
+);
+
 /// `defaults`.
 pub(crate) static DEFAULTS: Object = Object {
     keys: &[
@@ -166,6 +184,7 @@ pub(crate) static DEFAULTS: Object = Object {
         MTLS_KEY,
         BALANCE_KEY,
         LIMITS_KEY,
+        OUTLIER_DETECTION_KEY,
         KeyRule {
             name: "retry",
             status: Status::Elsewhere(
@@ -205,7 +224,9 @@ pub(crate) static SERVICE: Object = Object {
         TIMEOUT,
         MTLS_KEY,
         BALANCE_KEY,
+        SESSION_KEY,
         LIMITS_KEY,
+        OUTLIER_DETECTION_KEY,
         not_yet("allow"),
         KeyRule {
             name: "retry",
@@ -274,6 +295,7 @@ pub(crate) static ROUTE: Object = Object {
             Shape::Object(&RETRY),
             "which failed calls are repeated",
         ),
+        SESSION_KEY,
     ],
 };
 
@@ -335,7 +357,52 @@ pub(crate) static BALANCE: Object = Object {
             Shape::Text,
             "ring_hash and maglev: calls with the same value of this header meet the same endpoint",
         ),
-        not_yet("zones"),
+        key(
+            "subset_size",
+            Shape::Count {
+                min: 1,
+                max: u32::MAX as u64,
+            },
+            "how many endpoints each calling process uses, drawn by itself; default all",
+        ),
+        key(
+            "slow_start",
+            Shape::Duration,
+            "new endpoints grow into their share over this time; with round_robin, least_request and weighted_round_robin",
+        ),
+        key(
+            "zones",
+            Shape::Choice(ZONES),
+            "which zone gets a call: by_weight (default), or prefer_local, the caller's as far as it carries it",
+        ),
+    ],
+};
+
+static SESSION_SHAPES: [Shape; 2] = [Shape::Choice(&[NONE]), Shape::Object(&SESSION)];
+
+/// `session_affinity`: a cookie or a header.
+pub(crate) static SESSION: Object = Object {
+    keys: &[
+        key(
+            "cookie",
+            Shape::Text,
+            "name of the cookie that says where the session is",
+        ),
+        key(
+            "ttl",
+            Shape::Duration,
+            "how long clients keep the cookie; none: as long as they run",
+        ),
+        key(
+            "path",
+            Shape::Text,
+            "calls below this path have sessions, as in `/package.Service`; none = all",
+        ),
+        key(
+            "header",
+            Shape::Text,
+            "name of the header that says where the session is",
+        ),
     ],
 };
 
@@ -349,4 +416,99 @@ pub(crate) static LIMITS: Object = Object {
         },
         "calls in flight that one process may have; default 1024",
     )],
+};
+
+const fn percent(min: u64) -> Shape {
+    Shape::Count { min, max: 100 }
+}
+
+const ENFORCING: KeyRule = key(
+    "enforcing",
+    percent(1),
+    "how many of those found are left out, in percent; default 100",
+);
+const MINIMUM_HOSTS: KeyRule = key(
+    "minimum_hosts",
+    WEIGHT,
+    "with fewer endpoints of enough calls nobody is left out; default 5",
+);
+
+/// `outlier_detection`.
+pub(crate) static OUTLIER_DETECTION: Object = Object {
+    keys: &[
+        key(
+            "consecutive_failures",
+            Shape::Count {
+                min: 1,
+                max: u32::MAX as u64,
+            },
+            "so many failed calls in a row and an endpoint is left out at once; Sidestep and Envoy, not other gRPC clients",
+        ),
+        key(
+            "interval",
+            Shape::Period,
+            "how often counters are looked at; default 10s",
+        ),
+        key(
+            "base_ejection_time",
+            Shape::Period,
+            "how long the first ejection lasts, and how much longer each further one; default 30s",
+        ),
+        key(
+            "max_ejection_time",
+            Shape::Period,
+            "how long an ejection lasts at most; default 300s",
+        ),
+        key(
+            "max_ejection_percent",
+            percent(1),
+            "from this share of ejected endpoints on no more are ejected; default 10",
+        ),
+        key(
+            "success_rate",
+            Shape::Object(&SUCCESS_RATE),
+            "leaves out who does worse than the others",
+        ),
+        key(
+            "failure_percentage",
+            Shape::Object(&FAILURE_PERCENTAGE),
+            "leaves out who does badly",
+        ),
+    ],
+};
+
+/// `outlier_detection.success_rate`.
+pub(crate) static SUCCESS_RATE: Object = Object {
+    keys: &[
+        key(
+            "stdev_factor",
+            WEIGHT,
+            "how far below the mean, in thousandths of the standard deviation; default 1900",
+        ),
+        MINIMUM_HOSTS,
+        key(
+            "request_volume",
+            WEIGHT,
+            "calls in an interval from which on an endpoint is compared; default 100",
+        ),
+        ENFORCING,
+    ],
+};
+
+/// `outlier_detection.failure_percentage`.
+pub(crate) static FAILURE_PERCENTAGE: Object = Object {
+    keys: &[
+        key(
+            "threshold",
+            percent(0),
+            "the share of failed calls that an endpoint may have, in percent; default 85",
+        ),
+        MINIMUM_HOSTS,
+        key(
+            "request_volume",
+            WEIGHT,
+            "calls in an interval from which on an endpoint is looked at; default 50",
+        ),
+        ENFORCING,
+    ],
 };

@@ -24,10 +24,12 @@
 
 mod diagnostic;
 mod keys;
+mod outlier_detection;
 mod reader;
 mod route;
 mod schema;
 mod service;
+mod session;
 mod show;
 pub(crate) mod yaml;
 
@@ -37,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sidestep_proto::code;
+use sidestep_proto::resource::OutlierDetection;
 
 pub use diagnostic::{Diagnostic, Located, Place, Severity};
 pub use route::{Destination, MethodMatch, Retry, Route};
@@ -73,9 +76,20 @@ pub struct Settings {
     pub policy: Policy,
     /// `balance.hash_header`: what policies that pick by hash go by. Default: none.
     pub hash_header: Option<String>,
+    /// `balance.subset_size`: how many endpoints each process uses (gRFC A68), at least 1. Default:
+    /// all.
+    pub subset_size: Option<u32>,
+    /// `balance.slow_start`: how long new endpoints take to grow into their share. Default: none.
+    pub slow_start: Option<Duration>,
+    /// `balance.zones: prefer_local`: calls stay in the caller's zone as far as its endpoints carry
+    /// them. Default: zones get calls by the weight of their endpoints.
+    pub prefer_local: bool,
     /// `limits.max_outstanding_per_client`: calls in flight that one process may have to one set
     /// of endpoints (gRFC A32). Default 1024.
     pub max_outstanding_per_client: u32,
+    /// `outlier_detection`: which endpoints callers leave out for what their calls came to (gRFC
+    /// A50). Default: none.
+    pub outlier_detection: Option<OutlierDetection>,
 }
 
 impl Default for Settings {
@@ -85,7 +99,11 @@ impl Default for Settings {
             mtls: Mtls::Off,
             policy: Policy::RoundRobin,
             hash_header: None,
+            subset_size: None,
+            slow_start: None,
+            prefer_local: false,
             max_outstanding_per_client: 1024,
+            outlier_detection: None,
         }
     }
 }
@@ -136,9 +154,28 @@ pub enum Policy {
     RingHash,
     /// The endpoint in a table of hashes, as in Envoy.
     Maglev,
+    /// Each in turn, by weights made of the load that endpoints report (gRFC A58).
+    WeightedRoundRobin,
+    /// The one of two random endpoints that is likely to answer sooner.
+    PeakEwma,
 }
 
 impl Policy {
+    /// Whether new endpoints can grow into their share (`slow_start`).
+    #[must_use]
+    pub fn grows(self) -> bool {
+        matches!(
+            self,
+            Self::RoundRobin | Self::LeastRequest | Self::WeightedRoundRobin
+        )
+    }
+
+    /// Whether a zone is chosen before an endpoint.
+    #[must_use]
+    pub fn by_zone(self) -> bool {
+        !matches!(self, Self::PickFirst) && !self.hashes()
+    }
+
     /// Whether calls with the same hash meet the same endpoint.
     #[must_use]
     pub fn hashes(self) -> bool {

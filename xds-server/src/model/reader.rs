@@ -211,25 +211,53 @@ pub(crate) fn choice(
     word.copied()
 }
 
+/// A bare word, for maps that a word may stand for.
+pub(crate) fn word(node: &Node) -> Option<&str> {
+    match &node.value {
+        Value::Scalar {
+            kind: Kind::Text,
+            text,
+        } => Some(text),
+        _ => None,
+    }
+}
+
 /// A duration with its unit, or `none`.
 pub(crate) fn timeout(node: &Node, report: &mut Report) -> Option<Timeout> {
+    time(node, "a limit of zero lets no call succeed", report)
+}
+
+/// A duration with its unit, or `none`; `zero` is what is wrong with one of no length.
+pub(crate) fn time(node: &Node, zero: &str, report: &mut Report) -> Option<Timeout> {
     const FORM: &str = "write a number with a unit, as in `800ms`, `5s` or `1m`, or `none`";
+    if let Value::Scalar { text, .. } = &node.value
+        && text == super::keys::NONE
+    {
+        return Some(Timeout::None);
+    }
+    positive(node, zero, FORM, report).map(Timeout::After)
+}
+
+/// A duration with its unit, more than zero.
+pub(crate) fn period(node: &Node, report: &mut Report) -> Option<Duration> {
+    const FORM: &str = "write a number with a unit, as in `800ms`, `5s` or `1m`";
+    positive(node, "the duration must be more than zero", FORM, report)
+}
+
+fn positive(node: &Node, zero: &str, form: &str, report: &mut Report) -> Option<Duration> {
     let Value::Scalar { kind, text } = &node.value else {
         return expected("a duration", node, report);
     };
-    if text == super::keys::NO_LIMIT {
-        return Some(Timeout::None);
-    }
     let message = match (kind, duration(text)) {
-        (_, Some(Duration::ZERO)) => "a limit of zero lets no call succeed".to_owned(),
-        (_, Some(duration)) => return Some(Timeout::After(duration)),
+        (_, Some(Duration::ZERO)) => zero.to_owned(),
+        (_, Some(duration)) => return Some(duration),
         (Kind::Number, None) => format!("the duration {text} has no unit"),
         (Kind::Null, None) => "expected a duration, found nothing".to_owned(),
         _ => format!("{text:?} is not a duration"),
     };
     report
         .error(code::BAD_DURATION, &node.place, &node.path, message)
-        .help(FORM);
+        .help(form);
     None
 }
 

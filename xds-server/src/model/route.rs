@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use sidestep_proto::code;
 use sidestep_proto::resource::{
-    HeaderCondition, HeaderMatcher, Pattern, RetryOn, StringMatcher, Text,
+    HeaderCondition, HeaderMatcher, Pattern, RetryOn, SessionState, StringMatcher, Text,
 };
 
 use super::diagnostic::{Located, Place, Report};
 use super::reader::{choice, count, fields, list, map, suggest, text, timeout, truth};
+use super::session::session;
 use super::yaml::{Key, Node, Value};
 use super::{Timeout, keys};
 
@@ -29,6 +30,8 @@ pub struct Route {
     pub timeout: Option<Timeout>,
     /// Which failed calls are repeated. `None`: only those that no server has begun.
     pub retry: Option<Retry>,
+    /// `session_affinity`. `None`: as the service says; `Some(None)`: its calls have no sessions.
+    pub session: Option<Option<SessionState>>,
 }
 
 impl Route {
@@ -147,6 +150,9 @@ fn route(node: &Node, versions: &Versions, report: &mut Report) -> Option<Route>
         },
         timeout: fields.find("timeout").and_then(|n| timeout(n, report)),
         retry: fields.find("retry").and_then(|n| retry(n, report)),
+        session: fields
+            .find("session_affinity")
+            .and_then(|n| session(n, report)),
     };
     // A route whose match is only half read would take calls that it was not meant for.
     (report.diagnostics.len() == before).then_some(route)

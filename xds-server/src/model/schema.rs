@@ -42,6 +42,10 @@ fn shape(of: &Shape) -> Value {
             "type": "string",
             "pattern": r"^(none|[0-9]+(\.[0-9]{1,3})?(ms|s|m|h))$",
         }),
+        Shape::Period => json!({
+            "type": "string",
+            "pattern": r"^[0-9]+(\.[0-9]{1,3})?(ms|s|m|h)$",
+        }),
         Shape::Count { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Shape::Choice(words) => json!({"enum": words}),
         Shape::Bool => json!({"type": "boolean"}),

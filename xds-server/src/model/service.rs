@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use sidestep_proto::code;
-use sidestep_proto::resource::Address;
+use sidestep_proto::resource::{Address, SessionState};
 
 use super::diagnostic::{Located, Place, Report};
-use super::reader::{Fields, choice, count, fields, list, located_text, map, text, timeout};
+use super::outlier_detection::outlier_detection;
+use super::reader::{Fields, choice, count, fields, list, located_text, map, text, time, timeout};
 use super::route::{self, Route};
+use super::session::session;
 use super::yaml::{Key, Node};
 use super::{Mesh, Mtls, Policy, Settings, keys};
 use crate::source::endpoints::{KINDS, Kind, Misspelt, SourceId};
@@ -35,6 +38,9 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// Its own settings over the defaults.
     pub settings: Settings,
+    /// `session_affinity`: what keeps the calls of a session at one endpoint, on routes that do
+    /// not say otherwise. `None`: there are no sessions.
+    pub session: Option<SessionState>,
 }
 
 impl Service {
@@ -121,6 +127,10 @@ pub(super) fn service(
         endpoints,
         versions,
         settings: settings(&fields, defaults, report),
+        session: fields
+            .find("session_affinity")
+            .and_then(|node| session(node, report))
+            .flatten(),
     })
 }
 
@@ -142,19 +152,25 @@ pub(super) fn settings(fields: &Fields<'_>, defaults: &Settings, report: &mut Re
         };
     }
     if let Some(node) = fields.find("balance") {
-        (settings.policy, settings.hash_header) = balance(node, report);
+        balance(node, &mut settings, report);
     }
     if let Some(node) = fields.find("limits") {
         settings.max_outstanding_per_client =
             max_outstanding(node, report).unwrap_or(builtin.max_outstanding_per_client);
     }
+    if let Some(node) = fields.find("outlier_detection") {
+        settings.outlier_detection = outlier_detection(node, report);
+    }
     settings
 }
 
-fn balance(node: &Node, report: &mut Report) -> (Policy, Option<String>) {
+fn balance(node: &Node, settings: &mut Settings, report: &mut Report) {
     let builtin = Settings::default();
+    (settings.policy, settings.hash_header) = (builtin.policy, None);
+    (settings.slow_start, settings.subset_size) = (None, None);
+    settings.prefer_local = builtin.prefer_local;
     let Some(keys) = fields(node, &keys::BALANCE, report) else {
-        return (builtin.policy, None);
+        return;
     };
     let policy = keys.find("policy");
     let policy = policy.and_then(|node| choice(node, keys::POLICIES, report));
@@ -164,6 +180,8 @@ fn balance(node: &Node, report: &mut Report) -> (Policy, Option<String>) {
         Some("random") => Policy::Random,
         Some("ring_hash") => Policy::RingHash,
         Some("maglev") => Policy::Maglev,
+        Some("weighted_round_robin") => Policy::WeightedRoundRobin,
+        Some("peak_ewma") => Policy::PeakEwma,
         _ => builtin.policy,
     };
     let header = keys.find("hash_header");
@@ -180,7 +198,33 @@ fn balance(node: &Node, report: &mut Report) -> (Policy, Option<String>) {
         }
         _ => {}
     }
-    (policy, header.and_then(|node| hash_header(node, report)))
+    settings.policy = policy;
+    settings.hash_header = header.and_then(|node| hash_header(node, report));
+    let size = keys.find("subset_size");
+    settings.subset_size = size.and_then(|node| count(node, 1, u32::MAX, report));
+    let slow_start = keys.find("slow_start");
+    settings.slow_start = slow_start.and_then(|node| slow_start_of(node, policy, report));
+    let zones = keys.find("zones");
+    settings.prefer_local = zones.is_some_and(|node| prefers_local(node, policy, report));
+}
+
+fn prefers_local(node: &Node, policy: Policy, report: &mut Report) -> bool {
+    let prefers = choice(node, keys::ZONES, report) == Some("prefer_local");
+    if prefers && !policy.by_zone() {
+        let message = "the policy sees the endpoints of all zones as one: it cannot prefer one";
+        let place = report.error(code::UNKNOWN_VALUE, &node.place, &node.path, message);
+        place.help("with any policy but `pick_first`, `ring_hash` and `maglev` it can");
+    }
+    prefers
+}
+
+fn slow_start_of(node: &Node, policy: Policy, report: &mut Report) -> Option<Duration> {
+    if !policy.grows() {
+        let message = "the policy does not go by weight: `slow_start` has no effect";
+        let place = report.error(code::UNKNOWN_VALUE, &node.place, &node.path, message);
+        place.help("with `policy: round_robin`, `least_request` or `weighted_round_robin` it has");
+    }
+    time(node, "a window of zero is none: write `none`", report)?.limit()
 }
 
 fn hash_header(node: &Node, report: &mut Report) -> Option<String> {
@@ -268,7 +312,7 @@ fn hosts(fields: &Fields<'_>, report: &mut Report) -> Vec<Located<String>> {
 
 /// What only makes sense for a service that has endpoints.
 fn needs_endpoints(fields: &Fields<'_>, report: &mut Report) {
-    for name in ["hosts", "versions", "routes"] {
+    for name in ["hosts", "versions", "routes", "session_affinity"] {
         if let Some(node) = fields.find(name) {
             let message = format!("`{name}` needs `endpoints`");
             report.error(

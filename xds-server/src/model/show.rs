@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use sidestep_proto::resource::{Address, HeaderCondition, HeaderMatcher, StringMatcher};
+use sidestep_proto::resource::{
+    Address, HeaderCondition, HeaderMatcher, SessionState, StringMatcher,
+};
 
 use super::{
-    Destination, Endpoint, Mesh, MethodMatch, Mtls, Policy, Route, Service, Settings, Timeout, keys,
+    Destination, Endpoint, Mesh, MethodMatch, Mtls, Policy, Route, Service, Settings, Timeout,
+    keys, outlier_detection,
 };
 
 impl Mesh {
@@ -62,15 +65,33 @@ impl Lines {
             Policy::Random => "random",
             Policy::RingHash => "ring_hash",
             Policy::Maglev => "maglev",
+            Policy::WeightedRoundRobin => "weighted_round_robin",
+            Policy::PeakEwma => "peak_ewma",
         };
         let hash = settings.hash_header.as_deref();
         let hash = hash.map_or_else(String::new, |name| format!(", hash_header: {}", word(name)));
-        self.line(indent, &format!("balance: {{policy: {policy}{hash}}}"));
+        let slow = settings.slow_start;
+        let slow = slow.map_or_else(String::new, |over| {
+            format!(", slow_start: {}", duration(over))
+        });
+        let subset = settings.subset_size;
+        let subset = subset.map_or_else(String::new, |size| format!(", subset_size: {size}"));
+        let zones = match settings.prefer_local {
+            true => ", zones: prefer_local",
+            false => "",
+        };
+        self.line(
+            indent,
+            &format!("balance: {{policy: {policy}{hash}{slow}{subset}{zones}}}"),
+        );
         let limit = settings.max_outstanding_per_client;
         self.line(
             indent,
             &format!("limits: {{max_outstanding_per_client: {limit}}}"),
         );
+        let detection = settings.outlier_detection.as_ref();
+        let detection = outlier_detection::show(detection, duration);
+        self.line(indent, &format!("outlier_detection: {detection}"));
     }
 
     fn service(&mut self, service: &Service) {
@@ -87,6 +108,10 @@ impl Lines {
             self.routes(service);
         }
         self.settings(4, &service.settings);
+        if service.endpoints.is_some() {
+            let session = session(service.session.as_ref());
+            self.line(4, &format!("session_affinity: {session}"));
+        }
     }
 
     fn source(&mut self, service: &Service) {
@@ -139,12 +164,12 @@ impl Lines {
         }
         self.line(4, "routes:");
         for route in &service.routes {
-            self.route(route, &service.settings);
+            self.route(route, service);
         }
     }
 
-    fn route(&mut self, route: &Route, settings: &Settings) {
-        let limit = timeout(route.timeout.unwrap_or(settings.timeout));
+    fn route(&mut self, route: &Route, service: &Service) {
+        let limit = timeout(route.timeout.unwrap_or(service.settings.timeout));
         self.line(6, &format!("- timeout: {limit}"));
         if !route.name.is_empty() {
             self.line(8, &format!("name: {}", word(&route.name)));
@@ -165,6 +190,9 @@ impl Lines {
                 &format!("retry: {{max_attempts: {attempts}, on: [{names}]}}"),
             );
         }
+        let own = route.session.as_ref().unwrap_or(&service.session);
+        let session = session(own.as_ref());
+        self.line(8, &format!("session_affinity: {session}"));
     }
 
     fn matches(&mut self, route: &Route) {
@@ -182,6 +210,25 @@ impl Lines {
         if !route.headers.is_empty() {
             let pairs: Vec<String> = route.headers.iter().map(header).collect();
             self.line(10, &format!("headers: {{{}}}", pairs.join(", ")));
+        }
+    }
+}
+
+fn session(state: Option<&SessionState>) -> String {
+    match state {
+        None => keys::NONE.to_owned(),
+        Some(SessionState::Header { name }) => format!("{{header: {}}}", word(name)),
+        Some(SessionState::Cookie(cookie)) => {
+            let mut parts = vec![format!("cookie: {}", word(&cookie.name))];
+            let ttl = match cookie.ttl {
+                Duration::ZERO => keys::NONE.to_owned(),
+                ttl => duration(ttl),
+            };
+            parts.push(format!("ttl: {ttl}"));
+            if !cookie.path.is_empty() {
+                parts.push(format!("path: {}", word(&cookie.path)));
+            }
+            format!("{{{}}}", parts.join(", "))
         }
     }
 }
@@ -206,7 +253,7 @@ fn one(key: &str, text: &str) -> String {
 
 fn timeout(timeout: Timeout) -> String {
     match timeout {
-        Timeout::None => keys::NO_LIMIT.to_owned(),
+        Timeout::None => keys::NONE.to_owned(),
         Timeout::After(limit) => duration(limit),
     }
 }

@@ -109,6 +109,30 @@ fn bad_files_are_refused_with_the_place() {
             ],
         ),
         (
+            "mesh: v1\ndefaults: {balance: {policy: random, slow_start: 3s}}\n",
+            &[
+                "m.yaml:2:50: defaults.balance.slow_start: the policy does not go by weight: `slow_start` has no effect; with `policy: round_robin`, `least_request` or `weighted_round_robin` it has",
+            ],
+        ),
+        (
+            "mesh: v1\ndefaults: {balance: {policy: pick_first, zones: prefer_local}}\n",
+            &[
+                "m.yaml:2:49: defaults.balance.zones: the policy sees the endpoints of all zones as one: it cannot prefer one; with any policy but `pick_first`, `ring_hash` and `maglev` it can",
+            ],
+        ),
+        (
+            "mesh: v1\ndefaults: {balance: {zones: near}}\n",
+            &[
+                "m.yaml:2:29: defaults.balance.zones: unknown value \"near\"; valid values are by_weight, prefer_local",
+            ],
+        ),
+        (
+            "mesh: v1\ndefaults: {balance: {slow_start: 0s}}\n",
+            &[
+                "m.yaml:2:34: defaults.balance.slow_start: a window of zero is none: write `none`; write a number with a unit, as in `800ms`, `5s` or `1m`, or `none`",
+            ],
+        ),
+        (
             "mesh: v1\ntrust_domain: Prod\n",
             &[
                 "m.yaml:2:15: trust_domain: \"Prod\" cannot be a trust domain; use lower-case letters, digits, `-`, `_` and `.`",
@@ -196,11 +220,10 @@ fn bad_files_are_refused_with_the_place() {
 fn bad_services_are_refused_with_the_place() {
     let cases: &[(&str, &[&str])] = &[
         (
-            "    allow: []\n    balance: {zones: prefer_local}\n    timout: 5s\n",
+            "    allow: []\n    timout: 5s\n",
             &[
                 "m.yaml:9:5: services.s: `allow` is not enforced yet",
-                "m.yaml:10:15: services.s.balance: `zones` is not enforced yet",
-                "m.yaml:11:5: services.s: unknown key \"timout\"; did you mean \"timeout\"?",
+                "m.yaml:10:5: services.s: unknown key \"timout\"; did you mean \"timeout\"?",
             ],
         ),
         (
@@ -213,6 +236,24 @@ fn bad_services_are_refused_with_the_place() {
             "    versions: {stable: 1}\n",
             &[
                 "m.yaml:9:24: services.s.versions.stable: expected a text, found the number 1; write it in quotes: \"1\"",
+            ],
+        ),
+        (
+            "    outlier_detection: {consecutive_failures: 0, interval: 0s, max_ejection_percent: 101, failure_percentage: {threshold: 101}, success_rate: {enforcing: 0}}\n",
+            &[
+                "m.yaml:9:47: services.s.outlier_detection.consecutive_failures: 0 is out of range, expected a whole number from 1 to 4294967295",
+                "m.yaml:9:60: services.s.outlier_detection.interval: the duration must be more than zero; write a number with a unit, as in `800ms`, `5s` or `1m`",
+                "m.yaml:9:86: services.s.outlier_detection.max_ejection_percent: 101 is out of range, expected a whole number from 1 to 100",
+                "m.yaml:9:123: services.s.outlier_detection.failure_percentage.threshold: 101 is out of range, expected a whole number from 0 to 100",
+                "m.yaml:9:155: services.s.outlier_detection.success_rate.enforcing: 0 is out of range, expected a whole number from 1 to 100",
+            ],
+        ),
+        (
+            "    outlier_detection: {interval: 10}\n    balance: {subset_size: 0}\n",
+            &[
+                "m.yaml:9:24: services.s.outlier_detection: no rule says whom to leave out; write `consecutive_failures: 5`, `success_rate: {}` or `failure_percentage: {}`; or `none`",
+                "m.yaml:9:35: services.s.outlier_detection.interval: the duration 10 has no unit; write a number with a unit, as in `800ms`, `5s` or `1m`",
+                "m.yaml:10:28: services.s.balance.subset_size: 0 is out of range, expected a whole number from 1 to 4294967295",
             ],
         ),
         (
@@ -273,6 +314,19 @@ fn bad_services_are_refused_with_the_place() {
             &[
                 "m.yaml:9:42: services.s.limits.max_outstanding_per_client: 0 is out of range, expected a whole number from 1 to 4294967295",
                 "m.yaml:10:5: services.s: `retry` belongs in a route: whether a call may be repeated is for each route to say",
+            ],
+        ),
+        (
+            "    session_affinity: {cookie: c, header: x}\n    routes:\n      - session_affinity: {ttl: 5s}\n      - session_affinity: non\n      - session_affinity: {header: X-Session}\n      - session_affinity: {header: x, ttl: 5s}\n      - session_affinity: {cookie: a b}\n      - session_affinity: {cookie: a, path: s}\n      - session_affinity: {header: grpc-x}\n",
+            &[
+                "m.yaml:9:23: services.s.session_affinity: exactly one of `cookie` and `header` is expected; name what the client sends back, as in `cookie: session`",
+                "m.yaml:11:27: services.s.routes[0].session_affinity: exactly one of `cookie` and `header` is expected; name what the client sends back, as in `cookie: session`",
+                "m.yaml:12:27: services.s.routes[1].session_affinity: expected `none` or a map with `cookie` or `header`",
+                "m.yaml:13:36: services.s.routes[2].session_affinity.header: \"X-Session\" cannot be the name of a header; names are in lower case",
+                "m.yaml:14:44: services.s.routes[3].session_affinity.ttl: `ttl` is for cookies: headers have none",
+                "m.yaml:15:36: services.s.routes[4].session_affinity.cookie: \"a b\" cannot be the name of a cookie; use letters, digits, `-`, `_` and `.`",
+                "m.yaml:16:45: services.s.routes[5].session_affinity.path: \"s\" cannot be the path of a cookie; write `/package.Service` or `/package.Service/Method`",
+                "m.yaml:17:36: services.s.routes[6].session_affinity.header: \"grpc-x\" is a name that gRPC keeps for itself",
             ],
         ),
         (
@@ -366,6 +420,38 @@ fn a_service_replaces_a_default_whole() {
 }
 
 #[test]
+fn outlier_detection_is_read_with_grpcs_defaults_and_shown_whole() {
+    let text = "mesh: v1\ndefaults: {outlier_detection: {consecutive_failures: 5}}\nservices:\n  a: {}\n  \
+         b: {outlier_detection: none, balance: {subset_size: 7}}\n  \
+         c: {outlier_detection: {success_rate: {}, failure_percentage: {threshold: 40}, base_ejection_time: 10m}}\n";
+    let (mesh, _) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
+    let of = |name: &str| mesh.services[name].settings.outlier_detection.clone();
+    let a = of("a").expect("the default");
+    assert_eq!(a.consecutive_failures.map(|run| run.count), Some(5));
+    assert_eq!((a.max_ejection_percent, &a.success_rate), (10, &None));
+    assert_eq!(of("b"), None);
+    let c = of("c").expect("its own");
+    assert_eq!(c.consecutive_failures, None, "nothing merges deeper");
+    assert_eq!(
+        c.max_ejection_time.as_secs(),
+        600,
+        "never less than the base"
+    );
+    assert_eq!(
+        c.failure_percentage
+            .as_ref()
+            .map(|f| (f.threshold, f.request_volume)),
+        Some((40, 50))
+    );
+    assert_eq!(c.success_rate.as_ref().map(|r| r.stdev_factor), Some(1900));
+    let shown = mesh.show_defaults();
+    let (again, _) = Mesh::parse(&[("shown.yaml", &shown)]).expect("is a mesh file");
+    for (name, service) in &mesh.services {
+        assert_eq!(again.services[name].settings, service.settings, "{shown}");
+    }
+}
+
+#[test]
 fn shown_defaults_read_as_the_same_mesh() {
     let (mesh, _) = Mesh::parse(&[("mesh.yaml", EXAMPLE)]).expect("valid");
     let shown = mesh.show_defaults();
@@ -382,6 +468,25 @@ fn shown_defaults_read_as_the_same_mesh() {
         shown.contains("\n    identity: ns/prod/sa/web\n    timeout: 5s\n"),
         "{shown}"
     );
+}
+
+#[test]
+fn shown_sessions_read_as_the_same_mesh() {
+    let text = with_service(
+        "    session_affinity: {cookie: c, ttl: 90s, path: /p.S}\n    routes:\n      - {match: {method: a.B/C}, session_affinity: none}\n      - {match: {method: a.B/D}, session_affinity: {header: x-s}}\n      - {}\n",
+    );
+    let (mesh, _) = Mesh::parse(&[("m.yaml", &text)]).expect("valid");
+    let shown = mesh.show_defaults();
+    for line in [
+        "\n    session_affinity: {cookie: c, ttl: 90s, path: \"/p.S\"}\n",
+        "\n        session_affinity: none\n",
+        "\n        session_affinity: {header: x-s}\n",
+        "\n        session_affinity: {cookie: c, ttl: 90s, path: \"/p.S\"}\n",
+    ] {
+        assert!(shown.contains(line), "{line}{shown}");
+    }
+    let (again, _) = Mesh::parse(&[("m.yaml", &shown)]).expect("valid");
+    assert_eq!(again.show_defaults(), shown);
 }
 
 #[test]
@@ -432,7 +537,7 @@ fn schema_and_parser_agree() {
         "/properties/services/additionalProperties/properties/routes/items/properties/match",
     ] {
         let found = schema.pointer(pointer).expect(pointer);
-        for key in ["allow", "from", "zones"] {
+        for key in ["allow", "from"] {
             assert!(
                 found["properties"].get(key).is_none(),
                 "{pointer} offers {key}"

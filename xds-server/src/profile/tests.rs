@@ -37,7 +37,8 @@ services:
       static:
         - {address: "127.0.0.1:1"}
     timeout: 2s
-    balance: {policy: least_request}
+    balance: {policy: least_request, subset_size: 2}
+    outlier_detection: {consecutive_failures: 5}
 resources:
   - "@type": type.googleapis.com/envoy.config.cluster.v3.Cluster
     name: c
@@ -68,10 +69,13 @@ fn what_a_client_does_not_do_is_found_where_it_is_written() {
         [
             ("timeout", 8),
             ("least-request", 9),
-            ("health-checks", 13),
-            ("outlier-detection", 14),
-            ("outlier-consecutive", 14),
-            ("route-timeout", 19),
+            ("random-subset", 9),
+            ("outlier-detection", 10),
+            ("outlier-consecutive", 10),
+            ("health-checks", 14),
+            ("outlier-detection", 15),
+            ("outlier-consecutive", 15),
+            ("route-timeout", 20),
         ]
     );
     assert_eq!(node[0].2, Support::Since("1.4".to_owned()));
@@ -94,7 +98,9 @@ fn kinds_differ() {
         support(Profile::GrpcPython),
         Some(Support::Instead(_))
     ));
-    assert_eq!(found(Profile::Envoy), [], "all of it is Envoy's");
+    let envoy = found(Profile::Envoy);
+    let ids: Vec<_> = envoy.iter().map(|(id, ..)| *id).collect();
+    assert_eq!(ids, ["random-subset"], "all else is Envoy's");
 }
 
 #[test]

@@ -27,6 +27,18 @@ pub(crate) const LEAST_REQUEST: &[Cast] = &[
     Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
 ];
 
+/// Those of them with weighted round robin.
+pub(crate) const WEIGHTED_ROUND_ROBIN: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt).in_full_runs(),
+    Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Java, Server::Ours, Plane::Mgmt).in_full_runs(),
+];
+
 /// Clients with authorities that have control planes of their own.
 pub(crate) const FEDERATION: &[Cast] = &[
     Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),

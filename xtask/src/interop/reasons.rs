@@ -39,16 +39,26 @@ const OURS_ALONE: &[Feature] = &[
 const REASONS: &[Reason] = &[
     Reason {
         features: &[
-            Feature::SessionAffinity,
-            Feature::WeightedRoundRobin,
-            Feature::OutlierDetection,
             Feature::FaultInjection,
             Feature::Authorization,
             Feature::LoadReports,
-            Feature::AggregateClusters,
         ],
         columns: EVERYBODY,
         words: "to come: the runtime does not have it yet",
+    },
+    Reason {
+        features: &[Feature::SessionAffinity],
+        columns: &[
+            Column::TheirClient(Client::Go),
+            Column::TheirClient(Client::Node),
+            Column::TheirClient(Client::Java),
+        ],
+        words: "no: this client has no sessions",
+    },
+    Reason {
+        features: &[Feature::SessionAffinity, Feature::AggregateClusters],
+        columns: EVERYBODY,
+        words: "to come: no scenario plays it yet; the tests of the workspace play it between our own ends",
     },
     Reason {
         features: &[Feature::Delta],
@@ -64,6 +74,11 @@ const REASONS: &[Reason] = &[
         features: &[Feature::Delta],
         columns: EVERYBODY,
         words: "no: the contract's client speaks the state of the world; our own ends speak delta with each other in the tests of the workspace, and Envoy speaks it with us",
+    },
+    Reason {
+        features: &[Feature::WeightedRoundRobin],
+        columns: &[Column::TheirClient(Client::Node)],
+        words: "no: the client of the matrix has no such policy",
     },
     Reason {
         features: &[Feature::LeastRequest],

@@ -7,6 +7,7 @@ pub(super) mod cases;
 pub(super) mod envoy;
 pub(super) mod istio;
 pub(super) mod limits;
+pub(super) mod load;
 pub(super) mod machines;
 pub(super) mod polyglot;
 pub(super) mod routing;

@@ -249,7 +249,7 @@ impl Way {
         let rule = rules.iter().find(|rule| rule["takes_the_call"] == true);
         let cluster = &explanation["outcome"]["clusters"][0];
         let share = cluster["percent"].as_f64().context("a share")?;
-        let endpoint = text(&cluster["endpoints"][0]);
+        let endpoint = text(&cluster["endpoints"][0]["address"]);
         let (security, identity) = text(&cluster["security"])
             .split_once(", the server must be ")
             .context("an authenticated server")?;
@@ -357,7 +357,7 @@ mod tests {
             "outcome": {"clusters": [{
                 "name": cluster, "percent": 100.0, "policy": "round robin",
                 "security": "mutual TLS, the server must be spiffe://d/sa/s",
-                "endpoints": [endpoint],
+                "endpoints": [{"address": endpoint}],
             }]},
         })
     }

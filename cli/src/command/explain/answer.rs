@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use sidestep::explain::{self, Answer, Share, words};
-use sidestep::routing::{Call, ClusterIndex, RouteTable};
+use sidestep::explain::{self, Answer, Candidate, Share, words};
+use sidestep::routing::{Around, Call, ClusterIndex, RouteTable};
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
     Cluster, Discovery, ListenerKind, Resource, ResourceType, RouteConfiguration, RouteSource,
@@ -40,10 +40,13 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
     };
     let routes = known.routes(&manager.routes)?;
     let mut clusters: Vec<String> = Vec::new();
-    let table = RouteTable::compile(
+    let table = RouteTable::compile_in(
         &routes,
         |cluster| index_of(cluster, &mut clusters),
-        manager.max_stream_duration,
+        &Around {
+            max_stream_duration: manager.max_stream_duration,
+            filters: &manager.filters,
+        },
     );
     let explanation = table.explain(&Call {
         authority: name,
@@ -51,6 +54,7 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         headers: &question.headers,
         random: 0,
         hash: 0,
+        session: None,
     });
     let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
         known.share(&clusters[index as usize], percent)
@@ -85,7 +89,7 @@ fn name_source(checked: &Checked, share: &mut Share) {
     {
         let (kind, written) = (source.id.kind, &source.written.value);
         let text = format!("whatever `{kind}: {written}` tells the server");
-        share.endpoints.push(text);
+        share.endpoints.push(Candidate::in_words(text));
     }
 }
 
@@ -168,9 +172,13 @@ impl Known {
         Share {
             name: name.to_owned(),
             percent,
-            policy: cluster
-                .map_or("clients refuse it", |c| words::policy(c.lb_policy))
-                .to_owned(),
+            policy: cluster.map_or_else(
+                || "clients refuse it".to_owned(),
+                |cluster| match &cluster.discovery {
+                    Discovery::Aggregate { clusters } => words::aggregate(clusters.len()),
+                    _ => words::policy_tree(&cluster.lb_policy),
+                },
+            ),
             security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
             state: None,
             failing: false,
@@ -178,11 +186,37 @@ impl Known {
         }
     }
 
-    fn endpoints(&self, cluster: &Cluster) -> Vec<String> {
+    /// What an aggregate is made of, in the order in which it is used. Which of them a client uses
+    /// depends on what it can reach.
+    fn members(&self, clusters: &[String]) -> Vec<Candidate> {
+        let members = clusters.iter().zip(1..);
+        let members = members.map(
+            |(name, rank)| match self.find(ResourceType::Cluster, name) {
+                Some((Resource::Cluster(cluster), _)) => match &cluster.discovery {
+                    Discovery::Aggregate { clusters } => {
+                        format!("{rank}. {name}: {}", words::aggregate(clusters.len()))
+                    }
+                    _ => format!("{rank}. {name}: {}", words::policy_tree(&cluster.lb_policy)),
+                },
+                _ => format!("{rank}. {name}: passed over, clients do not get it"),
+            },
+        );
+        members.map(Candidate::in_words).collect()
+    }
+
+    fn endpoints(&self, cluster: &Cluster) -> Vec<Candidate> {
         let service_name = match &cluster.discovery {
             Discovery::Eds { service_name } => service_name,
-            Discovery::LogicalDns { host, port } => return vec![format!("{host}:{port} by DNS")],
-            Discovery::Aggregate { clusters } => return clusters.clone(),
+            Discovery::LogicalDns { host, port, .. } => {
+                let text = format!("{host}:{port} by DNS, all its addresses as one endpoint");
+                return vec![Candidate::in_words(text)];
+            }
+            Discovery::StrictDns { localities, .. } => {
+                let named = localities.iter().flat_map(|locality| &locality.endpoints);
+                let named = named.map(|e| format!("{}:{} by DNS", e.host, e.port));
+                return named.map(Candidate::in_words).collect();
+            }
+            Discovery::Aggregate { clusters } => return self.members(clusters),
         };
         let Some((Resource::EndpointAssignment(assignment), _)) =
             self.find(ResourceType::EndpointAssignment, service_name)
@@ -194,7 +228,7 @@ impl Known {
             .flat_map(|locality| {
                 let place = &locality.locality;
                 let endpoints = locality.endpoints.iter();
-                endpoints.map(|e| words::endpoint(e, place))
+                endpoints.map(|e| Candidate::of_resource(e, place))
             })
             .collect()
     }

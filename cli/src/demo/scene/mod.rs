@@ -5,6 +5,7 @@
 mod broken_config;
 mod control_plane;
 mod errors;
+mod hang;
 mod kill;
 mod rolling;
 mod rotate;
@@ -23,6 +24,7 @@ pub(super) const SCENES: &[&Scene] = &[
     &rolling::SCENE,
     &kill::SCENE,
     &errors::SCENE,
+    &hang::SCENE,
     &rotate::SCENE,
     &control_plane::SCENE,
     &broken_config::SCENE,

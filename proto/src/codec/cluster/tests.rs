@@ -1,13 +1,23 @@
-use prost_types::{Struct, Value, value::Kind};
+use std::sync::Arc;
+
+use prost_types::{ListValue, Struct, Value, value::Kind};
 
 use super::*;
-use crate::codec::tests::{check, ignored, read, typed_struct};
-use crate::resource::{LbPolicy, Resource, ResourceType};
-use crate::wire::cluster::{LoadBalancingPolicy, load_balancing_policy::Policy};
-use crate::wire::core::TypedExtensionConfig;
+use crate::codec::tests::{check, ignored, read, read_in, typed_struct};
+use crate::codec::{self, Context};
+use crate::resource::{
+    CustomPolicy, LbPolicy, PerMillion, RegisteredPolicy, Resource, ResourceType, ZoneAware,
+};
+use crate::wire::cluster::cluster::common_lb_config::{
+    LocalityWeightedLbConfig, ZoneAwareLbConfig,
+};
+use crate::wire::cluster::{LoadBalancingPolicy, OutlierDetection, load_balancing_policy::Policy};
+use crate::wire::core::address::Address;
+use crate::wire::core::{HealthStatus, TypedExtensionConfig};
+use crate::wire::endpoint::{ClusterLoadAssignment, lb_endpoint::HostIdentifier};
 use crate::wire::load_balancing::{
-    ClientSideWeightedRoundRobin, LeastRequest, Maglev, PickFirst, Random, RingHash, RoundRobin,
-    WrrLocality,
+    LeastRequest, LocalityLbConfig, Maglev, PickFirst, Random, RandomSubsetting, RingHash,
+    RoundRobin, WrrLocality, locality_lb_config as own,
 };
 use crate::wire::tls;
 
@@ -41,7 +51,7 @@ fn discovery() {
     }
     fn dns(change: impl Fn(&mut ClusterLoadAssignment)) -> impl Fn(&mut Wire) {
         move |wire| {
-            let mut assignment = encode_host("a", "example.com", 443);
+            let mut assignment = dns::encode_host("a", "example.com", 443);
             change(&mut assignment);
             wire.load_assignment = Some(assignment);
             set_type(wire, DiscoveryType::LogicalDns as i32);
@@ -69,7 +79,7 @@ fn discovery() {
         &[
             ("type: is required", &|w| w.cluster_discovery_type = None),
             ("type: STATIC is not supported", &|w| set_type(w, 0)),
-            ("type: STRICT_DNS", &|w| set_type(w, 1)),
+            ("load_assignment: is required", &|w| set_type(w, 1)),
             ("type: the number 77", &|w| set_type(w, 77)),
             ("eds_cluster_config: is required", &|w| {
                 w.eds_cluster_config = None
@@ -113,11 +123,11 @@ fn discovery() {
             ),
             (
                 "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: is req",
-                &dns(|a| *a = encode_host("a", "", 443)),
+                &dns(|a| *a = dns::encode_host("a", "", 443)),
             ),
             (
                 "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: 0",
-                &dns(|a| *a = encode_host("a", "h", 0)),
+                &dns(|a| *a = dns::encode_host("a", "h", 0)),
             ),
             ("load_assignment: is required", &|w| {
                 set_type(w, DiscoveryType::LogicalDns as i32)
@@ -241,7 +251,8 @@ fn the_policy_of_the_enum() {
         least(count)(&mut wire);
         let expected = LbPolicy::LeastRequest {
             choice_count: expected,
-        };
+        }
+        .by_locality();
         assert_eq!(decoded(&wire).lb_policy, expected);
     }
 }
@@ -264,6 +275,83 @@ fn wrr(inner: &[Any]) -> Any {
     })
 }
 
+fn subset(size: Option<u32>, inner: Option<&[Any]>) -> Any {
+    Any::pack(&RandomSubsetting {
+        subset_size: size,
+        child_policy: inner.map(list),
+    })
+}
+
+#[test]
+fn a_subset_has_a_size_and_a_policy() {
+    fn listed(any: Any) -> impl Fn(&mut Wire) {
+        move |wire| wire.load_balancing_policy = Some(list(std::slice::from_ref(&any)))
+    }
+    let value = |kind| Value { kind: Some(kind) };
+    let object = |fields: &[(&str, Kind)]| Struct {
+        fields: fields
+            .iter()
+            .map(|(name, kind)| ((*name).to_owned(), value(kind.clone())))
+            .collect(),
+    };
+    let policies = |names: &[&str]| {
+        let one = |name: &&str| {
+            let inner = Kind::StructValue(Struct::default());
+            value(Kind::StructValue(object(&[(name, inner)])))
+        };
+        Kind::ListValue(ListValue {
+            values: names.iter().map(one).collect(),
+        })
+    };
+    let json =
+        |fields: &[(&str, Kind)]| typed_struct("random_subsetting_experimental", object(fields));
+    let inner = [Any::pack(&RoundRobin::default())];
+    let size = |n| ("subsetSize", Kind::NumberValue(n));
+    let round_robin = ("childPolicy", policies(&["org.custom", "round_robin"]));
+    let any_of = "load_balancing_policy.policies[0].typed_extension_config.typed_config";
+    let refused = |field: &str, why: &str| format!("{any_of}.{field}: {why}");
+    check(
+        TYPE,
+        &base(),
+        &[
+            ("", &listed(subset(Some(1), Some(&inner)))),
+            (
+                &refused("subset_size", "0 is out of range"),
+                &listed(subset(Some(0), Some(&inner))),
+            ),
+            (
+                &refused("subset_size", "is required"),
+                &listed(subset(None, Some(&inner))),
+            ),
+            (
+                &refused("child_policy", "is required"),
+                &listed(subset(Some(1), None)),
+            ),
+            (
+                &refused("child_policy.policies", "names no policy"),
+                &listed(subset(Some(1), Some(&[]))),
+            ),
+            ("", &listed(json(&[size(3.0), round_robin.clone()]))),
+            (
+                &refused("value.subsetSize", "0 is out of range"),
+                &listed(json(&[size(0.0), round_robin.clone()])),
+            ),
+            (
+                &refused("value.subsetSize", "is required"),
+                &listed(json(&[round_robin])),
+            ),
+            (
+                &refused("value.childPolicy", "must be a list"),
+                &listed(json(&[size(3.0)])),
+            ),
+            (
+                &refused("value.childPolicy", "none of the policies"),
+                &listed(json(&[size(3.0), ("childPolicy", policies(&["x"]))])),
+            ),
+        ],
+    );
+}
+
 /// `depth` policies around round robin.
 fn nested(depth: usize) -> Any {
     let inner = Any::pack(&RoundRobin::default());
@@ -274,7 +362,7 @@ fn nested(depth: usize) -> Any {
 fn the_first_supported_policy_of_the_list_is_used() {
     let round_robin = Any::pack(&RoundRobin::default());
     let ring = Any::pack(&RingHash::default());
-    let weighted = Any::pack(&ClientSideWeightedRoundRobin::default());
+    let other = typed_struct("org.Other", Struct::default());
     let least = |choice_count| {
         Any::pack(&LeastRequest {
             choice_count,
@@ -304,12 +392,16 @@ fn the_first_supported_policy_of_the_list_is_used() {
         })
     };
     let drawn = |choice_count| Ok(LbPolicy::LeastRequest { choice_count });
+    let wrapped = |times: usize| {
+        let leaf = LbPolicy::RoundRobin;
+        (0..times).fold(leaf, |policy, _| policy.by_locality())
+    };
     let cases = [
         (vec![round_robin.clone()], Ok(LbPolicy::RoundRobin)),
-        (vec![pick_first], shuffled),
+        (vec![pick_first], shuffled.clone()),
         (vec![least(None)], drawn(2)),
         (
-            vec![weighted.clone(), custom.clone(), least(Some(3))],
+            vec![other.clone(), custom.clone(), least(Some(3))],
             drawn(3),
         ),
         (vec![custom.clone(), ring], rings(1024, 8 << 20)),
@@ -326,8 +418,8 @@ fn the_first_supported_policy_of_the_list_is_used() {
             Ok(LbPolicy::Maglev { table_size: 65_537 }),
         ),
         (
-            vec![wrr(&[weighted.clone(), round_robin.clone()])],
-            Ok(LbPolicy::RoundRobin),
+            vec![wrr(&[other.clone(), round_robin.clone()])],
+            Ok(LbPolicy::round_robin()),
         ),
         (vec![typed_struct("pick_first", shuffle)], shuffled),
         (
@@ -350,17 +442,15 @@ fn the_first_supported_policy_of_the_list_is_used() {
             Err("1 is out of range"),
         ),
         (
-            vec![wrr(std::slice::from_ref(&weighted)), round_robin],
+            vec![wrr(std::slice::from_ref(&other)), round_robin],
             Err("none of the policies"),
         ),
         (
-            vec![weighted, custom],
-            Err("none of the policies is supported: \
-                 envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3.\
-                 ClientSideWeightedRoundRobin, org.Custom"),
+            vec![other, custom],
+            Err("none of the policies is supported: org.Other, org.Custom"),
         ),
         (vec![], Err("names no policy")),
-        (vec![nested(15)], Ok(LbPolicy::RoundRobin)),
+        (vec![nested(15)], Ok(wrapped(15))),
         (vec![nested(16)], Err("policies are nested")),
     ];
     for (i, (configs, expected)) in cases.into_iter().enumerate() {
@@ -380,6 +470,318 @@ fn the_first_supported_policy_of_the_list_is_used() {
     }
 }
 
+/// Takes any configuration but one with the key `wrong`.
+#[derive(Debug)]
+struct Own;
+
+impl RegisteredPolicy for Own {
+    fn name(&self) -> &str {
+        "org.Own"
+    }
+
+    fn check(&self, config: &str) -> std::result::Result<(), String> {
+        match config.contains("wrong") {
+            true => Err("there is a key `wrong`".into()),
+            false => Ok(()),
+        }
+    }
+}
+
+type Expected = std::result::Result<LbPolicy, &'static str>;
+
+fn object<const N: usize>(fields: [(&str, Kind); N]) -> Struct {
+    let fields = fields.map(|(key, kind)| (key.to_owned(), Value { kind: Some(kind) }));
+    Struct {
+        fields: fields.into(),
+    }
+}
+
+fn values<const N: usize>(kinds: [Kind; N]) -> Kind {
+    let values = kinds.map(|kind| Value { kind: Some(kind) });
+    Kind::ListValue(ListValue {
+        values: values.into(),
+    })
+}
+
+#[test]
+fn a_policy_of_the_process_is_found_by_name_and_checks_its_configuration() {
+    let own = |config: &str| {
+        Ok(LbPolicy::Custom(CustomPolicy {
+            name: "org.Own".into(),
+            config: config.into(),
+            registered: None,
+        }))
+    };
+    let number = |n| Kind::NumberValue(n);
+    let known = Context {
+        custom_policies: Some(vec![Arc::new(Own)]),
+        ..Context::default()
+    };
+    let nobody = Context {
+        custom_policies: Some(Vec::new()),
+        ..Context::default()
+    };
+    let unknown = Context::default();
+    let round_robin = Any::pack(&RoundRobin::default());
+    let empty = typed_struct("org.Own", Struct::default());
+    let full = object([
+        ("b", number(3.0)),
+        (
+            "a",
+            values([number(0.5), Kind::NullValue(0), Kind::BoolValue(true)]),
+        ),
+        (
+            "c",
+            Kind::StructValue(object([("d", Kind::StringValue("e".into()))])),
+        ),
+    ]);
+    let full = typed_struct("org.Own", full);
+    let wrong = typed_struct("org.Own", object([("wrong", number(1.0))]));
+    let other = typed_struct("org.Other", Struct::default());
+    let child = |name: &str| {
+        let config = object([(name, Kind::StructValue(Struct::default()))]);
+        let list = values([Kind::StructValue(config)]);
+        typed_struct("wrr_locality_experimental", object([("childPolicy", list)]))
+    };
+    let inside = |policy: Expected| policy.map(LbPolicy::by_locality);
+    let cases: [(&Context, &[&Any], Expected); 16] = [
+        (&known, &[&empty], own("{}")),
+        (
+            &known,
+            &[&full],
+            own(r#"{"a":[0.5,null,true],"b":3,"c":{"d":"e"}}"#),
+        ),
+        (&known, &[&other, &empty], own("{}")),
+        (
+            &known,
+            &[&wrong, &round_robin],
+            Err("refuses it: there is a key `wrong`"),
+        ),
+        (
+            &known,
+            &[&other],
+            Err("none of the policies is supported: org.Other"),
+        ),
+        (
+            &nobody,
+            &[&empty],
+            Err("none of the policies is supported: org.Own"),
+        ),
+        (&nobody, &[&empty, &round_robin], Ok(LbPolicy::RoundRobin)),
+        // A tool does not know which policies processes have.
+        (&unknown, &[&empty], own("{}")),
+        (&unknown, &[&wrong], own(r#"{"wrong":1}"#)),
+        (&unknown, &[&empty, &round_robin], Ok(LbPolicy::RoundRobin)),
+        // In localities, in either spelling.
+        (
+            &known,
+            &[&wrr(std::slice::from_ref(&empty))],
+            inside(own("{}")),
+        ),
+        (&known, &[&child("org.Own")], inside(own("{}"))),
+        (
+            &nobody,
+            &[&child("round_robin")],
+            Ok(LbPolicy::round_robin()),
+        ),
+        (
+            &nobody,
+            &[&child("org.Own")],
+            Err("none of the policies is supported: org.Own"),
+        ),
+        (
+            &nobody,
+            &[&typed_struct(
+                "wrr_locality_experimental",
+                Struct::default(),
+            )],
+            Err("childPolicy: must be a list of policies"),
+        ),
+        (
+            &nobody,
+            &[&typed_struct(
+                "wrr_locality_experimental",
+                object([("childPolicy", values([number(1.0)]))]),
+            )],
+            Err("childPolicy[0]: must be an object"),
+        ),
+    ];
+    for (i, (cx, configs, expected)) in cases.into_iter().enumerate() {
+        let configs: Vec<_> = configs.iter().map(|any| (*any).clone()).collect();
+        let wire = Wire {
+            load_balancing_policy: Some(list(&configs)),
+            ..base()
+        };
+        match (read_in(cx, TYPE, &wire), expected) {
+            (Ok(Resource::Cluster(found)), Ok(policy)) => {
+                assert_eq!(found.lb_policy, policy, "case {i}");
+                // What is written down is read again.
+                let again = codec::encode(&Resource::Cluster(found.clone()));
+                let again = codec::decode(TYPE, &again, cx).expect("it has a name");
+                assert_eq!(again.result, Ok(Resource::Cluster(found)), "case {i}");
+            }
+            (Err(found), Err(text)) => assert!(found.contains(text), "case {i}: {found}"),
+            (found, expected) => panic!("case {i}: expected {expected:?}, found {found:?}"),
+        }
+    }
+}
+
+fn balanced(change: impl Fn(&mut CommonLbConfig)) -> Wire {
+    let mut config = CommonLbConfig::default();
+    change(&mut config);
+    Wire {
+        common_lb_config: Some(config),
+        ..base()
+    }
+}
+
+#[test]
+fn the_own_zone_is_preferred_by_the_cluster_or_by_the_policy() {
+    let by_cluster = |percent: Option<f64>, min_cluster_size| {
+        balanced(|config| {
+            let zone_aware = ZoneAwareLbConfig {
+                routing_enabled: percent.map(|value| Percent { value }),
+                min_cluster_size,
+                fail_traffic_on_panic: false,
+            };
+            let specifier = LocalityConfigSpecifier::ZoneAwareLbConfig(zone_aware);
+            config.locality_config_specifier = Some(specifier);
+        })
+    };
+    let aware = |policy, parts, min_endpoints| {
+        LbPolicy::ZoneAware(Box::new(ZoneAware {
+            policy,
+            share: PerMillion::new(parts),
+            min_endpoints,
+        }))
+    };
+    let with = |change: &dyn Fn(&mut Wire)| {
+        let mut wire = by_cluster(None, Some(1));
+        change(&mut wire);
+        wire
+    };
+    let listed = |any: Any| {
+        with(&|wire| wire.load_balancing_policy = Some(list(std::slice::from_ref(&any))))
+    };
+    let own = own::LocalityConfigSpecifier::ZoneAwareLbConfig(own::ZoneAwareLbConfig {
+        min_cluster_size: Some(3),
+        ..Default::default()
+    });
+    let own = Some(LocalityLbConfig {
+        locality_config_specifier: Some(own),
+    });
+    let least = Any::pack(&LeastRequest {
+        choice_count: Some(4),
+        locality_lb_config: own,
+        ..Default::default()
+    });
+    let random = Any::pack(&Random {
+        locality_lb_config: own,
+    });
+    let round = RoundRobin {
+        locality_lb_config: own,
+        ..Default::default()
+    };
+    let four = LbPolicy::LeastRequest { choice_count: 4 };
+    let cases = [
+        (
+            by_cluster(None, None),
+            aware(LbPolicy::RoundRobin, 1_000_000, 6),
+        ),
+        (
+            by_cluster(Some(12.5), Some(0)),
+            aware(LbPolicy::RoundRobin, 125_000, 0),
+        ),
+        (
+            by_cluster(Some(f64::NAN), None),
+            aware(LbPolicy::RoundRobin, 0, 6),
+        ),
+        (
+            by_cluster(Some(1e9), None),
+            aware(LbPolicy::RoundRobin, 1_000_000, 6),
+        ),
+        (
+            with(&|wire| wire.lb_policy = 3),
+            aware(LbPolicy::Random, 1_000_000, 1),
+        ),
+        // It is a choice among localities: a list over all of them makes none.
+        (
+            listed(Any::pack(&RoundRobin::default())),
+            LbPolicy::RoundRobin,
+        ),
+        (listed(wrr(&[Any::pack(&PickFirst::default())])), {
+            aware(LbPolicy::PickFirst { shuffle: false }, 1_000_000, 1)
+        }),
+        (listed(least), aware(four, 1_000_000, 3)),
+        (listed(random), aware(LbPolicy::Random, 1_000_000, 3)),
+        (listed(wrr(&[Any::pack(&round)])), {
+            aware(aware(LbPolicy::RoundRobin, 1_000_000, 3), 1_000_000, 1)
+        }),
+    ];
+    for (wire, expected) in cases {
+        let found = decoded(&wire);
+        assert_eq!(found.lb_policy, expected);
+        let found = Resource::Cluster(Arc::new(found));
+        let again = codec::decode(TYPE, &codec::encode(&found), &Context::default());
+        assert_eq!(again.expect("it has a name").result, Ok(found));
+    }
+}
+
+#[test]
+fn the_panic_threshold_is_a_percentage_and_off_unless_said() {
+    assert_eq!(decoded(&base()).panic_threshold, 0);
+    for (value, expected) in [(0.0, 0), (49.9, 49), (100.0, 100), (1e9, 100), (-1.0, 0)] {
+        let wire = balanced(|config| config.healthy_panic_threshold = Some(Percent { value }));
+        let found = decoded(&wire);
+        assert_eq!(found.panic_threshold, expected);
+        assert_eq!(ignored(TYPE, &wire), [""; 0]);
+        let found = Resource::Cluster(Arc::new(found));
+        let again = codec::decode(TYPE, &codec::encode(&found), &Context::default());
+        assert_eq!(again.expect("it has a name").result, Ok(found));
+    }
+}
+
+#[test]
+fn what_is_not_honoured_of_the_common_configuration_is_said() {
+    let wire = balanced(|config| {
+        config.locality_config_specifier = Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
+            LocalityWeightedLbConfig {},
+        ));
+        config.update_merge_window = Some(Default::default());
+        config.ignore_new_hosts_until_first_hc = true;
+        config.close_connections_on_host_set_change = true;
+    });
+    let fields = [
+        "common_lb_config.locality_weighted_lb_config",
+        "common_lb_config.update_merge_window",
+        "common_lb_config.ignore_new_hosts_until_first_hc",
+        "common_lb_config.close_connections_on_host_set_change",
+    ];
+    assert_eq!(ignored(TYPE, &wire), fields);
+}
+
+#[test]
+fn policies_in_json_count_as_levels_too() {
+    // Deeper JSON is beyond what protobuf nests.
+    let depth = 5;
+    let nested = |around: usize| {
+        let leaf = ("round_robin", Struct::default());
+        let (name, config) = (0..depth).fold(leaf, |(name, config), _| {
+            let child = object([(name, Kind::StructValue(config))]);
+            let list = values([Kind::StructValue(child)]);
+            ("wrr_locality_experimental", object([("childPolicy", list)]))
+        });
+        let whole = (0..around).fold(typed_struct(name, config), |any, _| wrr(&[any]));
+        Wire {
+            load_balancing_policy: Some(list(&[whole])),
+            ..base()
+        }
+    };
+    assert!(read(TYPE, &nested(10)).is_ok());
+    let error = read(TYPE, &nested(11)).expect_err("too deep");
+    assert!(error.contains("policies are nested"), "{error}");
+}
+
 #[test]
 fn a_policy_without_configuration_is_passed_over() {
     let with = |policies: &[Any]| {
@@ -397,6 +799,41 @@ fn a_policy_without_configuration_is_passed_over() {
     );
     let error = read(TYPE, &with(&[Any::default()])).expect_err("nothing is left");
     assert_eq!(error, "load_balancing_policy.policies: names no policy");
+}
+
+#[test]
+fn an_endpoint_has_as_many_connections_as_its_first_default_threshold_says() {
+    let per_host = |thresholds: &[(RoutingPriority, Option<u32>)]| {
+        let thresholds = thresholds.iter().map(|(priority, most)| Thresholds {
+            priority: *priority as i32,
+            max_connections: *most,
+            ..Default::default()
+        });
+        Wire {
+            circuit_breakers: Some(CircuitBreakers {
+                per_host_thresholds: thresholds.collect(),
+                ..Default::default()
+            }),
+            ..base()
+        }
+    };
+    use RoutingPriority::{Default as Normal, High};
+    let cases: &[(&[_], u32)] = &[
+        (&[], 1),
+        (&[(High, Some(7))], 1),
+        (&[(High, Some(0)), (Normal, Some(3))], 3),
+        (&[(Normal, None), (Normal, Some(3))], 1),
+        (&[(Normal, Some(u32::MAX))], u32::MAX),
+    ];
+    for (thresholds, expected) in cases {
+        let cluster = decoded(&per_host(thresholds));
+        assert_eq!(cluster.max_connections_per_endpoint, *expected);
+    }
+    let error = read(TYPE, &per_host(&[(High, None), (Normal, Some(0))]));
+    assert_eq!(
+        error.expect_err("0 is no number of connections"),
+        "circuit_breakers.per_host_thresholds[1].max_connections: 0 is out of range, expected at least 1"
+    );
 }
 
 #[test]
@@ -430,6 +867,46 @@ fn the_first_default_threshold_limits() {
         };
         assert_eq!(decoded(&wire).max_requests, expected);
     }
+}
+
+#[test]
+fn which_rules_of_outlier_detection_are_on() {
+    fn rules(wire: OutlierDetection) -> crate::resource::OutlierDetection {
+        let wire = Wire {
+            outlier_detection: Some(wire),
+            ..base()
+        };
+        decoded(&wire).outlier_detection.expect("it was there")
+    }
+    let unsaid = rules(OutlierDetection::default());
+    let expected = crate::resource::OutlierDetection {
+        success_rate: Some(crate::resource::SuccessRate::default()),
+        ..Default::default()
+    };
+    assert_eq!(unsaid, expected, "gRPC's defaults: no rows of failures");
+    let off = rules(OutlierDetection {
+        enforcing_success_rate: Some(0),
+        // Of no effect without its share.
+        failure_percentage_threshold: Some(50),
+        consecutive_5xx: Some(0),
+        consecutive_gateway_failure: Some(5),
+        base_ejection_time: Some(wire_duration(Duration::from_secs(400))),
+        ..Default::default()
+    });
+    assert!(!off.has_rules(), "{off:?}");
+    assert_eq!(off.max_ejection_time, Duration::from_secs(400));
+    let on = rules(OutlierDetection {
+        enforcing_failure_percentage: Some(50),
+        consecutive_5xx: Some(3),
+        enforcing_consecutive_5xx: Some(200),
+        consecutive_gateway_failure: Some(2),
+        enforcing_consecutive_gateway_failure: Some(90),
+        ..Default::default()
+    });
+    let run = |count, enforcing| Some(crate::resource::FailureRun { count, enforcing });
+    assert_eq!(on.consecutive_failures, run(3, 100));
+    assert_eq!(on.consecutive_gateway_failures, run(2, 90));
+    assert_eq!(on.failure_percentage.map(|f| f.enforcing), Some(50));
 }
 
 #[test]
@@ -623,7 +1100,12 @@ fn combined(roots: Option<&str>) -> tls::CommonTlsContext {
 fn fields_that_are_not_honoured_are_reported() {
     let wire = Wire {
         connect_timeout: Some(wire_duration(Duration::from_secs(1))),
-        outlier_detection: Some(OutlierDetection::default()),
+        outlier_detection: Some(OutlierDetection {
+            monitors: vec![TypedExtensionConfig::default()],
+            consecutive_5xx: Some(5),
+            enforcing_consecutive_5xx: Some(101),
+            ..Default::default()
+        }),
         circuit_breakers: Some(CircuitBreakers {
             thresholds: vec![Thresholds {
                 max_connections: Some(1),
@@ -642,7 +1124,8 @@ fn fields_that_are_not_honoured_are_reported() {
         "connect_timeout".to_owned(),
         format!("typed_extension_protocol_options[{HTTP_OPTIONS:?}].upstream_protocol_options"),
         "circuit_breakers.thresholds[0].max_connections".to_owned(),
-        "outlier_detection".to_owned(),
+        "outlier_detection.monitors".to_owned(),
+        "outlier_detection.enforcing_consecutive_5xx".to_owned(),
     ];
     assert_eq!(ignored(TYPE, &wire), expected);
 }
@@ -693,4 +1176,81 @@ fn envoy_and_older_grpc_find_what_they_need() {
             .validation_context_certificate_provider_instance
             .is_some()
     );
+}
+
+#[test]
+fn subsets_are_reported_as_not_honoured() {
+    let wire = Wire {
+        lb_subset_config: Some(Default::default()),
+        ..base()
+    };
+    assert_eq!(ignored(TYPE, &wire), ["lb_subset_config"]);
+}
+
+#[test]
+fn sessions_lead_to_the_states_that_are_named() {
+    let with = |statuses: Option<Vec<HealthStatus>>| Wire {
+        common_lb_config: statuses.map(|statuses| CommonLbConfig {
+            override_host_status: Some(core::HealthStatusSet {
+                statuses: statuses.into_iter().map(|s| s as i32).collect(),
+            }),
+            ..Default::default()
+        }),
+        ..base()
+    };
+    let states = |statuses| {
+        let found = decoded(&with(statuses)).sessions;
+        (found.unknown, found.healthy, found.draining)
+    };
+    assert_eq!(states(None), (true, true, false));
+    assert_eq!(states(Some(vec![])), (false, false, false));
+    let all = vec![HealthStatus::Healthy, HealthStatus::Draining];
+    assert_eq!(ignored(TYPE, &with(Some(all.clone()))), [""; 0]);
+    assert_eq!(states(Some(all)), (false, true, true));
+    let more = vec![HealthStatus::Unknown, HealthStatus::Degraded];
+    assert_eq!(
+        ignored(TYPE, &with(Some(more.clone()))),
+        ["common_lb_config.override_host_status.statuses"]
+    );
+    assert_eq!(states(Some(more)), (true, false, false));
+}
+
+#[test]
+fn connections_for_sessions_live_as_long_as_the_options_say() {
+    let options = |seconds| {
+        let options = HttpProtocolOptions {
+            common_http_protocol_options: Some(core::HttpProtocolOptions {
+                idle_timeout: Some(prost_types::Duration { seconds, nanos: 0 }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        Wire {
+            upstream_config: Some(TypedExtensionConfig {
+                name: "http".into(),
+                typed_config: Some(Any::pack(&options)),
+            }),
+            ..base()
+        }
+    };
+    assert_eq!(
+        decoded(&base()).sessions.idle_timeout,
+        Duration::from_secs(3600)
+    );
+    assert_eq!(
+        decoded(&options(60)).sessions.idle_timeout,
+        Duration::from_secs(60)
+    );
+    assert_eq!(ignored(TYPE, &options(60)), [""; 0]);
+    let found: String = read(TYPE, &options(-1)).expect_err("no time is negative");
+    let place = "upstream_config.typed_config.common_http_protocol_options.idle_timeout";
+    assert!(found.contains(place), "{found}");
+    let other = Wire {
+        upstream_config: Some(TypedExtensionConfig {
+            name: "tcp".into(),
+            typed_config: Some(Any::pack(&AggregateCluster::default())),
+        }),
+        ..base()
+    };
+    assert_eq!(ignored(TYPE, &other), ["upstream_config.typed_config"]);
 }

@@ -414,6 +414,8 @@ pub struct Cluster {
     pub outlier_detection: ::core::option::Option<OutlierDetection>,
     #[prost(message, optional, tag = "27")]
     pub common_lb_config: ::core::option::Option<cluster::CommonLbConfig>,
+    #[prost(message, optional, tag = "22")]
+    pub lb_subset_config: ::core::option::Option<cluster::LbSubsetConfig>,
     #[prost(message, optional, tag = "24")]
     pub transport_socket: ::core::option::Option<
         super::super::core::v3::TransportSocket,
@@ -763,6 +765,65 @@ pub mod cluster {
         }
         fn type_url() -> ::prost::alloc::string::String {
             "type.googleapis.com/envoy.config.cluster.v3.Cluster.CommonLbConfig".into()
+        }
+    }
+    /// Endpoints chosen by their metadata.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct LbSubsetConfig {
+        #[prost(enumeration = "lb_subset_config::LbSubsetFallbackPolicy", tag = "1")]
+        pub fallback_policy: i32,
+    }
+    /// Nested message and enum types in `LbSubsetConfig`.
+    pub mod lb_subset_config {
+        /// What happens to calls that name no subset, or one that is empty.
+        #[derive(
+            Clone,
+            Copy,
+            Debug,
+            PartialEq,
+            Eq,
+            Hash,
+            PartialOrd,
+            Ord,
+            ::prost::Enumeration
+        )]
+        #[repr(i32)]
+        pub enum LbSubsetFallbackPolicy {
+            NoFallback = 0,
+            AnyEndpoint = 1,
+            DefaultSubset = 2,
+        }
+        impl LbSubsetFallbackPolicy {
+            /// String value of the enum field names used in the ProtoBuf definition.
+            ///
+            /// The values are not transformed in any way and thus are considered stable
+            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+            pub fn as_str_name(&self) -> &'static str {
+                match self {
+                    Self::NoFallback => "NO_FALLBACK",
+                    Self::AnyEndpoint => "ANY_ENDPOINT",
+                    Self::DefaultSubset => "DEFAULT_SUBSET",
+                }
+            }
+            /// Creates an enum from field names used in the ProtoBuf definition.
+            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+                match value {
+                    "NO_FALLBACK" => Some(Self::NoFallback),
+                    "ANY_ENDPOINT" => Some(Self::AnyEndpoint),
+                    "DEFAULT_SUBSET" => Some(Self::DefaultSubset),
+                    _ => None,
+                }
+            }
+        }
+    }
+    impl ::prost::Name for LbSubsetConfig {
+        const NAME: &'static str = "LbSubsetConfig";
+        const PACKAGE: &'static str = "envoy.config.cluster.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "envoy.config.cluster.v3.Cluster.LbSubsetConfig".into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/envoy.config.cluster.v3.Cluster.LbSubsetConfig".into()
         }
     }
     /// How often a name is looked up again after a failure.

@@ -59,6 +59,11 @@ pub mod envoy {
                         include!("envoy.extensions.filters.http.router.v3.rs");
                     }
                 }
+                pub mod stateful_session {
+                    pub mod v3 {
+                        include!("envoy.extensions.filters.http.stateful_session.v3.rs");
+                    }
+                }
             }
             pub mod listener {
                 pub mod tls_inspector {
@@ -71,6 +76,20 @@ pub mod envoy {
                 pub mod http_connection_manager {
                     pub mod v3 {
                         include!("envoy.extensions.filters.network.http_connection_manager.v3.rs");
+                    }
+                }
+            }
+        }
+        pub mod http {
+            pub mod stateful_session {
+                pub mod cookie {
+                    pub mod v3 {
+                        include!("envoy.extensions.http.stateful_session.cookie.v3.rs");
+                    }
+                }
+                pub mod header {
+                    pub mod v3 {
+                        include!("envoy.extensions.http.stateful_session.header.v3.rs");
                     }
                 }
             }
@@ -96,6 +115,11 @@ pub mod envoy {
                     include!("envoy.extensions.load_balancing_policies.maglev.v3.rs");
                 }
             }
+            pub mod peak_ewma {
+                pub mod v3alpha {
+                    include!("envoy.extensions.load_balancing_policies.peak_ewma.v3alpha.rs");
+                }
+            }
             pub mod pick_first {
                 pub mod v3 {
                     include!("envoy.extensions.load_balancing_policies.pick_first.v3.rs");
@@ -104,6 +128,11 @@ pub mod envoy {
             pub mod random {
                 pub mod v3 {
                     include!("envoy.extensions.load_balancing_policies.random.v3.rs");
+                }
+            }
+            pub mod random_subsetting {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.random_subsetting.v3.rs");
                 }
             }
             pub mod ring_hash {
@@ -138,6 +167,11 @@ pub mod envoy {
         }
     }
     pub mod r#type {
+        pub mod http {
+            pub mod v3 {
+                include!("envoy.type.http.v3.rs");
+            }
+        }
         pub mod matcher {
             pub mod v3 {
                 include!("envoy.type.matcher.v3.rs");

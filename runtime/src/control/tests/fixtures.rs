@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, Endpoint, EndpointAssignment, FilterConfig, Forward, Health,
-    HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
-    LocalityEndpoints, PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch,
-    RouteSource, Text, VirtualHost, WeightedCluster,
+    Address, Cluster, Endpoint, EndpointAssignment, FilterConfig, Forward, Health,
+    HttpConnectionManager, HttpFilter, Listener, ListenerKind, Locality, LocalityEndpoints,
+    PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch, RouteSource, Text,
+    VirtualHost, WeightedCluster,
 };
 
 use super::super::{Config, Handle, Timers};
@@ -82,10 +82,7 @@ pub(in crate::control) fn routes(name: &str, clusters: &[&str]) -> Resource {
             fraction: None,
         },
         action: RouteAction::Forward(Forward {
-            clusters: vec![WeightedCluster {
-                name: cluster.into(),
-                weight: 1,
-            }],
+            clusters: vec![WeightedCluster::new(cluster, 1)],
             max_stream_duration: None,
             grpc_timeout_header_max: None,
             retry: None,
@@ -107,15 +104,7 @@ pub(in crate::control) fn cluster(name: &str) -> Resource {
 }
 
 pub(in crate::control) fn plain_cluster(name: &str) -> Cluster {
-    Cluster {
-        name: name.into(),
-        discovery: Discovery::Eds {
-            service_name: name.into(),
-        },
-        lb_policy: LbPolicy::RoundRobin,
-        tls: None,
-        max_requests: 1024,
-    }
+    Cluster::eds(name)
 }
 
 pub(in crate::control) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> Resource {

@@ -7,6 +7,7 @@ pub(super) mod fixtures;
 mod plane;
 mod scenarios;
 mod servers;
+mod work;
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ async fn until_connected(cluster: &Cluster, addresses: &[std::net::SocketAddr]) 
             let seen = cluster.version();
             let published = cluster.published();
             let slots = published.slots.iter();
-            let connected = slots.filter(|slot| slot.connection.load().is_some());
+            let connected = slots.filter(|slot| slot.connections.is_connected());
             let mut connected: Vec<_> = connected.map(|slot| slot.address.to_string()).collect();
             connected.sort();
             if connected == wanted && published.connectivity == Connectivity::Ready {

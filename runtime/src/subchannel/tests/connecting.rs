@@ -144,7 +144,7 @@ async fn a_server_that_says_nothing_runs_out_of_time() {
         .await
         .unwrap_err();
     assert!(
-        matches!(error.attempts[0].1, AttemptError::TimedOut(_)),
+        matches!(error.attempts[0].error, AttemptError::TimedOut(_)),
         "{error}"
     );
 }
