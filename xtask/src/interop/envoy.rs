@@ -50,6 +50,10 @@ pub(super) fn routes_calls(stage: &Stage<'_>, protocol: Protocol) -> Result<()> 
     plane.edit(&mesh(&c, &b, &one, "none"))?;
     eventually(|| answers(stage, &address, &["c"]))?;
 
+    // Envoy takes endpoints and routes one after the other: a call that met the slow server
+    // before its time-out was there would be held to nothing.
+    plane.edit(&mesh(&c, &b, &one, "300ms"))?;
+    eventually(|| envoy.has_routes_with("\"0.300s\""))?;
     let (_slow, slow) = server("slow", &["--delay-ms=60000"])?;
     plane.edit(&mesh(&slow, &b, &one, "300ms"))?;
     eventually(|| cut_short(stage, &address))?;
@@ -179,6 +183,13 @@ impl Envoy {
         let port = address["port_value"].as_u64();
         let port = port.with_context(|| format!("no listener yet: {listeners}"))?;
         Ok(format!("127.0.0.1:{port}"))
+    }
+
+    /// The routes it goes by hold this.
+    fn has_routes_with(&self, text: &str) -> Result<()> {
+        let routes = self.admin("/config_dump?resource=dynamic_route_configs")?;
+        ensure!(routes.to_string().contains(text), "not yet: {routes}");
+        Ok(())
     }
 
     /// No update of ours was refused.
