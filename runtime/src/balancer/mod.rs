@@ -39,6 +39,7 @@ mod constant;
 mod custom;
 mod drop_overload;
 mod endpoints;
+pub(crate) mod failover;
 mod least_request;
 mod load;
 mod locality;

@@ -1,38 +1,24 @@
 //! Which priority is in use (gRFC A56, A115).
 //!
-//! ```text
-//!   one child per priority, made when it is first needed, its failover timer (10 s) running
-//!
-//!   the timer   stops   when the child is ready, idle or failing
-//!               starts  again when it connects and was ready or idle since it last failed
-//!
-//!   in use: the first child that is ready or idle            (lower ones are deactivated)
-//!           else the first whose timer runs                  (it may still make it)
-//!           else the first that is connecting, else the last
-//! ```
-//!
-//! A deactivated child lives on for 15 minutes, so that a short return to it costs nothing. One
-//! that has left the configuration is dropped at once (A115). Children are known by their
-//! priority; an endpoint that moves to another keeps its connection, because `control` owns it and
-//! the new child is told its state before any choice is made.
+//! One child per priority, made when it is first needed; [`failover`](super::failover) has the
+//! rules. A deactivated child lives on for a while. One that has left the configuration is dropped
+//! at once (A115). Children are known by their priority; an endpoint that moves to another keeps
+//! its connection, because `control` owns it and the new child is told its state before any choice
+//! is made.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sidestep_proto::resource::Locality;
 
 use super::constant::{Failing, Queueing};
 use super::endpoints::no_endpoints;
+use super::failover::{Candidate, Choice, choose};
 use super::{
     Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, Picker, Standing, SubchannelId,
     child,
 };
-
-/// How long a priority may try before the next one is used.
-const FAILOVER: Duration = Duration::from_secs(10);
-/// How long an unused priority is kept.
-const RETENTION: Duration = Duration::from_secs(15 * 60);
 
 /// Makes the policy of a priority.
 type MakeChild = Box<dyn FnMut(u32) -> Box<dyn LoadBalancer> + Send>;
@@ -75,11 +61,7 @@ struct Child {
     state: Connectivity,
     /// It has changed since the last choice.
     changed: bool,
-    failover: Option<Instant>,
-    /// Whether it was ready or idle since it last failed.
-    was_usable: bool,
-    /// When it is dropped, while it is deactivated.
-    expires: Option<Instant>,
+    candidate: Candidate,
 }
 
 impl Child {
@@ -88,9 +70,7 @@ impl Child {
             child: child::Child::new(balancer),
             state: Connectivity::Connecting,
             changed: true,
-            failover: Some(now + FAILOVER),
-            was_usable: false,
-            expires: None,
+            candidate: Candidate::new(now),
         }
     }
 
@@ -103,51 +83,25 @@ impl Child {
     ) {
         if self.child.step(out, step) {
             self.changed = true;
-            self.follow(now, self.child.connectivity());
+            self.state = self.child.connectivity();
+            self.candidate.heard(now, &self.state);
         }
-    }
-
-    fn follow(&mut self, now: Instant, state: Connectivity) {
-        match &state {
-            Connectivity::Ready | Connectivity::Idle => {
-                self.was_usable = true;
-                self.failover = None;
-            }
-            Connectivity::TransientFailure(_) => {
-                self.was_usable = false;
-                self.failover = None;
-            }
-            Connectivity::Connecting if self.was_usable && self.failover.is_none() => {
-                self.failover = Some(now + FAILOVER);
-            }
-            Connectivity::Connecting => {}
-        }
-        self.state = state;
-    }
-
-    fn is_usable(&self) -> bool {
-        matches!(self.state, Connectivity::Ready | Connectivity::Idle)
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let timeouts = [
-            self.failover,
-            self.expires,
-            self.child.balancer().next_timeout(),
-        ];
-        timeouts.into_iter().flatten().min()
+        let own = self.candidate.next_timeout();
+        let child = self.child.balancer().next_timeout();
+        own.into_iter().chain(child).min()
     }
 
-    /// Lets what is due happen, except for the end of the child itself.
-    fn handle_timeout(&mut self, now: Instant, out: &mut Actions) {
-        if self.failover.is_some_and(|at| at <= now) {
-            self.failover = None;
-            self.was_usable = false;
-        }
+    /// Lets what is due happen. Whether it is kept: `false` once nobody has needed it for long.
+    fn handle_timeout(&mut self, now: Instant, out: &mut Actions) -> bool {
+        let is_kept = self.candidate.handle_timeout(now);
         let next = self.child.balancer().next_timeout();
         if next.is_some_and(|at| at <= now) {
             self.step(now, out, |b, out| b.handle_timeout(now, out));
         }
+        is_kept
     }
 }
 
@@ -239,8 +193,7 @@ impl Priority {
     /// actions from `since` on are this event's.
     fn choose(&mut self, now: Instant, since: usize, out: &mut Actions) {
         self.note_closed(&out[since..]);
-        let at = self.first_candidate(now, out);
-        let at = at.or_else(|| self.last_resort());
+        let at = self.candidate(now, out);
         let child = at.and_then(|at| self.levels[at].child.as_mut());
         let (state, changed) = match child {
             Some(child) => {
@@ -268,39 +221,17 @@ impl Priority {
         }
     }
 
-    /// The first usable child, or the first that still has time; makes children on the way.
-    fn first_candidate(&mut self, now: Instant, out: &mut Actions) -> Option<usize> {
-        for at in 0..self.levels.len() {
-            if self.levels[at].child.is_none() {
-                self.create(now, at, out);
+    /// The level that takes calls, if there is any; makes children on the way.
+    fn candidate(&mut self, now: Instant, out: &mut Actions) -> Option<usize> {
+        loop {
+            let candidates = self.levels.iter_mut().map(|level| {
+                let child = level.child.as_mut();
+                child.map(|child| &mut child.candidate)
+            });
+            match choose(now, candidates)? {
+                Choice::Make(at) => self.create(now, at, out),
+                Choice::Use(at, _) => return Some(at),
             }
-            let child = self.levels[at].child.as_mut()?;
-            child.expires = None;
-            if child.is_usable() {
-                self.deactivate_below(now, at);
-                return Some(at);
-            }
-            if child.failover.is_some() {
-                return Some(at);
-            }
-        }
-        None
-    }
-
-    fn last_resort(&self) -> Option<usize> {
-        let connecting = self.levels.iter().position(|level| {
-            level
-                .child
-                .as_ref()
-                .is_some_and(|c| c.state == Connectivity::Connecting)
-        });
-        connecting.or_else(|| self.levels.len().checked_sub(1))
-    }
-
-    fn deactivate_below(&mut self, now: Instant, at: usize) {
-        let below = self.levels[at + 1..].iter_mut();
-        for child in below.filter_map(|level| level.child.as_mut()) {
-            child.expires.get_or_insert(now + RETENTION);
         }
     }
 
@@ -406,8 +337,7 @@ impl LoadBalancer for Priority {
             let Some(child) = &mut self.levels[at].child else {
                 continue;
             };
-            child.handle_timeout(now, out);
-            if child.expires.is_some_and(|at| at <= now) {
+            if !child.handle_timeout(now, out) {
                 self.expire(at, out);
             }
         }
@@ -450,9 +380,12 @@ impl LoadBalancer for Priority {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use sidestep_proto::resource::LbPolicy;
 
     use super::super::conformance::Rig;
+    use super::super::failover::{FAILOVER, RETENTION};
     use super::super::{Pick, build};
     use super::*;
 

@@ -1,28 +1,15 @@
 //! Which of an aggregate's clusters takes its calls (gRFC A37, by the rules of A56 and A115). Pure.
 //!
-//! ```text
-//!   a leaf is connected when the choice first comes to it, its failover timer (10 s) running
-//!
-//!   the timer   stops   when the leaf is ready, idle or failing
-//!               starts  again when it connects and was ready or idle since it last failed
-//!
-//!   in use: the first leaf that is ready or idle            (lower ones are deactivated)
-//!           else the first whose timer runs                 (it may still make it)
-//!           else the first that is connecting, else the last
-//! ```
-//!
-//! A deactivated leaf stays connected for 15 minutes, so that a short return to it costs nothing.
-//! One that has left the configuration is given up at once (A115).
+//! The rules are [`failover`](crate::balancer::failover)'s, which priorities go by as well: a leaf
+//! is connected when the choice first comes to it, and a deactivated one stays connected for a
+//! while. One that has left the configuration is given up at once (A115).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::balancer::Connectivity;
-
-/// How long a leaf may try before the next one is used.
-const FAILOVER: Duration = Duration::from_secs(10);
-/// How long an unused leaf stays connected.
-const RETENTION: Duration = Duration::from_secs(15 * 60);
+pub(super) use crate::balancer::failover::Why;
+use crate::balancer::failover::{self, Candidate};
 
 /// The leaves of one aggregate and the choice among them.
 #[derive(Debug, Default)]
@@ -37,24 +24,7 @@ pub(super) struct Failover {
 struct Leaf {
     name: Arc<str>,
     /// `None`: not connected for the aggregate's sake.
-    held: Option<Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    state: State,
-    failover: Option<Instant>,
-    /// Whether it was ready or idle since it last failed.
-    was_usable: bool,
-    /// When it is given up, while it is deactivated.
-    expires: Option<Instant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Usable,
-    Connecting,
-    Failing,
+    held: Option<Candidate>,
 }
 
 /// What comes next.
@@ -64,64 +34,6 @@ pub(super) enum Choice {
     Connect(Arc<str>),
     /// Calls go there.
     Use(Arc<str>, Why),
-}
-
-/// Why calls go where they go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Why {
-    /// It is the first that is ready, or would be at the first call.
-    Usable,
-    /// It is connecting, and still has time for it.
-    HasTime,
-    /// None is ready and none has time left; it is the first that is still connecting.
-    StillConnecting,
-    /// All fail; it is the last.
-    LastResort,
-}
-
-impl Why {
-    /// For people.
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Self::Usable => "the first that can take calls",
-            Self::HasTime => "it is connecting, and has time left for that",
-            Self::StillConnecting => "none can take calls, and it is still connecting",
-            Self::LastResort => "all fail, and it is the last",
-        }
-    }
-}
-
-impl Held {
-    fn new(now: Instant) -> Self {
-        Self {
-            state: State::Connecting,
-            failover: Some(now + FAILOVER),
-            was_usable: false,
-            expires: None,
-        }
-    }
-
-    fn heard(&mut self, now: Instant, connectivity: &Connectivity) {
-        self.state = match connectivity {
-            Connectivity::Ready | Connectivity::Idle => State::Usable,
-            Connectivity::Connecting => State::Connecting,
-            Connectivity::TransientFailure(_) => State::Failing,
-        };
-        match self.state {
-            State::Usable => {
-                self.was_usable = true;
-                self.failover = None;
-            }
-            State::Failing => {
-                self.was_usable = false;
-                self.failover = None;
-            }
-            State::Connecting if self.was_usable && self.failover.is_none() => {
-                self.failover = Some(now + FAILOVER);
-            }
-            State::Connecting => {}
-        }
-    }
 }
 
 impl Failover {
@@ -157,75 +69,44 @@ impl Failover {
 
     /// Which leaf takes calls; `None` if there is no leaf at all.
     pub(super) fn choose(&mut self, now: Instant) -> Option<Choice> {
-        for at in 0..self.leaves.len() {
-            let Leaf { name, held } = &mut self.leaves[at];
-            let Some(held) = held else {
-                *held = Some(Held::new(now));
-                return Some(Choice::Connect(name.clone()));
-            };
-            held.expires = None;
-            if held.state == State::Usable {
-                let name = name.clone();
-                self.deactivate_below(now, at);
-                return Some(Choice::Use(name, Why::Usable));
+        let candidates = self.leaves.iter_mut().map(|leaf| leaf.held.as_mut());
+        Some(match failover::choose(now, candidates)? {
+            failover::Choice::Make(at) => {
+                let leaf = &mut self.leaves[at];
+                leaf.held = Some(Candidate::new(now));
+                Choice::Connect(leaf.name.clone())
             }
-            if held.failover.is_some() {
-                return Some(Choice::Use(name.clone(), Why::HasTime));
-            }
-        }
-        let connecting = self.leaves.iter().find(|leaf| {
-            let held = leaf.held.as_ref();
-            held.is_some_and(|held| held.state == State::Connecting)
-        });
-        match connecting {
-            Some(leaf) => Some(Choice::Use(leaf.name.clone(), Why::StillConnecting)),
-            None => {
-                let last = self.leaves.last()?;
-                Some(Choice::Use(last.name.clone(), Why::LastResort))
-            }
-        }
+            failover::Choice::Use(at, why) => Choice::Use(self.leaves[at].name.clone(), why),
+        })
     }
 
     /// When a leaf is given up that is connected and not needed.
     pub(super) fn expires(&self, name: &str) -> Option<Instant> {
         let leaf = self.leaves.iter().find(|leaf| *leaf.name == *name)?;
-        leaf.held.as_ref()?.expires
+        leaf.held.as_ref()?.expires()
     }
 
     /// When [`Failover::handle_timeout`] wants to be called.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         let held = self.leaves.iter().filter_map(|leaf| leaf.held.as_ref());
-        held.flat_map(|held| [held.failover, held.expires])
-            .flatten()
-            .min()
+        held.filter_map(Candidate::next_timeout).min()
     }
 
     /// The moment has come: ask [`Failover::choose`] and look at [`Failover::held`] anew.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         for leaf in &mut self.leaves {
-            let Some(held) = &mut leaf.held else {
-                continue;
-            };
-            if held.failover.is_some_and(|at| at <= now) {
-                held.failover = None;
-                held.was_usable = false;
-            }
-            if held.expires.is_some_and(|at| at <= now) {
+            let held = leaf.held.as_mut();
+            if held.is_some_and(|held| !held.handle_timeout(now)) {
                 leaf.held = None;
             }
-        }
-    }
-
-    fn deactivate_below(&mut self, now: Instant, at: usize) {
-        let below = self.leaves[at + 1..].iter_mut();
-        for held in below.filter_map(|leaf| leaf.held.as_mut()) {
-            held.expires.get_or_insert(now + RETENTION);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use sidestep_proto::code;
 
     use super::*;
