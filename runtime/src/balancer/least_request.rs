@@ -7,20 +7,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
-use super::endpoints::Endpoints;
+use super::over_ready::over_endpoints;
 use super::stride::Stride;
 use super::weights;
-use super::{
-    Action, Actions, Call, Connectivity, Endpoint, Failure, Load, LoadBalancer,
-    LoadBalancerFactory, Pick, Picker, SubchannelId,
-};
+use super::{Call, Load, LoadBalancer, LoadBalancerFactory, Pick, Picker, SubchannelId};
 use crate::routing::{Purpose, draw};
 
-/// Makes [`LeastRequest`]s.
+/// Makes the policy.
 #[derive(Debug)]
 pub(super) struct Factory;
 
@@ -33,56 +29,7 @@ impl LoadBalancerFactory for Factory {
         let LbPolicy::LeastRequest { choice_count } = *policy else {
             return None;
         };
-        Some(Box::new(LeastRequest {
-            endpoints: Endpoints::default(),
-            choice_count,
-        }))
-    }
-}
-
-/// The policy.
-#[derive(Debug)]
-struct LeastRequest {
-    endpoints: Endpoints,
-    choice_count: u32,
-}
-
-impl LoadBalancer for LeastRequest {
-    fn update(
-        &mut self,
-        _now: Instant,
-        endpoints: &[Endpoint],
-        error: Option<&Failure>,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.update(endpoints, error, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn subchannel_changed(
-        &mut self,
-        _now: Instant,
-        id: SubchannelId,
-        state: &Connectivity,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.changed(id, state, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
-        self.endpoints.connect_requested(id, out);
-    }
-
-    fn connectivity(&self) -> Connectivity {
-        self.endpoints.connectivity()
-    }
-
-    fn picker(&mut self) -> Arc<dyn Picker> {
-        let choice_count = self.choice_count;
-        self.endpoints.picker(|endpoints| {
+        Some(over_endpoints(move |endpoints| {
             let weights = weights::configured(endpoints.ready());
             let ready = endpoints.ready().zip(&weights);
             let choices = ready.map(|(endpoint, weight)| Choice {
@@ -95,7 +42,7 @@ impl LoadBalancer for LeastRequest {
                 stride: Stride::new(weights.iter().copied()),
                 choice_count,
             })
-        })
+        }))
     }
 }
 
@@ -138,6 +85,7 @@ impl Picker for Choices {
 #[cfg(test)]
 mod tests {
     use super::super::conformance::{Rig, counts};
+    use super::super::{Connectivity, Endpoint};
     use super::*;
 
     fn ready(count: u32) -> Rig {

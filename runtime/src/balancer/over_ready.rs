@@ -11,9 +11,20 @@ use super::{Action, Actions, Connectivity, Endpoint, Failure, LoadBalancer, Pick
 /// A policy that connects to every endpoint at once and keeps them connected, with calls spread by
 /// what `spread` makes of the ready ones. It is asked when they change, and is never given none:
 /// calls wait while endpoints connect, and fail with the last error when all of them fail.
-pub fn over_ready<S>(spread: S) -> Box<dyn LoadBalancer>
+pub fn over_ready<S>(mut spread: S) -> Box<dyn LoadBalancer>
 where
     S: FnMut(&[Endpoint]) -> Arc<dyn Picker> + Send + 'static,
+{
+    over_endpoints(move |endpoints| {
+        let ready: Vec<_> = endpoints.ready().cloned().collect();
+        spread(&ready)
+    })
+}
+
+/// [`over_ready`], for those that need no copy of the ready endpoints.
+pub(super) fn over_endpoints<S>(spread: S) -> Box<dyn LoadBalancer>
+where
+    S: FnMut(&Endpoints) -> Arc<dyn Picker> + Send + 'static,
 {
     Box::new(OverReady {
         endpoints: Endpoints::default(),
@@ -28,7 +39,7 @@ struct OverReady<S> {
 
 impl<S> LoadBalancer for OverReady<S>
 where
-    S: FnMut(&[Endpoint]) -> Arc<dyn Picker> + Send,
+    S: FnMut(&Endpoints) -> Arc<dyn Picker> + Send,
 {
     fn update(
         &mut self,
@@ -63,11 +74,7 @@ where
     }
 
     fn picker(&mut self) -> Arc<dyn Picker> {
-        let spread = &mut self.spread;
-        self.endpoints.picker(|endpoints| {
-            let ready: Vec<_> = endpoints.ready().cloned().collect();
-            spread(&ready)
-        })
+        self.endpoints.picker(&mut self.spread)
     }
 }
 

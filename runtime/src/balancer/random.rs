@@ -4,20 +4,16 @@
 //! drawn by weight. Connects to every endpoint at once.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
-use super::endpoints::Endpoints;
+use super::over_ready::over_endpoints;
 use super::stride::Stride;
 use super::weights;
-use super::{
-    Action, Actions, Call, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory,
-    Pick, Picker, SubchannelId,
-};
+use super::{Call, LoadBalancer, LoadBalancerFactory, Pick, Picker, SubchannelId};
 use crate::routing::{Purpose, draw};
 
-/// Makes [`Random`]s.
+/// Makes the policy.
 #[derive(Debug)]
 pub(super) struct Factory;
 
@@ -27,57 +23,16 @@ impl LoadBalancerFactory for Factory {
     }
 
     fn build(&self, policy: &LbPolicy, _seed: u64) -> Option<Box<dyn LoadBalancer>> {
-        matches!(policy, LbPolicy::Random).then(|| Box::<Random>::default() as _)
-    }
-}
-
-/// The policy.
-#[derive(Debug, Default)]
-struct Random {
-    endpoints: Endpoints,
-}
-
-impl LoadBalancer for Random {
-    fn update(
-        &mut self,
-        _now: Instant,
-        endpoints: &[Endpoint],
-        error: Option<&Failure>,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.update(endpoints, error, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn subchannel_changed(
-        &mut self,
-        _now: Instant,
-        id: SubchannelId,
-        state: &Connectivity,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.changed(id, state, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
-        self.endpoints.connect_requested(id, out);
-    }
-
-    fn connectivity(&self) -> Connectivity {
-        self.endpoints.connectivity()
-    }
-
-    fn picker(&mut self) -> Arc<dyn Picker> {
-        self.endpoints.picker(|endpoints| {
+        let LbPolicy::Random = policy else {
+            return None;
+        };
+        Some(over_endpoints(|endpoints| {
             let weights = weights::configured(endpoints.ready());
             Arc::new(Any {
                 ids: endpoints.ready().map(|e| e.id).collect(),
                 stride: Stride::new(weights.iter().copied()),
             })
-        })
+        }))
     }
 }
 
@@ -98,6 +53,7 @@ impl Picker for Any {
 #[cfg(test)]
 mod tests {
     use super::super::conformance::{Rig, counts};
+    use super::super::{Connectivity, Endpoint};
     use super::*;
 
     #[test]

@@ -4,19 +4,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Instant;
 
 use sidestep_proto::resource::LbPolicy;
 
 use super::endpoints::Endpoints;
+use super::over_ready::over_endpoints;
 use super::stride::Stride;
 use super::weights;
-use super::{
-    Action, Actions, Call, Connectivity, Endpoint, Failure, LoadBalancer, LoadBalancerFactory,
-    Pick, Picker, SubchannelId,
-};
+use super::{Call, LoadBalancer, LoadBalancerFactory, Pick, Picker, SubchannelId};
 
-/// Makes [`RoundRobin`]s.
+/// Makes the policy.
 #[derive(Debug)]
 pub(super) struct Factory;
 
@@ -29,59 +26,12 @@ impl LoadBalancerFactory for Factory {
         let LbPolicy::RoundRobin = policy else {
             return None;
         };
-        Some(Box::new(RoundRobin {
-            endpoints: Endpoints::default(),
-            random: fastrand::Rng::with_seed(seed),
-        }))
-    }
-}
-
-/// The policy.
-#[derive(Debug)]
-struct RoundRobin {
-    endpoints: Endpoints,
-    random: fastrand::Rng,
-}
-
-impl LoadBalancer for RoundRobin {
-    fn update(
-        &mut self,
-        _now: Instant,
-        endpoints: &[Endpoint],
-        error: Option<&Failure>,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.update(endpoints, error, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn subchannel_changed(
-        &mut self,
-        _now: Instant,
-        id: SubchannelId,
-        state: &Connectivity,
-        out: &mut Actions,
-    ) {
-        if self.endpoints.changed(id, state, out) {
-            out.push(Action::Changed);
-        }
-    }
-
-    fn connect_requested(&mut self, _now: Instant, id: SubchannelId, out: &mut Actions) {
-        self.endpoints.connect_requested(id, out);
-    }
-
-    fn connectivity(&self) -> Connectivity {
-        self.endpoints.connectivity()
-    }
-
-    fn picker(&mut self) -> Arc<dyn Picker> {
-        let turn = Arc::new(AtomicU32::new(self.random.u32(..)));
-        self.endpoints.picker(|endpoints| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        Some(over_endpoints(move |endpoints| {
+            let turn = Arc::new(AtomicU32::new(random.u32(..)));
             let weights = weights::configured(endpoints.ready());
             Arc::new(Turns::new(endpoints, &weights, turn))
-        })
+        }))
     }
 }
 
@@ -114,6 +64,7 @@ impl Picker for Turns {
 #[cfg(test)]
 mod tests {
     use super::super::conformance::{Rig, counts};
+    use super::super::{Connectivity, Endpoint};
     use super::*;
 
     fn ready(weights: &[u32], seed: u64) -> Rig {
