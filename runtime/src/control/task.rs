@@ -31,17 +31,13 @@ use crate::telemetry::Telemetry;
 pub(super) struct Task {
     inputs: mpsc::UnboundedReceiver<Input>,
     timers: Timers,
-    providers: CertificateProviders,
-    dialer: Dialer,
+    means: Means,
     pub(super) source: Option<ConfigSource>,
     pub(super) clients: Clients,
     pub(super) servers: Servers,
     pub(super) directs: Directs,
     names: Names,
     pub(super) clusters: Clusters,
-    telemetry: Arc<Telemetry>,
-    /// Where this process is.
-    home: Locality,
     /// What is subscribed.
     subscribed: BTreeSet<Key>,
     work: Work,
@@ -49,6 +45,27 @@ pub(super) struct Task {
     pub(super) ends: Vec<oneshot::Sender<()>>,
     /// Who waits until nothing is on its way into use.
     settling: Vec<oneshot::Sender<()>>,
+}
+
+/// What clusters need to act.
+struct Means {
+    dialer: Dialer,
+    providers: CertificateProviders,
+    telemetry: Arc<Telemetry>,
+    /// Where this process is.
+    home: Locality,
+}
+
+impl Means {
+    fn context(&mut self, now: Instant) -> Context<'_> {
+        Context {
+            now,
+            dialer: &mut self.dialer,
+            providers: &self.providers,
+            telemetry: &self.telemetry,
+            home: &self.home,
+        }
+    }
 }
 
 /// What has to be looked at again before the next wait.
@@ -78,24 +95,31 @@ impl Task {
         Self {
             inputs,
             source,
-            dialer: Dialer {
-                inbox: inbox.clone(),
-                connector: config.connector,
-                http2: config.http2,
-                plaintext: config.plaintext,
-                backoff: config.timers.connect_backoff,
-                most_connections: config.most_connections,
-                attempts: 0,
-                telemetry: config.telemetry.clone(),
-            },
-            providers: config.providers,
             clients: Clients::default(),
             servers: Servers::default(),
             directs: Directs::new(inbox.clone(), config.telemetry.clone(), config.idle_timeout),
             names: Names::new(inbox.clone(), config.resolver, config.timers.lookup),
-            clusters: Clusters::new(inbox, config.telemetry.clone(), config.idle_timeout, 0),
-            telemetry: config.telemetry,
-            home,
+            clusters: Clusters::new(
+                inbox.clone(),
+                config.telemetry.clone(),
+                config.idle_timeout,
+                0,
+            ),
+            means: Means {
+                dialer: Dialer {
+                    inbox,
+                    connector: config.connector,
+                    http2: config.http2,
+                    plaintext: config.plaintext,
+                    backoff: config.timers.connect_backoff,
+                    most_connections: config.most_connections,
+                    attempts: 0,
+                    telemetry: config.telemetry.clone(),
+                },
+                providers: config.providers,
+                telemetry: config.telemetry,
+                home,
+            },
             timers: config.timers,
             subscribed: BTreeSet::new(),
             work: Work::default(),
@@ -112,7 +136,7 @@ impl Task {
 
     /// Runs until the last handle and the last target are gone.
     pub(super) async fn run(mut self) {
-        self.providers.spawn_refresh();
+        self.means.providers.spawn_refresh();
         loop {
             let deadline = self.poll_timeout();
             tokio::select! {
@@ -145,13 +169,7 @@ impl Task {
 
     fn handle(&mut self, input: Input) {
         let now = now();
-        let mut cx = Context {
-            now,
-            dialer: &mut self.dialer,
-            providers: &self.providers,
-            telemetry: &self.telemetry,
-            home: &self.home,
-        };
+        let mut cx = self.means.context(now);
         match input {
             Input::Watch {
                 listener,
@@ -279,13 +297,7 @@ impl Task {
             source.handle_timeout(now);
         }
         self.names.handle_timeout(now);
-        let mut cx = Context {
-            now,
-            dialer: &mut self.dialer,
-            providers: &self.providers,
-            telemetry: &self.telemetry,
-            home: &self.home,
-        };
+        let mut cx = self.means.context(now);
         self.clusters.handle_timeout(&mut cx);
         self.directs.handle_timeout(&mut cx);
     }
@@ -336,13 +348,7 @@ impl Task {
                 self.work.clusters.insert(name);
             }
         }
-        let mut cx = Context {
-            now,
-            dialer: &mut self.dialer,
-            providers: &self.providers,
-            telemetry: &self.telemetry,
-            home: &self.home,
-        };
+        let mut cx = self.means.context(now);
         for name in self.clients.sticky() {
             self.clusters.take_sessions(&mut cx, &name);
         }
@@ -353,13 +359,7 @@ impl Task {
         let Some(source) = &self.source else {
             return;
         };
-        let mut cx = Context {
-            now,
-            dialer: &mut self.dialer,
-            providers: &self.providers,
-            telemetry: &self.telemetry,
-            home: &self.home,
-        };
+        let mut cx = self.means.context(now);
         let names = |host: &Host| self.names.find(host);
         let view = View {
             cache: source.cache(),
@@ -391,13 +391,7 @@ impl Task {
 
     /// Publishes what the clusters have to say.
     fn flush(&mut self, now: Instant) {
-        let mut cx = Context {
-            now,
-            dialer: &mut self.dialer,
-            providers: &self.providers,
-            telemetry: &self.telemetry,
-            home: &self.home,
-        };
+        let mut cx = self.means.context(now);
         self.clusters.flush(&mut cx);
         self.directs.clusters().flush(&mut cx);
     }
