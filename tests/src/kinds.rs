@@ -15,7 +15,12 @@ pub fn logical_dns(name: &str, host: &str, port: u16, lookup: DnsLookup) -> Any 
     let host = host.to_owned();
     encode(Cluster::new(
         name,
-        Discovery::LogicalDns { host, port, lookup },
+        Discovery::LogicalDns {
+            host,
+            port,
+            lookup,
+            labels: Labels::default(),
+        },
     ))
 }
 
@@ -27,6 +32,7 @@ pub fn strict_dns(name: &str, hosts: &[&str], port: u16, lookup: DnsLookup) -> A
         port,
         weight: 1,
         health: Health::Unknown,
+        labels: Labels::default(),
     });
     let localities = vec![NamedLocality {
         locality: Locality::default(),

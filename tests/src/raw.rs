@@ -229,6 +229,7 @@ fn endpoint(address: &str) -> Endpoint {
         weight: 1,
         health: Health::Unknown,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 

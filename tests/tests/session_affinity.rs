@@ -79,6 +79,7 @@ fn endpoints(cluster: &str, of: &[(&str, Health)]) -> Any {
         weight: 1,
         health: *health,
         hash_key: None,
+        labels: Labels::default(),
     };
     let group = LocalityEndpoints {
         locality: Locality::default(),

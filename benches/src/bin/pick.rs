@@ -163,6 +163,7 @@ fn picks(picker: &dyn Picker, times: u32) -> Result<Value> {
             random,
             hash: random,
             session: None,
+            subset: None,
         };
         ready += u32::from(matches!(black_box(picker.pick(&call)), Pick::Ready(_)));
     }
@@ -198,6 +199,7 @@ fn endpoint(id: u32) -> resource::Endpoint {
         weight: 1 + id % 7,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 

@@ -340,6 +340,7 @@ fn endpoint(address: &SocketAddr) -> Endpoint {
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 

@@ -177,6 +177,7 @@ pub(super) fn pick(picker: &dyn Picker, random: u64) -> Pick<'_> {
         random,
         hash: random,
         session: None,
+        subset: None,
     };
     picker.pick(&call)
 }

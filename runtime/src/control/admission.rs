@@ -86,6 +86,7 @@ mod tests {
             weight: 2,
             health: *health,
             hash_key: None,
+            labels: Labels::default(),
         };
         LocalityEndpoints {
             locality: Locality::default(),

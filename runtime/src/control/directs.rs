@@ -217,6 +217,7 @@ fn config(
             weight: 1,
             health: Health::Unknown,
             hash_key: None,
+            labels: Labels::default(),
         });
         Arc::new(EndpointAssignment {
             cluster: name.to_owned(),

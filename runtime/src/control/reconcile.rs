@@ -157,6 +157,7 @@ impl Roster {
                     family: endpoint.addresses.first().map_or(Family::V4, race::family),
                     own_zone,
                     locality_fitness,
+                    labels: endpoint.labels.clone(),
                 });
             }
         }
@@ -253,6 +254,7 @@ mod tests {
             weight: 1,
             health,
             hash_key: None,
+            labels: Labels::default(),
         }
     }
 

@@ -69,6 +69,7 @@ impl Known {
             random: 0,
             hash: 0,
             session: None,
+            subset: None,
         });
         let host = explanation.virtual_host.unwrap_or("none");
         answer.routes = match &*target.routes {

@@ -23,6 +23,7 @@ pub fn policy(policy: &LbPolicy) -> &'static str {
             self::policy(inside)
         }
         LbPolicy::ZoneAware(aware) => self::policy(&aware.policy),
+        LbPolicy::Subsets(subsets) => self::policy(&subsets.policy),
         LbPolicy::Custom(_) => "a policy of this program",
         LbPolicy::RandomSubset { child, .. } => self::policy(child),
         _ => "another policy",
@@ -66,6 +67,15 @@ pub fn policy_tree(policy: &LbPolicy) -> String {
         LbPolicy::ZoneAware(aware) => {
             let inside = policy_tree(&aware.policy);
             format!("{inside} in localities, the own zone first")
+        }
+        LbPolicy::Subsets(subsets) => {
+            let by = subsets.selectors.iter().map(|selector| {
+                let keys: Vec<_> = selector.keys.iter().map(|key| &**key).collect();
+                keys.join(" and ")
+            });
+            let by: Vec<_> = by.collect();
+            let inside = policy_tree(&subsets.policy);
+            format!("{inside} in subsets by {}", by.join(", by "))
         }
         LbPolicy::SlowStart { growth, child } => {
             let window = growth.window;

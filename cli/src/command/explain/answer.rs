@@ -55,6 +55,7 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         random: 0,
         hash: 0,
         session: None,
+        subset: None,
     });
     let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
         known.share(&clusters[index as usize], percent)

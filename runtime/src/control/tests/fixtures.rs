@@ -114,6 +114,7 @@ pub(in crate::control) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> 
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     };
     Resource::EndpointAssignment(Arc::new(EndpointAssignment {
         cluster: cluster.into(),
