@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Cluster, Discovery, DnsLookup, HashPolicy, HashSource, Health, LbPolicy, Locality,
+    Cluster, Discovery, DnsLookup, HashPolicy, HashSource, Health, Labels, LbPolicy, Locality,
     NamedEndpoint, NamedLocality, Resource, RouteAction, RouteConfiguration,
 };
 use sidestep_proto::wire::Any;

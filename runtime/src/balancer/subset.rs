@@ -228,13 +228,7 @@ impl SubsetBalancer {
     }
 
     /// Lets a subset have these endpoints. Whether it has changed.
-    fn fill(
-        &mut self,
-        now: Instant,
-        at: usize,
-        endpoints: &[Endpoint],
-        out: &mut Actions,
-    ) -> bool {
+    fn fill(&mut self, now: Instant, at: usize, endpoints: &[Endpoint], out: &mut Actions) -> bool {
         let Some(subset) = self.children[at].as_mut() else {
             return false;
         };
@@ -317,7 +311,11 @@ impl LoadBalancer for SubsetBalancer {
         self.members.retain(endpoints);
         let subsets = Arc::clone(&self.subsets);
         let sorting = Sorting::of(&subsets, endpoints);
-        let gone: Vec<_> = self.places.iter().filter(|(sort, _)| !sorting.has(sort)).collect();
+        let gone: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(sort, _)| !sorting.has(sort))
+            .collect();
         let mut gone: Vec<_> = gone.into_iter().map(|(_, at)| *at).collect();
         gone.sort_unstable();
         let mut different = !gone.is_empty();
@@ -392,15 +390,19 @@ impl LoadBalancer for SubsetBalancer {
     /// The best state that a subset has.
     fn connectivity(&self) -> Connectivity {
         match self.tally {
-            [1.., ..] => Connectivity::Ready,
-            [_, 1.., ..] => Connectivity::Connecting,
-            [_, _, 1.., _] => Connectivity::Idle,
+            [ready, ..] if ready > 0 => Connectivity::Ready,
+            [_, connecting, ..] if connecting > 0 => Connectivity::Connecting,
+            [_, _, idle, _] if idle > 0 => Connectivity::Idle,
             _ => Connectivity::TransientFailure(self.failure()),
         }
     }
 
     fn standing(&self, id: SubchannelId) -> Standing {
-        let mut subsets = self.members.of(id).filter_map(|at| self.child(at)).peekable();
+        let mut subsets = self
+            .members
+            .of(id)
+            .filter_map(|at| self.child(at))
+            .peekable();
         if subsets.peek().is_none() {
             return Standing {
                 passed_over: Some("it is in no subset".into()),

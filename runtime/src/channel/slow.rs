@@ -20,7 +20,7 @@ use super::{Inner, config_error};
 use crate::balancer::SubchannelId;
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
-use crate::routing::{Action, Call, Forward, RouteTimeout};
+use crate::routing::{Action, Call, Criteria, Forward, RouteTimeout};
 use crate::snapshot::{Cluster, Published, Slot, Snapshot, TargetState};
 use crate::subchannel::{
     BoxError, Connection, Incoming, RequestBody, SendError, SendFailure, Turn,

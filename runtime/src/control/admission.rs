@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sidestep_proto::resource::{EndpointAssignment, Health, Locality, LocalityEndpoints};
+use sidestep_proto::resource::{EndpointAssignment, Health, Labels, Locality, LocalityEndpoints};
 
 /// What is known of an assignment as a whole.
 #[derive(Debug)]

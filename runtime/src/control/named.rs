@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, DnsLookup, Endpoint, EndpointAssignment, Health, Locality,
+    Address, Cluster, Discovery, DnsLookup, Endpoint, EndpointAssignment, Health, Labels, Locality,
     LocalityEndpoints, NamedEndpoint, NamedLocality,
 };
 

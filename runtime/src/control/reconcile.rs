@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::admission::Admission;
-use sidestep_proto::resource::{self, Address, EndpointAssignment, Health, SessionHosts};
+use sidestep_proto::resource::{self, Address, EndpointAssignment, Health, Labels, SessionHosts};
 
 use crate::balancer::{Endpoint, Family, Load, SessionHost, SubchannelId};
 use crate::subchannel::race;

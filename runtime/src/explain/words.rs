@@ -5,7 +5,7 @@ use sidestep_proto::resource::{
 };
 
 use crate::balancer::Connectivity;
-use crate::routing::RouteTimeout;
+use crate::routing::{Criteria, RouteTimeout};
 
 /// How an endpoint is picked.
 #[must_use]
@@ -163,6 +163,12 @@ pub fn session(state: &SessionState) -> String {
             text
         }
     }
+}
+
+/// What a call asks for whose cluster has no subsets.
+#[must_use]
+pub fn no_subsets(asked: &Criteria) -> String {
+    format!("subset {}: the cluster has no subsets", asked.labels())
 }
 
 /// What sets an endpoint apart, beside its address.

@@ -199,7 +199,10 @@ mod tests {
     #[test]
     fn alternatives_are_laid_over_the_rest() {
         let object = |pairs| LabelValue::Object(labels(pairs));
-        let list = [object(&[("v", "2"), ("hw", "c64")]), object(&[("hw", "c32")])];
+        let list = [
+            object(&[("v", "2"), ("hw", "c64")]),
+            object(&[("hw", "c32")]),
+        ];
         let asked = [("v", "1".into()), (LIST, LabelValue::List(list.into()))];
         let criteria = Criteria::compile(&asked.into_iter().collect()).unwrap();
         let tries = criteria.tries().unwrap().iter();
@@ -211,6 +214,9 @@ mod tests {
         assert_eq!(tries, expected);
         let no_list = [("v", "1".into()), (LIST, LabelValue::Null)];
         let criteria = Criteria::compile(&no_list.into_iter().collect()).unwrap();
-        assert_eq!(criteria.tries().unwrap()[0].labels(), &labels(&[("v", "1")]));
+        assert_eq!(
+            criteria.tries().unwrap()[0].labels(),
+            &labels(&[("v", "1")])
+        );
     }
 }

@@ -8,7 +8,8 @@ use sidestep_proto::resource::{self, HttpFilter};
 
 use super::table::Around;
 use super::{
-    Action, ClusterIndex, Criteria, Forward, HashRule, Purpose, RouteTimeout, SessionRule, below, draw,
+    Action, ClusterIndex, Criteria, Forward, HashRule, Purpose, RouteTimeout, SessionRule, below,
+    draw,
 };
 use crate::channel::deadline;
 
@@ -87,7 +88,11 @@ impl Forward {
     #[must_use]
     pub fn subset(&self, random: u64, cluster: ClusterIndex) -> Option<&Arc<Criteria>> {
         let subsets = self.subsets.as_ref()?;
-        let is_of = |at: usize| self.clusters.get(at).is_some_and(|(_, own)| *own == cluster);
+        let is_of = |at: usize| {
+            self.clusters
+                .get(at)
+                .is_some_and(|(_, own)| *own == cluster)
+        };
         let drawn = self.share(random);
         let at = match is_of(drawn) {
             true => drawn,

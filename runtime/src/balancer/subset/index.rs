@@ -148,7 +148,9 @@ impl Index {
         }
         let selectors = self.longest.iter().map(|at| &self.subsets.selectors[*at]);
         let mut selectors = selectors.filter(|selector| asked.has(&selector.keys));
-        selectors.next().map_or(asked, |selector| asked.only(&selector.keys))
+        selectors
+            .next()
+            .map_or(asked, |selector| asked.only(&selector.keys))
     }
 
     fn get(&self, asked: Asked<'_>) -> Option<usize> {
@@ -157,7 +159,9 @@ impl Index {
             return Some(entry.at);
         }
         let mut others = self.others.iter();
-        others.find(|entry| asked.is(&entry.labels)).map(|entry| entry.at)
+        others
+            .find(|entry| asked.is(&entry.labels))
+            .map(|entry| entry.at)
     }
 
     fn fall_back(&self) -> Way {

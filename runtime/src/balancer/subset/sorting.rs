@@ -41,7 +41,9 @@ impl<'a> Sorting<'a> {
             sorting.found(Sort::Any).extend_from_slice(endpoints);
         }
         if needs(subsets, SubsetFallback::Default) {
-            let own = endpoints.iter().filter(|endpoint| is_default(subsets, endpoint));
+            let own = endpoints
+                .iter()
+                .filter(|endpoint| is_default(subsets, endpoint));
             sorting.found(Sort::Default).extend(own.cloned());
         }
         for endpoint in endpoints {
@@ -157,7 +159,10 @@ impl Counts {
     /// are multiplied by the same first, so that small ones do not all become one.
     fn scale(&self, endpoints: &mut [Endpoint]) {
         let here = Self::of(endpoints);
-        let greatest = endpoints.iter().map(|endpoint| endpoint.locality_weight).max();
+        let greatest = endpoints
+            .iter()
+            .map(|endpoint| endpoint.locality_weight)
+            .max();
         let spare = greatest.unwrap_or(1).leading_zeros().min(16);
         for endpoint in endpoints {
             let key = (endpoint.priority, Arc::clone(&endpoint.locality));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{
     Address, Cluster, Endpoint, EndpointAssignment, FilterConfig, Forward, Health,
-    HttpConnectionManager, HttpFilter, Listener, ListenerKind, Locality, LocalityEndpoints,
+    HttpConnectionManager, HttpFilter, Labels, Listener, ListenerKind, Locality, LocalityEndpoints,
     PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch, RouteSource, Text,
     VirtualHost, WeightedCluster,
 };
