@@ -209,16 +209,16 @@ impl SubsetBalancer {
         changed
     }
 
-    /// An event of one endpoint, for each subset that it is in.
+    /// An event of one endpoint, for these children.
     fn each_of(
         &mut self,
         now: Instant,
-        id: SubchannelId,
+        children: Vec<usize>,
         out: &mut Actions,
         step: impl Fn(&mut dyn LoadBalancer, &mut Actions),
     ) {
         let mut changed = false;
-        for at in self.members.followers(id) {
+        for at in children {
             changed |= self.step(now, at, out, &step);
         }
         changed |= self.close(now, out);
@@ -355,19 +355,23 @@ impl LoadBalancer for SubsetBalancer {
             }
             return;
         }
-        self.each_of(now, id, out, |child, out| {
+        let followers = self.members.followers(id);
+        self.each_of(now, followers, out, |child, out| {
             child.subchannel_changed(now, id, state, out);
         });
     }
 
     fn connect_requested(&mut self, now: Instant, id: SubchannelId, out: &mut Actions) {
-        self.each_of(now, id, out, |child, out| {
+        // Of one who gave the connection up, too: now it is asked for again.
+        let children = self.members.of(id).collect();
+        self.each_of(now, children, out, |child, out| {
             child.connect_requested(now, id, out);
         });
     }
 
     fn noticed(&mut self, now: Instant, id: SubchannelId, out: &mut Actions) {
-        self.each_of(now, id, out, |child, out| child.noticed(now, id, out));
+        let children = self.members.of(id).collect();
+        self.each_of(now, children, out, |child, out| child.noticed(now, id, out));
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sidestep_proto::resource::{EndpointAssignment, Health, Labels, Locality, LocalityEndpoints};
+use sidestep_proto::resource::{EndpointAssignment, Health, Locality, LocalityEndpoints};
 
 /// What is known of an assignment as a whole.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl<'a> Admission<'a> {
 #[cfg(test)]
 mod tests {
     use sidestep_proto::resource::Health::{Draining, Healthy, Timeout, Unhealthy, Unknown};
-    use sidestep_proto::resource::{Address, Endpoint};
+    use sidestep_proto::resource::{Address, Endpoint, Labels};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, DnsLookup, Endpoint, EndpointAssignment, Health, Labels, Locality,
+    Address, Cluster, Discovery, DnsLookup, Endpoint, EndpointAssignment, Health, Locality,
     LocalityEndpoints, NamedEndpoint, NamedLocality,
 };
 
@@ -154,6 +154,7 @@ mod tests {
     use std::net::IpAddr;
 
     use sidestep_proto::code;
+    use sidestep_proto::resource::Labels;
 
     use super::super::tests::fixtures;
     use super::*;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::admission::Admission;
-use sidestep_proto::resource::{self, Address, EndpointAssignment, Health, Labels, SessionHosts};
+use sidestep_proto::resource::{self, Address, EndpointAssignment, Health, SessionHosts};
 
 use crate::balancer::{Endpoint, Family, Load, SessionHost, SubchannelId};
 use crate::subchannel::race;
@@ -245,7 +245,7 @@ fn session_host(sessions: &SessionHosts, health: Health, hosts: &Arc<str>) -> Se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidestep_proto::resource::{Endpoint as Wire, Health, Locality, LocalityEndpoints};
+    use sidestep_proto::resource::{Endpoint as Wire, Health, Labels, Locality, LocalityEndpoints};
 
     fn at(port: u16, health: Health) -> Wire {
         Wire {

@@ -354,6 +354,25 @@ fn a_shared_connection_is_closed_when_the_last_gives_it_up() {
 }
 
 #[test]
+fn one_who_gave_a_connection_up_hears_of_the_call_that_asks_for_it() {
+    let first = LbPolicy::PickFirst { shuffle: false };
+    let mut rig = rig(Subsets {
+        fallback: SubsetFallback::Any,
+        ..Subsets::new(first, Vec::new())
+    });
+    let all = [rig.endpoint(1), rig.endpoint(2)];
+    rig.update(&all);
+    rig.fail(SubchannelId(1), "connection refused");
+    rig.set(SubchannelId(2), Connectivity::Ready);
+    assert_eq!(rig.closes, [SubchannelId(1)]);
+    rig.set(SubchannelId(2), Connectivity::Idle);
+    assert_eq!(rig.pick(0), Pick::Connect(SubchannelId(1)));
+    let connects = rig.connects.len();
+    rig.connect_requested(SubchannelId(1));
+    assert_eq!(rig.connects[connects..], [SubchannelId(1)]);
+}
+
+#[test]
 fn each_subset_has_priorities_of_its_own() {
     let mut rig = rig(subsets(&[&["v"]]));
     let v = |rig: &Rig, id, v, priority| Endpoint {
