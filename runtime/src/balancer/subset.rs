@@ -235,8 +235,10 @@ impl SubsetBalancer {
         let ids = endpoints.iter().map(|endpoint| endpoint.id).collect();
         let before = std::mem::replace(&mut subset.ids, ids);
         let new = self.members.exchange(at, &before, &subset.ids);
+        // Pickers are told who is in it even if the policy has nothing new to say.
+        let mut changed = before != subset.ids;
         let error = self.error.clone();
-        let mut changed = self.step(now, at, out, |child, out| {
+        changed |= self.step(now, at, out, |child, out| {
             child.update(now, endpoints, error.as_ref(), out);
         });
         // Connections that others have are not made again.

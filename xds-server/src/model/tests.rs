@@ -627,7 +627,7 @@ fn labels_are_shown_as_they_were_written() {
 fn labels_that_cannot_be_are_told() {
     let text = "mesh: v1\nservices:\n  a:\n    endpoints: {static: [{address: \"10.0.0.1:1\", labels: {}}]}\n    subset_fallback: all\n    routes: [{subset: {stage: [x]}}]\n  b:\n    endpoints: {dns: \"b:1\"}\n    routes: [{subset: {stage: x}}]\n";
     let found = Mesh::parse(&[("m.yaml", text)]).expect_err("has faults");
-    let mut codes: Vec<_> = found.iter().map(|d| (d.place.line, d.code)).collect();
+    let mut codes: Vec<_> = found.iter().map(|d| (d.line, d.code)).collect();
     codes.sort_unstable();
     assert_eq!(
         codes,
