@@ -775,109 +775,49 @@ pub mod cluster {
         #[prost(message, optional, tag = "2")]
         pub default_subset: ::core::option::Option<::prost_types::Struct>,
         #[prost(message, repeated, tag = "3")]
-        pub subset_selectors: ::prost::alloc::vec::Vec<lb_subset_config::LbSubsetSelector>,
+        pub subset_selectors: ::prost::alloc::vec::Vec<
+            lb_subset_config::LbSubsetSelector,
+        >,
         #[prost(bool, tag = "4")]
         pub locality_weight_aware: bool,
         #[prost(bool, tag = "5")]
         pub scale_locality_weight: bool,
+        /// Any backend, where the fallback has none.
         #[prost(bool, tag = "6")]
         pub panic_mode_any: bool,
+        /// A backend whose value is a list has each of its values.
         #[prost(bool, tag = "7")]
         pub list_as_any: bool,
-        #[prost(enumeration = "lb_subset_config::LbSubsetMetadataFallbackPolicy", tag = "8")]
+        #[prost(
+            enumeration = "lb_subset_config::LbSubsetMetadataFallbackPolicy",
+            tag = "8"
+        )]
         pub metadata_fallback_policy: i32,
     }
+    /// Nested message and enum types in `LbSubsetConfig`.
     pub mod lb_subset_config {
-        /// x
-        #[derive(
-            Clone,
-            Copy,
-            Debug,
-            PartialEq,
-            Eq,
-            Hash,
-            PartialOrd,
-            Ord,
-            ::prost::Enumeration
-        )]
-        #[repr(i32)]
-        pub enum LbSubsetFallbackPolicy {
-            NoFallback = 0,
-            AnyEndpoint = 1,
-            DefaultSubset = 2,
-        }
-        impl LbSubsetFallbackPolicy {
-            /// String value of the enum field names used in the ProtoBuf definition.
-            ///
-            /// The values are not transformed in any way and thus are considered stable
-            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-            pub fn as_str_name(&self) -> &'static str {
-                match self {
-                    Self::NoFallback => "NO_FALLBACK",
-                    Self::AnyEndpoint => "ANY_ENDPOINT",
-                    Self::DefaultSubset => "DEFAULT_SUBSET",
-                }
-            }
-            /// Creates an enum from field names used in the ProtoBuf definition.
-            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-                match value {
-                    "NO_FALLBACK" => Some(Self::NoFallback),
-                    "ANY_ENDPOINT" => Some(Self::AnyEndpoint),
-                    "DEFAULT_SUBSET" => Some(Self::DefaultSubset),
-                    _ => None,
-                }
-            }
-        }
-        /// x
-        #[derive(
-            Clone,
-            Copy,
-            Debug,
-            PartialEq,
-            Eq,
-            Hash,
-            PartialOrd,
-            Ord,
-            ::prost::Enumeration
-        )]
-        #[repr(i32)]
-        pub enum LbSubsetMetadataFallbackPolicy {
-            MetadataNoFallback = 0,
-            FallbackList = 1,
-        }
-        impl LbSubsetMetadataFallbackPolicy {
-            /// String value of the enum field names used in the ProtoBuf definition.
-            ///
-            /// The values are not transformed in any way and thus are considered stable
-            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-            pub fn as_str_name(&self) -> &'static str {
-                match self {
-                    Self::MetadataNoFallback => "METADATA_NO_FALLBACK",
-                    Self::FallbackList => "FALLBACK_LIST",
-                }
-            }
-            /// Creates an enum from field names used in the ProtoBuf definition.
-            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-                match value {
-                    "METADATA_NO_FALLBACK" => Some(Self::MetadataNoFallback),
-                    "FALLBACK_LIST" => Some(Self::FallbackList),
-                    _ => None,
-                }
-            }
-        }
+        /// Keys whose values divide the backends.
         #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
         pub struct LbSubsetSelector {
             #[prost(string, repeated, tag = "1")]
             pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+            /// Of several backends with the same values only one is used.
             #[prost(bool, tag = "4")]
             pub single_host_per_subset: bool,
-            #[prost(enumeration = "lb_subset_selector::LbSubsetSelectorFallbackPolicy", tag = "2")]
+            #[prost(
+                enumeration = "lb_subset_selector::LbSubsetSelectorFallbackPolicy",
+                tag = "2"
+            )]
             pub fallback_policy: i32,
+            /// The keys that are left for KEYS_SUBSET.
             #[prost(string, repeated, tag = "3")]
-            pub fallback_keys_subset: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+            pub fallback_keys_subset: ::prost::alloc::vec::Vec<
+                ::prost::alloc::string::String,
+            >,
         }
+        /// Nested message and enum types in `LbSubsetSelector`.
         pub mod lb_subset_selector {
-            /// x
+            /// What happens to calls that name these keys and meet no backend.
             #[derive(
                 Clone,
                 Copy,
@@ -931,7 +871,85 @@ pub mod cluster {
                 "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector".into()
             }
             fn type_url() -> ::prost::alloc::string::String {
-                "type.googleapis.com/envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector".into()
+                "type.googleapis.com/envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector"
+                    .into()
+            }
+        }
+        /// What happens to calls that name no subset, or one that is empty.
+        #[derive(
+            Clone,
+            Copy,
+            Debug,
+            PartialEq,
+            Eq,
+            Hash,
+            PartialOrd,
+            Ord,
+            ::prost::Enumeration
+        )]
+        #[repr(i32)]
+        pub enum LbSubsetFallbackPolicy {
+            NoFallback = 0,
+            AnyEndpoint = 1,
+            DefaultSubset = 2,
+        }
+        impl LbSubsetFallbackPolicy {
+            /// String value of the enum field names used in the ProtoBuf definition.
+            ///
+            /// The values are not transformed in any way and thus are considered stable
+            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+            pub fn as_str_name(&self) -> &'static str {
+                match self {
+                    Self::NoFallback => "NO_FALLBACK",
+                    Self::AnyEndpoint => "ANY_ENDPOINT",
+                    Self::DefaultSubset => "DEFAULT_SUBSET",
+                }
+            }
+            /// Creates an enum from field names used in the ProtoBuf definition.
+            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+                match value {
+                    "NO_FALLBACK" => Some(Self::NoFallback),
+                    "ANY_ENDPOINT" => Some(Self::AnyEndpoint),
+                    "DEFAULT_SUBSET" => Some(Self::DefaultSubset),
+                    _ => None,
+                }
+            }
+        }
+        /// Whether the key `fallback_list` of what calls ask for holds alternatives.
+        #[derive(
+            Clone,
+            Copy,
+            Debug,
+            PartialEq,
+            Eq,
+            Hash,
+            PartialOrd,
+            Ord,
+            ::prost::Enumeration
+        )]
+        #[repr(i32)]
+        pub enum LbSubsetMetadataFallbackPolicy {
+            MetadataNoFallback = 0,
+            FallbackList = 1,
+        }
+        impl LbSubsetMetadataFallbackPolicy {
+            /// String value of the enum field names used in the ProtoBuf definition.
+            ///
+            /// The values are not transformed in any way and thus are considered stable
+            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+            pub fn as_str_name(&self) -> &'static str {
+                match self {
+                    Self::MetadataNoFallback => "METADATA_NO_FALLBACK",
+                    Self::FallbackList => "FALLBACK_LIST",
+                }
+            }
+            /// Creates an enum from field names used in the ProtoBuf definition.
+            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+                match value {
+                    "METADATA_NO_FALLBACK" => Some(Self::MetadataNoFallback),
+                    "FALLBACK_LIST" => Some(Self::FallbackList),
+                    _ => None,
+                }
             }
         }
     }
