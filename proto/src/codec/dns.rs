@@ -242,7 +242,6 @@ fn encode_named(named: &NamedEndpoint) -> LbEndpoint {
         health_status: encode_health(named.health) as i32,
         load_balancing_weight: (named.weight != 1).then_some(named.weight),
         metadata: labels::to_endpoint(None, &named.labels),
-        ..Default::default()
     }
 }
 

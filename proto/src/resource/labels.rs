@@ -79,7 +79,7 @@ pub enum LabelValue {
     /// A text.
     Text(Box<str>),
     /// A list.
-    List(Box<[LabelValue]>),
+    List(Box<[Self]>),
     /// An object.
     Object(Labels),
 }
@@ -90,8 +90,8 @@ impl From<&str> for LabelValue {
     }
 }
 
-impl From<&LabelValue> for LabelValue {
-    fn from(value: &LabelValue) -> Self {
+impl From<&Self> for LabelValue {
+    fn from(value: &Self) -> Self {
         value.clone()
     }
 }

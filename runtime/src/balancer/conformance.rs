@@ -255,8 +255,11 @@ fn policies() -> Vec<LbPolicy> {
     // The choice of a zone is the same whatever is inside.
     let zones = leaves.clone().into_iter().step_by(2);
     let zones = zones.map(|leaf| LbPolicy::ZoneAware(Box::new(ZoneAware::new(leaf))));
-    // Calls ask for nothing here, so all endpoints are theirs.
-    let by_labels = leaves.clone().into_iter().step_by(3).map(|leaf| {
+    // Calls ask for nothing here, so all endpoints are theirs. A policy that connects on demand may
+    // be idle in one subset while calls to another one fail: the suite knows no such state.
+    let on_demand = |leaf: &LbPolicy| matches!(leaf, LbPolicy::PickFirst { .. });
+    let by_labels = leaves.clone().into_iter().step_by(3);
+    let by_labels = by_labels.filter(|leaf| !on_demand(leaf)).map(|leaf| {
         let selectors = vec![SubsetSelector::by(&["parity"])];
         LbPolicy::Subsets(Box::new(Subsets {
             fallback: SubsetFallback::Any,

@@ -8,7 +8,8 @@ use sidestep::explain::{self, Answer, Candidate, Share, words};
 use sidestep::routing::{Around, Call, ClusterIndex, Criteria, RouteTable};
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
-    Cluster, Discovery, LbPolicy, ListenerKind, Resource, ResourceType, RouteConfiguration, RouteSource,
+    Cluster, Discovery, LbPolicy, ListenerKind, Resource, ResourceType, RouteConfiguration,
+    RouteSource,
 };
 use sidestep_server::model::Place;
 use sidestep_server::{Checked, nearest};
@@ -57,9 +58,10 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         session: None,
         subset: None,
     });
-    let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent, asked| {
-        known.share(&clusters[index as usize], percent, asked)
-    });
+    let mut outcome =
+        explain::outcome(name, &explanation, |ClusterIndex(index), percent, asked| {
+            known.share(&clusters[index as usize], percent, asked)
+        });
     if let explain::Outcome::Sent { clusters, .. } = &mut outcome {
         for share in clusters {
             name_source(checked, share);
