@@ -293,6 +293,8 @@ codes! {
         "give the name an A or AAAA record, and check the cluster's `dns_lookup_family`";
     NAME_WITH_TOO_MANY_ADDRESSES = 434, "a host name has more addresses than are taken",
         "split the service over several names, or give its endpoints by EDS";
+    NO_SUBSET = 435, "no endpoint has what the route asks of endpoints",
+        "give endpoints these labels, correct the route's `subset`, or set `subset_fallback: any`";
 
     // Servers.
     SERVER_ADDRESS = 501, "the text is no address to listen on",

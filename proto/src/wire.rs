@@ -139,5 +139,6 @@ pub mod load_balancing {
     pub use policies::random_subsetting::v3::RandomSubsetting;
     pub use policies::ring_hash::v3::{RingHash, ring_hash};
     pub use policies::round_robin::v3::RoundRobin;
+    pub use policies::subset::v3::{Subset, subset};
     pub use policies::wrr_locality::v3::WrrLocality;
 }

@@ -421,6 +421,7 @@ impl Cluster {
             random: 0,
             hash: 0,
             session: None,
+            subset: None,
         };
         if let Pick::Connect(id) = published.picker.pick(&call) {
             self.request_connect(published, id);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Cluster, Discovery, DnsLookup, HashPolicy, HashSource, Health, LbPolicy, Locality,
+    Cluster, Discovery, DnsLookup, HashPolicy, HashSource, Health, Labels, LbPolicy, Locality,
     NamedEndpoint, NamedLocality, Resource, RouteAction, RouteConfiguration,
 };
 use sidestep_proto::wire::Any;
@@ -15,7 +15,12 @@ pub fn logical_dns(name: &str, host: &str, port: u16, lookup: DnsLookup) -> Any 
     let host = host.to_owned();
     encode(Cluster::new(
         name,
-        Discovery::LogicalDns { host, port, lookup },
+        Discovery::LogicalDns {
+            host,
+            port,
+            lookup,
+            labels: Labels::default(),
+        },
     ))
 }
 
@@ -27,6 +32,7 @@ pub fn strict_dns(name: &str, hosts: &[&str], port: u16, lookup: DnsLookup) -> A
         port,
         weight: 1,
         health: Health::Unknown,
+        labels: Labels::default(),
     });
     let localities = vec![NamedLocality {
         locality: Locality::default(),

@@ -6,7 +6,7 @@ use sidestep_proto::codec;
 use sidestep_proto::resource::{
     Address, CertificateInstance, Cluster, DownstreamTls, DropCategory, Endpoint,
     EndpointAssignment, FilterChain, FilterChainMatch, FilterConfig, Forward, Health,
-    HttpConnectionManager, HttpFilter, LbPolicy, Listener, ListenerKind, Locality,
+    HttpConnectionManager, HttpFilter, Labels, LbPolicy, Listener, ListenerKind, Locality,
     LocalityEndpoints, PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch,
     RouteSource, ServerListener, Text, VirtualHost, WeightedCluster,
 };
@@ -229,6 +229,7 @@ fn endpoint(address: &str) -> Endpoint {
         weight: 1,
         health: Health::Unknown,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 

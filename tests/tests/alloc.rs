@@ -188,6 +188,7 @@ fn route_match_and_pick_allocate_nothing() {
             random,
             hash: random,
             session: None,
+            subset: None,
         };
         let route = table.find(&call).unwrap();
         let routing::Action::Forward(forward) = &route.action else {

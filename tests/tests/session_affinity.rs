@@ -11,7 +11,7 @@ use sidestep_interop::testing::{Empty, SimpleRequest};
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
     Address, Cluster, Endpoint, EndpointAssignment, FilterConfig, FilterOverrides, Health,
-    HttpConnectionManager, HttpFilter, Listener, ListenerKind, Locality, LocalityEndpoints,
+    HttpConnectionManager, HttpFilter, Labels, Listener, ListenerKind, Locality, LocalityEndpoints,
     PathMatcher, Resource, RetryOn, RetryPolicy, RouteAction, RouteConfiguration, RouteSource,
     SessionCookie, SessionHosts, SessionState, Text,
 };
@@ -79,6 +79,7 @@ fn endpoints(cluster: &str, of: &[(&str, Health)]) -> Any {
         weight: 1,
         health: *health,
         hash_key: None,
+        labels: Labels::default(),
     };
     let group = LocalityEndpoints {
         locality: Locality::default(),

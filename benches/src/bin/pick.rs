@@ -14,11 +14,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use http::HeaderMap;
 use serde_json::{Value, json};
 use sidestep::balancer::{self, Connectivity, Endpoint, Pick, Picker, SubchannelId};
-use sidestep::routing::Call;
+use sidestep::routing::{Call, Criteria};
 use sidestep_proto::codec::{self, Context as CodecContext};
 use sidestep_proto::resource::{
-    self, Address, EndpointAssignment, Health, LbPolicy, Locality, LocalityEndpoints, Resource,
-    ResourceType,
+    self, Address, EndpointAssignment, Health, Labels, LbPolicy, Locality, LocalityEndpoints,
+    Resource, ResourceType, SubsetSelector, Subsets,
 };
 use sidestep_proto::wire::Any;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -69,6 +69,8 @@ enum Policy {
     PeakEwma,
     /// Round robin in each of three localities, chosen by weight.
     ByLocality,
+    /// Round robin in subsets of ten endpoints; calls ask for one of the first sixteen.
+    Subset,
 }
 
 impl Policy {
@@ -90,6 +92,10 @@ impl Policy {
             Self::WeightedRoundRobin => LbPolicy::WeightedRoundRobin(Default::default()),
             Self::PeakEwma => LbPolicy::PeakEwma(Default::default()),
             Self::ByLocality => LbPolicy::RoundRobin.by_locality(),
+            Self::Subset => LbPolicy::Subsets(Box::new(Subsets::new(
+                LbPolicy::RoundRobin,
+                vec![SubsetSelector::by(&["shard"])],
+            ))),
         }
     }
 }
@@ -101,7 +107,11 @@ fn main() -> Result<()> {
         times,
     } = Flags::parse();
     let seen = match work {
-        Work::Policy(flags) => picks(&*picker(flags.policy, endpoints)?, times)?,
+        Work::Policy(flags) => picks(
+            &*picker(flags.policy, endpoints)?,
+            &asked(flags.policy, endpoints),
+            times,
+        )?,
         Work::Decode => decode(&resource(endpoints), times)?,
         Work::Compare => compare(&resource(endpoints), times)?,
     };
@@ -122,6 +132,10 @@ fn picker(policy: Policy, endpoints: u32) -> Result<Arc<dyn Picker>> {
         locality: Arc::clone(&localities[id as usize % 3]),
         locality_weight: 1 + id % 3,
         weight: 1 + id % 7,
+        labels: match policy {
+            Policy::Subset => shard(id / 10),
+            _ => Labels::default(),
+        },
         ..Endpoint::new(SubchannelId(id), address(id).to_string())
     };
     let endpoints: Vec<Endpoint> = (0..endpoints).map(endpoint).collect();
@@ -148,11 +162,26 @@ fn address(id: u32) -> Address {
     Address::Tcp(([a, b, c, d], 443).into())
 }
 
-fn picks(picker: &dyn Picker, times: u32) -> Result<Value> {
+fn shard(number: u32) -> Labels {
+    [("shard", &*number.to_string())].into_iter().collect()
+}
+
+/// What calls ask for, one after the other; empty: for nothing.
+fn asked(policy: Policy, endpoints: u32) -> Vec<Criteria> {
+    let subsets = match policy {
+        Policy::Subset => endpoints.div_ceil(10).min(16),
+        _ => 0,
+    };
+    let asked = (0..subsets).map(|number| Criteria::compile(&shard(number)));
+    asked.flatten().collect()
+}
+
+fn picks(picker: &dyn Picker, asked: &[Criteria], times: u32) -> Result<Value> {
     let headers = HeaderMap::new();
     let (mut random, mut ready) = (0x9E37_79B9_7F4A_7C15_u64, 0);
     let region = Region::new(ALLOCATOR);
     let start = Instant::now();
+    let mut asked = asked.iter().cycle();
     for _ in 0..times {
         // A draw of two instructions, so that picks go everywhere.
         random = random.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
@@ -163,6 +192,7 @@ fn picks(picker: &dyn Picker, times: u32) -> Result<Value> {
             random,
             hash: random,
             session: None,
+            subset: asked.next(),
         };
         ready += u32::from(matches!(black_box(picker.pick(&call)), Pick::Ready(_)));
     }
@@ -198,6 +228,7 @@ fn endpoint(id: u32) -> resource::Endpoint {
         weight: 1 + id % 7,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 
@@ -259,7 +290,7 @@ mod tests {
         for policy in Policy::value_variants() {
             for endpoints in [10, 1_000, 100_000] {
                 let picker = picker(*policy, endpoints).unwrap();
-                let seen = picks(&*picker, 1_000).unwrap();
+                let seen = picks(&*picker, &asked(*policy, endpoints), 1_000).unwrap();
                 let name = policy.to_possible_value();
                 assert_eq!(seen["allocations"], 0, "{name:?}, {endpoints}: {seen}");
             }

@@ -20,7 +20,7 @@ use sidestep_benches::lab;
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
     Address, Cluster, Endpoint, EndpointAssignment, FilterConfig, Forward, Health,
-    HttpConnectionManager, HttpFilter, Listener, ListenerKind, Locality, LocalityEndpoints,
+    HttpConnectionManager, HttpFilter, Labels, Listener, ListenerKind, Locality, LocalityEndpoints,
     PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch, RouteSource, Text,
     VirtualHost, WeightedCluster,
 };
@@ -340,6 +340,7 @@ fn endpoint(address: &SocketAddr) -> Endpoint {
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     }
 }
 

@@ -86,11 +86,6 @@ fn note_ignored(at: &At<'_>, wire: &cluster::Cluster) {
         note_ignored_balancing(&at.field("common_lb_config"), config);
     }
     at.ignore(
-        "lb_subset_config",
-        wire.lb_subset_config.is_some(),
-        "endpoints have no subsets: every endpoint of the cluster is used",
-    );
-    at.ignore(
         "upstream_connection_options",
         wire.upstream_connection_options.is_some(),
         "connections are tuned in the process",
@@ -376,8 +371,13 @@ fn encode_discovery(discovery: &Discovery, wire: &mut cluster::Cluster) {
             });
             ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)
         }
-        Discovery::LogicalDns { host, port, lookup } => {
-            wire.load_assignment = Some(dns::encode_host(&wire.name, host, *port));
+        Discovery::LogicalDns {
+            host,
+            port,
+            lookup,
+            labels,
+        } => {
+            wire.load_assignment = Some(dns::encode_host(&wire.name, host, *port, labels));
             dns::encode_lookup(*lookup, wire);
             ClusterDiscoveryType::Type(DiscoveryType::LogicalDns as i32)
         }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::Reason;
 use super::at::{At, Result, wire_duration};
 use super::endpoint_assignment::{decode_health, encode_health};
+use super::{Reason, labels};
 use crate::resource::{
-    AddressFamilies, Discovery, DnsLookup, Health, Locality, NamedEndpoint, NamedLocality,
+    AddressFamilies, Discovery, DnsLookup, Health, Labels, Locality, NamedEndpoint, NamedLocality,
 };
 use crate::wire::cluster::{Cluster, cluster::DnsLookupFamily};
 use crate::wire::core::{self, SocketAddress, address::Address, socket_address::PortSpecifier};
@@ -29,7 +29,12 @@ pub(super) fn decode_logical(at: &At<'_>, wire: &Cluster) -> Result<Discovery> {
             .rule("must be exactly one endpoint"));
     };
     let (host, port) = decode_host(&at.item("lb_endpoints", 0), endpoint)?;
-    Ok(Discovery::LogicalDns { host, port, lookup })
+    Ok(Discovery::LogicalDns {
+        host,
+        port,
+        lookup,
+        labels: labels::of_endpoint(endpoint.metadata.clone()).1,
+    })
 }
 
 /// Any number of names in any number of localities.
@@ -78,6 +83,7 @@ fn decode_named(at: &At<'_>, wire: &LbEndpoint) -> Result<NamedEndpoint> {
         port,
         weight,
         health: decode_health(&at.field("health_status"), wire.health_status),
+        labels: labels::of_endpoint(wire.metadata.clone()).1,
     })
 }
 
@@ -174,12 +180,18 @@ pub(super) fn encode_lookup(lookup: DnsLookup, wire: &mut Cluster) {
 }
 
 /// The assignment of a cluster with one name.
-pub(super) fn encode_host(cluster: &str, host: &str, port: u16) -> ClusterLoadAssignment {
+pub(super) fn encode_host(
+    cluster: &str,
+    host: &str,
+    port: u16,
+    labels: &Labels,
+) -> ClusterLoadAssignment {
     let endpoint = NamedEndpoint {
         host: host.to_owned(),
         port,
         weight: 1,
         health: Health::Unknown,
+        labels: labels.clone(),
     };
     ClusterLoadAssignment {
         cluster_name: cluster.to_owned(),
@@ -229,7 +241,7 @@ fn encode_named(named: &NamedEndpoint) -> LbEndpoint {
         })),
         health_status: encode_health(named.health) as i32,
         load_balancing_weight: (named.weight != 1).then_some(named.weight),
-        ..Default::default()
+        metadata: labels::to_endpoint(None, &named.labels),
     }
 }
 
@@ -246,7 +258,7 @@ mod tests {
         Cluster {
             name: "a".into(),
             cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
-            load_assignment: Some(encode_host("a", "example.com", 443)),
+            load_assignment: Some(encode_host("a", "example.com", 443, &Labels::default())),
             ..Default::default()
         }
     }
@@ -283,7 +295,7 @@ mod tests {
                 ("", &more),
                 ("", &|w| endpoints(w).clear()),
                 ("", &|w| {
-                    w.load_assignment = Some(encode_host("a", "10.0.0.1", 80))
+                    w.load_assignment = Some(encode_host("a", "10.0.0.1", 80, &Labels::default()))
                 }),
                 (
                     "load_assignment.endpoints[0].lb_endpoints[0].endpoint: is required",
@@ -295,7 +307,7 @@ mod tests {
                 ),
                 (
                     "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: 0",
-                    &|w| w.load_assignment = Some(encode_host("a", "h", 0)),
+                    &|w| w.load_assignment = Some(encode_host("a", "h", 0, &Labels::default())),
                 ),
             ],
         );

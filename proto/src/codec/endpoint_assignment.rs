@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prost_types::value::Kind;
-
-use super::Reason;
 use super::at::{At, Result};
 use super::matching::{decode_fraction, encode_fraction};
 use super::server_listener::{decode_socket_address, encode_socket_address};
+use super::{Reason, labels};
 use crate::resource::{
     Address, DropCategory, Endpoint, EndpointAssignment, Health, Locality, LocalityEndpoints,
 };
@@ -169,7 +167,7 @@ fn decode_endpoint(
             .out_of_range(0, "at least 1"));
     }
     let health = decode_health(&at.field("health_status"), wire.health_status);
-    let hash_key = hash_key(wire.metadata);
+    let (hash_key, labels) = labels::of_endpoint(wire.metadata);
     let at = at.field("endpoint");
     let endpoint = match wire.host_identifier {
         Some(HostIdentifier::Endpoint(endpoint)) => endpoint,
@@ -198,32 +196,8 @@ fn decode_endpoint(
         weight,
         health,
         hash_key,
+        labels,
     })
-}
-
-/// The metadata that gRFC A76 reads.
-const HASH_METADATA: &str = "envoy.lb";
-const HASH_KEY: &str = "hash_key";
-
-/// What is not text, or is empty, is as if it was not there.
-fn hash_key(metadata: Option<core::Metadata>) -> Option<Box<str>> {
-    let mut metadata = metadata?.filter_metadata.remove(HASH_METADATA)?;
-    match metadata.fields.remove(HASH_KEY)?.kind? {
-        Kind::StringValue(key) if !key.is_empty() => Some(key.into()),
-        _ => None,
-    }
-}
-
-fn hash_metadata(key: &str) -> core::Metadata {
-    let value = prost_types::Value {
-        kind: Some(Kind::StringValue(key.to_owned())),
-    };
-    let fields = BTreeMap::from([(HASH_KEY.to_owned(), value)]);
-    let notes = prost_types::Struct { fields };
-    core::Metadata {
-        filter_metadata: BTreeMap::from([(HASH_METADATA.to_owned(), notes)]),
-        ..Default::default()
-    }
 }
 
 /// An address that no other endpoint of the cluster has.
@@ -317,7 +291,7 @@ fn encode_endpoint(endpoint: &Endpoint) -> LbEndpoint {
             ..Default::default()
         })),
         health_status: encode_health(endpoint.health) as i32,
-        metadata: endpoint.hash_key.as_deref().map(hash_metadata),
+        metadata: labels::to_endpoint(endpoint.hash_key.as_deref(), &endpoint.labels),
         // Unset is 1; Envoy and gRPC agree on that.
         load_balancing_weight: (endpoint.weight != 1).then_some(endpoint.weight),
     }

@@ -15,6 +15,7 @@ mod endpoint_assignment;
 mod error;
 mod hash_policy;
 mod http_filter;
+mod labels;
 mod lb_policy;
 mod listener;
 mod matching;

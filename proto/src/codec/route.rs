@@ -10,10 +10,10 @@ use super::matching::{
     decode_fraction, decode_header, decode_pattern, encode_fraction, encode_header, encode_pattern,
 };
 use super::route_configuration::{HEADERS, MIRRORING};
-use super::{Reason, hash_policy, retry};
+use super::{Reason, hash_policy, labels, retry};
 use crate::resource::name::into_canonical;
 use crate::resource::{
-    FilterOverrides, Forward, HeaderMatcher, PathMatcher, RetryPolicy, Route, RouteAction,
+    FilterOverrides, Forward, HeaderMatcher, Labels, PathMatcher, RetryPolicy, Route, RouteAction,
     RouteMatch, Text, WeightedCluster,
 };
 use crate::wire::core::RuntimeFractionalPercent;
@@ -138,8 +138,11 @@ fn decode_action(
     let policies =
         policies.map(|(i, policy)| hash_policy::decode(&at.item("hash_policy", i), policy));
     let hash_policies: Vec<_> = policies.collect::<Result<_>>()?;
-    let Some(clusters) = decode_clusters(at, plugins, inherited.overrides, wire.cluster_specifier)?
-    else {
+    let share = Share {
+        overrides: inherited.overrides,
+        subset: labels::of_route(wire.metadata_match),
+    };
+    let Some(clusters) = decode_clusters(at, plugins, &share, wire.cluster_specifier)? else {
         return Ok(None);
     };
     let place = at.field("max_stream_duration");
@@ -166,24 +169,30 @@ fn decode_action(
     }))
 }
 
+/// What a route says, where a cluster of it says nothing.
+struct Share<'a> {
+    overrides: &'a FilterOverrides,
+    subset: Labels,
+}
+
 fn decode_clusters(
     at: &At<'_>,
     plugins: &BTreeSet<String>,
-    overrides: &FilterOverrides,
+    share: &Share<'_>,
     wire: Option<ClusterSpecifier>,
 ) -> Result<Option<Vec<WeightedCluster>>> {
     match wire {
         Some(ClusterSpecifier::Cluster(name)) => {
             let name = into_canonical(at.field("cluster").text(name)?);
-            let overrides = overrides.clone();
             Ok(Some(vec![WeightedCluster {
                 name,
                 weight: 1,
-                overrides,
+                overrides: share.overrides.clone(),
+                subset: share.subset.clone(),
             }]))
         }
         Some(ClusterSpecifier::WeightedClusters(weighted)) => {
-            decode_weighted(&at.field("weighted_clusters"), overrides, weighted).map(Some)
+            decode_weighted(&at.field("weighted_clusters"), share, weighted).map(Some)
         }
         Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) if !plugins.contains(&name) => {
             let place = at.field("cluster_specifier_plugin");
@@ -200,7 +209,7 @@ fn decode_clusters(
 
 fn decode_weighted(
     at: &At<'_>,
-    inherited: &FilterOverrides,
+    share: &Share<'_>,
     wire: route::WeightedCluster,
 ) -> Result<Vec<WeightedCluster>> {
     at.ignore(
@@ -216,7 +225,7 @@ fn decode_weighted(
         if weight == 0 {
             continue;
         }
-        let overrides = decode_overrides(&at, inherited, &cluster.typed_per_filter_config)?;
+        let overrides = decode_overrides(&at, share.overrides, &cluster.typed_per_filter_config)?;
         total = total.checked_add(weight).ok_or_else(|| {
             at.field("weight")
                 .rule("the weights add up to more than 4294967295")
@@ -224,10 +233,12 @@ fn decode_weighted(
         at.refuse("cluster_header", !cluster.cluster_header.is_empty())?;
         note_ignored_in_weight(&at, &cluster);
         let name = into_canonical(at.field("name").text(cluster.name)?);
+        let own = labels::of_route(cluster.metadata_match);
         clusters.push(WeightedCluster {
             name,
             weight,
             overrides,
+            subset: share.subset.overridden_by(&own),
         });
     }
     if clusters.is_empty() {
@@ -237,11 +248,6 @@ fn decode_weighted(
 }
 
 fn note_ignored_in_weight(at: &At<'_>, wire: &ClusterWeight) {
-    at.ignore(
-        "metadata_match",
-        wire.metadata_match.is_some(),
-        "endpoints have no subsets",
-    );
     at.ignore(
         "request_headers_to_add",
         !wire.request_headers_to_add.is_empty(),
@@ -303,11 +309,6 @@ fn note_ignored_in_action(at: &At<'_>, wire: &route::RouteAction) {
         "append_x_forwarded_host",
         wire.append_x_forwarded_host,
         HEADERS,
-    );
-    at.ignore(
-        "metadata_match",
-        wire.metadata_match.is_some(),
-        "endpoints have no subsets",
     );
     at.ignore(
         "request_mirror_policies",
@@ -409,6 +410,10 @@ fn encode_action(forward: &Forward) -> route::RouteAction {
     };
     route::RouteAction {
         cluster_specifier: Some(encode_clusters(&forward.clusters)),
+        metadata_match: match forward.clusters.as_slice() {
+            [only] if only.weight == 1 => labels::to_route(&only.subset),
+            _ => None,
+        },
         max_stream_duration: (limits != MaxStreamDuration::default()).then_some(limits),
         // Without it Envoy ends calls after 15 s, where gRPC clients have no limit.
         timeout: Some(Duration::default()),
@@ -435,6 +440,7 @@ fn encode_clusters(clusters: &[WeightedCluster]) -> ClusterSpecifier {
         name: cluster.name.clone(),
         weight: Some(cluster.weight),
         typed_per_filter_config: encode_overrides(&cluster.overrides),
+        metadata_match: labels::to_route(&cluster.subset),
         ..Default::default()
     };
     ClusterSpecifier::WeightedClusters(route::WeightedCluster {

@@ -104,6 +104,7 @@ fn routes(name: &str) -> RouteConfiguration {
         clusters: vec![
             WeightedCluster {
                 overrides: overrides("a", Some(cookie())),
+                subset: labels(&[("stage", "canary")]),
                 ..WeightedCluster::new("a", 1)
             },
             WeightedCluster::new("b", 99),
@@ -121,6 +122,7 @@ fn routes(name: &str) -> RouteConfiguration {
     let plain = Forward {
         clusters: vec![WeightedCluster {
             overrides: overrides("sessions", None),
+            subset: labels(&[("stage", "prod")]),
             ..WeightedCluster::new("a", 1)
         }],
         max_stream_duration: None,
@@ -270,6 +272,47 @@ fn cluster(name: &str, discovery: Discovery, lb_policy: LbPolicy) -> Cluster {
     }
 }
 
+fn labels(pairs: &[(&str, &str)]) -> Labels {
+    pairs.iter().copied().collect()
+}
+
+/// Subsets that say all that can be said, by keys that nothing else has.
+fn subsets(policy: LbPolicy) -> Subsets {
+    let selector = |fallback, keys: &[&str]| SubsetSelector {
+        fallback,
+        single_endpoint: keys.len() == 1,
+        ..SubsetSelector::by(keys)
+    };
+    let to = |to| Some(SelectorFallback::To(to));
+    let left = ["stage".into()].into();
+    let one = LabelValue::Number(Finite::new(1.5).unwrap());
+    let list = LabelValue::List([LabelValue::Null, LabelValue::Bool(true)].into());
+    Subsets {
+        fallback: SubsetFallback::Default,
+        default: [
+            ("stage", "prod".into()),
+            ("shard", one),
+            ("zones", list),
+            ("of", LabelValue::Object(labels(&[("a", "b")]))),
+        ]
+        .into_iter()
+        .collect(),
+        panic_any: true,
+        list_as_any: true,
+        by_list: true,
+        ..Subsets::new(
+            policy,
+            vec![
+                selector(None, &["a"]),
+                selector(to(SubsetFallback::Nowhere), &["b"]),
+                selector(to(SubsetFallback::Any), &["c"]),
+                selector(to(SubsetFallback::Default), &["stage"]),
+                selector(Some(SelectorFallback::Keys(left)), &["stage", "shard"]),
+            ],
+        )
+    }
+}
+
 fn clusters() -> Vec<Cluster> {
     let eds = |name: &str| Discovery::Eds {
         service_name: name.into(),
@@ -278,12 +321,14 @@ fn clusters() -> Vec<Cluster> {
         host: "example.com".into(),
         port: 443,
         lookup: DnsLookup::default(),
+        labels: labels(&[("stage", "prod")]),
     };
     let named = |host: &str, weight| NamedEndpoint {
         host: host.into(),
         port: 80,
         weight,
         health: Health::Healthy,
+        labels: labels(&[("shard", host)]),
     };
     let strict = Discovery::StrictDns {
         localities: vec![NamedLocality {
@@ -336,6 +381,22 @@ fn clusters() -> Vec<Cluster> {
             },
             ..cluster("f", eds("f"), LbPolicy::round_robin())
         },
+        cluster(
+            "subsets",
+            eds("subsets"),
+            LbPolicy::Subsets(Box::new(Subsets {
+                scale_locality_weight: true,
+                ..subsets(LbPolicy::round_robin())
+            })),
+        ),
+        cluster(
+            "subsets-listed",
+            eds("subsets"),
+            LbPolicy::Subsets(Box::new(Subsets {
+                redundant_keys: true,
+                ..subsets(LbPolicy::RoundRobin)
+            })),
+        ),
         cluster(
             "s",
             eds("s"),
@@ -392,6 +453,7 @@ fn assignment() -> EndpointAssignment {
         weight: u32::from(port),
         health,
         hash_key: Some("key".into()),
+        labels: labels(&[("stage", "prod"), ("shard", "a")]),
     };
     let unix = Endpoint {
         addresses: vec![
@@ -402,6 +464,7 @@ fn assignment() -> EndpointAssignment {
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     };
     let locality = |zone: &str| Locality {
         region: "r".into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Health, LbPolicy, Locality, OutlierDetection, UpstreamTls};
+use super::{Health, Labels, LbPolicy, Locality, OutlierDetection, UpstreamTls};
 
 /// A set of endpoints and how to use it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -113,6 +113,8 @@ pub enum Discovery {
         port: u16,
         /// How.
         lookup: DnsLookup,
+        /// What is noted of the endpoint.
+        labels: Labels,
     },
     /// The addresses of host names, each of which is an endpoint: Envoy's kind, which gRPC does not
     /// have.
@@ -187,4 +189,6 @@ pub struct NamedEndpoint {
     pub weight: u32,
     /// Whether the control plane holds it fit.
     pub health: Health,
+    /// What is noted of it, and so of each address found.
+    pub labels: Labels,
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::PerMillion;
+use super::{Labels, PerMillion};
 
 /// The endpoints of a cluster.
 #[doc(alias = "ClusterLoadAssignment")]
@@ -56,6 +56,8 @@ pub struct Endpoint {
     /// Where policies that pick by hash place it, in place of its first address (gRFC A76:
     /// `hash_key` in its `envoy.lb` metadata).
     pub hash_key: Option<Box<str>>,
+    /// What else is noted of it in its `envoy.lb` metadata: by that subsets are made.
+    pub labels: Labels,
 }
 
 /// Where an endpoint listens.

@@ -1,6 +1,7 @@
 //! How calls are spread over the endpoints of a cluster.
 
-use super::{CustomPolicy, ZoneAware};
+use super::{CustomPolicy, Subsets, ZoneAware};
+use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
@@ -60,6 +61,8 @@ pub enum LbPolicy {
     },
     /// The caller's zone first, and a policy inside of each locality.
     ZoneAware(Box<ZoneAware>),
+    /// The endpoints that a call's route asks for, and a policy among them: over all priorities.
+    Subsets(Box<Subsets>),
     /// One that the process has registered (gRFC A52).
     Custom(CustomPolicy),
 }
@@ -220,7 +223,7 @@ impl SlowStart {
 }
 
 /// A number: never NaN, never infinite, so that resources compare and hash.
-#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Finite(f64);
 
 impl Finite {
@@ -239,6 +242,19 @@ impl Finite {
 }
 
 impl Eq for Finite {}
+
+/// By number: the order is total, because neither is infinite or none.
+impl Ord for Finite {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Finite {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl Hash for Finite {
     fn hash<H: Hasher>(&self, state: &mut H) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 mod cluster;
 mod custom_policy;
 mod endpoint_assignment;
+mod labels;
 mod lb_policy;
 mod listener;
 mod matching;
@@ -20,6 +21,7 @@ mod rewrite;
 mod route_configuration;
 mod security;
 mod session;
+mod subsets;
 mod zone_aware;
 
 pub use cluster::{
@@ -29,6 +31,7 @@ pub use custom_policy::{CustomPolicy, RegisteredPolicy};
 pub use endpoint_assignment::{
     Address, DropCategory, Endpoint, EndpointAssignment, Health, Locality, LocalityEndpoints,
 };
+pub use labels::{LabelValue, Labels};
 pub use lb_policy::{Finite, LbPolicy, Metric, PeakEwma, SlowStart, WeightedRoundRobin};
 pub use listener::{
     CidrRange, FilterChain, FilterChainMatch, FilterConfig, FilterOverrides, HttpConnectionManager,
@@ -43,6 +46,7 @@ pub use route_configuration::{
 };
 pub use security::{CertificateInstance, DownstreamTls, UpstreamTls};
 pub use session::{SessionCookie, SessionState};
+pub use subsets::{SelectorFallback, SubsetFallback, SubsetSelector, Subsets};
 pub use zone_aware::ZoneAware;
 
 /// The four resource types that the protocol machines carry, in make-before-break order of

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{FilterOverrides, Pattern, PerMillion, Rewrite, StringMatcher, Text};
+use super::{FilterOverrides, Labels, Pattern, PerMillion, Rewrite, StringMatcher, Text};
 
 /// A table of virtual hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -153,6 +153,9 @@ pub struct WeightedCluster {
     /// What filters do to calls that draw this cluster: the most specific word of cluster, route,
     /// virtual host and route configuration for each filter (gRFC A39).
     pub overrides: FilterOverrides,
+    /// What the endpoints must have that its calls meet: the `metadata_match` of the route and of
+    /// the cluster, whose words win. It counts where the cluster has subsets.
+    pub subset: Labels,
 }
 
 impl WeightedCluster {
@@ -163,6 +166,7 @@ impl WeightedCluster {
             name: name.into(),
             weight,
             overrides: FilterOverrides::new(),
+            subset: Labels::default(),
         }
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use http::HeaderMap;
 use sidestep_proto::resource::{
     self, FailurePercentage, FailureRun, LbPolicy, Locality, OutlierDetection, PeakEwma,
-    RegisteredPolicy, SlowStart, SuccessRate, WeightedRoundRobin, ZoneAware,
+    RegisteredPolicy, SlowStart, SubsetFallback, SubsetSelector, Subsets, SuccessRate,
+    WeightedRoundRobin, ZoneAware,
 };
 
 use super::constant::Always;
@@ -162,9 +163,13 @@ impl Rig {
         self.policy.standing(id)
     }
 
-    pub(super) fn pick(&self, random: u64) -> Pick<'_> {
+    pub(super) fn picker(&self) -> &dyn Picker {
         let published = self.published.as_ref();
-        pick(&*published.expect("nothing was published").1, random)
+        &*published.expect("nothing was published").1
+    }
+
+    pub(super) fn pick(&self, random: u64) -> Pick<'_> {
+        pick(self.picker(), random)
     }
 }
 
@@ -177,6 +182,7 @@ pub(super) fn pick(picker: &dyn Picker, random: u64) -> Pick<'_> {
         random,
         hash: random,
         session: None,
+        subset: None,
     };
     picker.pick(&call)
 }
@@ -249,7 +255,19 @@ fn policies() -> Vec<LbPolicy> {
     // The choice of a zone is the same whatever is inside.
     let zones = leaves.clone().into_iter().step_by(2);
     let zones = zones.map(|leaf| LbPolicy::ZoneAware(Box::new(ZoneAware::new(leaf))));
-    let composed = localities.into_iter().chain(subsets).chain(zones);
+    // Calls ask for nothing here, so all endpoints are theirs. A policy that connects on demand may
+    // be idle in one subset while calls to another one fail: the suite knows no such state.
+    let on_demand = |leaf: &LbPolicy| matches!(leaf, LbPolicy::PickFirst { .. });
+    let by_labels = leaves.clone().into_iter().step_by(3);
+    let by_labels = by_labels.filter(|leaf| !on_demand(leaf)).map(|leaf| {
+        let selectors = vec![SubsetSelector::by(&["parity"])];
+        LbPolicy::Subsets(Box::new(Subsets {
+            fallback: SubsetFallback::Any,
+            ..Subsets::new(leaf.by_locality(), selectors)
+        }))
+    });
+    let composed = localities.into_iter().chain(subsets);
+    let composed = composed.chain(zones).chain(by_labels);
     leaves.into_iter().chain(composed).collect()
 }
 

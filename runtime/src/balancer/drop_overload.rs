@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sidestep_proto::resource::DropCategory;
 
-use super::{Call, Pick, Picker};
+use super::{Call, Pick, Picker, SubchannelId};
 use crate::routing::{Purpose, below, draw};
 
 /// `picker` behind `drops`; just `picker` if there are none.
@@ -40,6 +40,14 @@ impl Picker for Dropping {
             },
             None => self.picker.pick(call),
         }
+    }
+
+    fn admits(&self, call: &Call<'_>, id: SubchannelId) -> bool {
+        self.picker.admits(call, id)
+    }
+
+    fn explain(&self, call: &Call<'_>) -> Option<String> {
+        self.picker.explain(call)
     }
 }
 

@@ -8,6 +8,7 @@
 //! ```text
 //!   outlier_detection         who is left out for what its calls came to (gRFC A50)
 //!     override_host           the endpoint of the call's session (gRFC A55, A75)
+//!       [subset]              the endpoints that the call's route asks for
 //!       priority              which priority is in use (gRFC A56)
 //!         [random_subset]     some of its endpoints (gRFC A68)
 //!         locality            which of its localities, by weight or the own zone first
@@ -57,6 +58,7 @@ mod round_robin;
 mod slow_start;
 mod standing;
 mod stride;
+mod subset;
 mod weighted_round_robin;
 mod weights;
 mod zone_aware;
@@ -67,7 +69,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use sidestep_proto::code::Code;
-use sidestep_proto::resource::{LbPolicy, Locality};
+use sidestep_proto::resource::{Labels, LbPolicy, Locality};
 
 pub use crate::routing::Call;
 pub use crate::subchannel::race::Family;
@@ -115,6 +117,8 @@ pub struct Endpoint {
     /// The part of its locality's endpoints that the control plane holds fit for calls, by weight,
     /// in parts of a million.
     pub locality_fitness: u32,
+    /// What is noted of it: by that it is in subsets.
+    pub labels: Labels,
 }
 
 impl Endpoint {
@@ -134,6 +138,7 @@ impl Endpoint {
             family: Family::V4,
             own_zone: false,
             locality_fitness: 1_000_000,
+            labels: Labels::default(),
         }
     }
 }
@@ -216,6 +221,15 @@ pub trait LoadBalancer: Send {
 pub trait Picker: Send + Sync + Debug {
     /// Where this call goes.
     fn pick<'a>(&'a self, call: &Call<'_>) -> Pick<'a>;
+    /// Whether this call may go to that endpoint at all, if not by this very pick. One around
+    /// another answers as the inner one does.
+    fn admits(&self, _call: &Call<'_>, _id: SubchannelId) -> bool {
+        true
+    }
+    /// For people: the subset that this call meets, and why; `None` where there are no subsets.
+    fn explain(&self, _call: &Call<'_>) -> Option<String> {
+        None
+    }
 }
 
 /// A picker's answer.
@@ -273,15 +287,21 @@ pub const BUILTIN: &[&dyn LoadBalancerFactory] = &[
     &slow_start::Factory,
     &locality::Factory,
     &random_subset::Factory,
+    &subset::Factory,
     &zone_aware::Factory,
     &custom::Factory,
 ];
 
-/// The whole balancer of a cluster: sessions, priorities, and `policy` in each of them.
+/// The whole balancer of a cluster: sessions, priorities, and `policy` in each of them; with
+/// subsets, all of that but sessions in each subset.
 ///
 /// The same `seed` and inputs give the same decisions.
 #[must_use]
 pub fn build(policy: &LbPolicy, seed: u64) -> Box<dyn LoadBalancer> {
+    if let LbPolicy::Subsets(_) = policy {
+        // Each subset has priorities of its own.
+        return Box::new(OverrideHost::new(endpoint_balancer(policy, seed)));
+    }
     let policy = policy.clone();
     let priorities = Priority::new(move |priority| {
         let seed = seed ^ u64::from(priority).rotate_left(32);

@@ -590,14 +590,22 @@ struct Probing {
 
 impl Picker for Probing {
     fn pick<'a>(&'a self, call: &Call<'_>) -> Pick<'a> {
-        let untaken = |(_, taken): &&(_, Arc<AtomicBool>)| {
+        let untaken = |(id, taken): &&(SubchannelId, Arc<AtomicBool>)| {
             // The usual case without a write.
-            !taken.load(Relaxed) && !taken.swap(true, Relaxed)
+            !taken.load(Relaxed) && self.picker.admits(call, *id) && !taken.swap(true, Relaxed)
         };
         match self.probes.iter().find(untaken) {
             Some((id, _)) => Pick::Ready(*id),
             None => self.picker.pick(call),
         }
+    }
+
+    fn admits(&self, call: &Call<'_>, id: SubchannelId) -> bool {
+        self.picker.admits(call, id)
+    }
+
+    fn explain(&self, call: &Call<'_>) -> Option<String> {
+        self.picker.explain(call)
     }
 }
 

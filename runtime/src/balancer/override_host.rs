@@ -532,6 +532,14 @@ impl Picker for ByHost {
         }
         pick
     }
+
+    fn admits(&self, call: &Call<'_>, id: SubchannelId) -> bool {
+        self.below.admits(call, id)
+    }
+
+    fn explain(&self, call: &Call<'_>) -> Option<String> {
+        self.below.explain(call)
+    }
 }
 
 #[cfg(test)]

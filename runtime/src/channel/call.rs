@@ -184,6 +184,7 @@ fn go<B>(
     let call = Call {
         hash: hash(forward, inner, &call),
         session: session.as_ref().map(Session::sticky),
+        subset: forward.subset(call.random, index).map(|asked| &**asked),
         ..call
     };
     match pick(inner, cluster, published, &call, terms.wait_for_ready) {
@@ -247,6 +248,7 @@ pub(super) fn view<'a>(
         random: terms.random,
         hash: terms.hash.unwrap_or(terms.random),
         session: None,
+        subset: None,
     }
 }
 

@@ -20,7 +20,7 @@ use super::{Inner, config_error};
 use crate::balancer::SubchannelId;
 use crate::retry::policy::{Decision, Outcome, Retries};
 use crate::retry::replay::Replay;
-use crate::routing::{Action, Call, Forward, RouteTimeout};
+use crate::routing::{Action, Call, Criteria, Forward, RouteTimeout};
 use crate::snapshot::{Cluster, Published, Slot, Snapshot, TargetState};
 use crate::subchannel::{
     BoxError, Connection, Incoming, RequestBody, SendError, SendFailure, Turn,
@@ -76,6 +76,7 @@ where
         forward,
         cluster,
         session,
+        subset,
     } = route(inner, &terms, request.uri(), request.headers(), snapshot)?;
     if let Some(call) = observed {
         call.routed(name, inner.target.version() != before);
@@ -87,6 +88,7 @@ where
         terms: &terms,
         cluster: Arc::clone(cluster),
         session,
+        subset,
         deadline,
         observed,
     };
@@ -129,6 +131,7 @@ struct Routed<'a> {
     forward: &'a Forward,
     cluster: &'a Arc<Cluster>,
     session: Option<Kept>,
+    subset: Option<Arc<Criteria>>,
 }
 
 fn route<'a>(
@@ -157,6 +160,7 @@ fn route<'a>(
         forward,
         cluster: snapshot.cluster(index),
         session: session.as_ref().map(Session::keep),
+        subset: forward.subset(call.random, index).cloned(),
     })
 }
 
@@ -230,6 +234,8 @@ struct Run<'a> {
     cluster: Arc<Cluster>,
     /// All attempts of a call go by the session that its request names.
     session: Option<Kept>,
+    /// What its route asks of endpoints.
+    subset: Option<Arc<Criteria>>,
     deadline: Option<Deadline>,
     observed: &'a mut Observed,
 }
@@ -457,6 +463,7 @@ impl Run<'_> {
             let session = self.session.as_ref().map(Kept::session);
             let call = Call {
                 session: session.as_ref().map(Session::sticky),
+                subset: self.subset.as_deref(),
                 ..call
             };
             let way = Way::of(&self.cluster);
@@ -506,6 +513,7 @@ impl Run<'_> {
                 }
                 self.cluster = Arc::clone(routed.cluster);
                 self.session = routed.session;
+                self.subset = routed.subset;
                 return Ok(());
             }
             // A target hears that a cluster goes before it is gone, so this ends.

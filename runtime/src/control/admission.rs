@@ -74,7 +74,7 @@ impl<'a> Admission<'a> {
 #[cfg(test)]
 mod tests {
     use sidestep_proto::resource::Health::{Draining, Healthy, Timeout, Unhealthy, Unknown};
-    use sidestep_proto::resource::{Address, Endpoint};
+    use sidestep_proto::resource::{Address, Endpoint, Labels};
 
     use super::*;
 
@@ -86,6 +86,7 @@ mod tests {
             weight: 2,
             health: *health,
             hash_key: None,
+            labels: Labels::default(),
         };
         LocalityEndpoints {
             locality: Locality::default(),

@@ -296,6 +296,7 @@ mod tests {
             host: "greeter.example".into(),
             port: 80,
             lookup: sidestep_proto::resource::DnsLookup::default(),
+            labels: sidestep_proto::resource::Labels::default(),
         };
         let named = Resource::Cluster(Arc::new(named));
         let mut known = vec![aggregate("all", &["named", "a"]), named];

@@ -5,9 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use sidestep_proto::resource::{
-    Address, Cluster, DnsLookup, Endpoint, EndpointAssignment, Forward, Health, LocalityEndpoints,
-    PathMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, Text, VirtualHost,
-    WeightedCluster,
+    Address, Cluster, DnsLookup, Endpoint, EndpointAssignment, Forward, Health, Labels,
+    LocalityEndpoints, PathMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, Text,
+    VirtualHost, WeightedCluster,
 };
 
 use super::WeakInbox;
@@ -217,6 +217,7 @@ fn config(
             weight: 1,
             health: Health::Unknown,
             hash_key: None,
+            labels: Labels::default(),
         });
         Arc::new(EndpointAssignment {
             cluster: name.to_owned(),

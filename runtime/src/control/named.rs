@@ -22,7 +22,12 @@ pub(super) fn endpoints(
     hosts: &mut BTreeSet<Host>,
 ) -> Option<Result<Arc<EndpointAssignment>, Failure>> {
     let localities = match &cluster.discovery {
-        Discovery::LogicalDns { host, port, lookup } => {
+        Discovery::LogicalDns {
+            host,
+            port,
+            lookup,
+            labels,
+        } => {
             let host = host_of(host, *lookup);
             hosts.insert(host.clone());
             match known(&host) {
@@ -34,6 +39,7 @@ pub(super) fn endpoints(
                     weight: 1,
                     health: Health::Unknown,
                     hash_key: None,
+                    labels: labels.clone(),
                 })],
             }
         }
@@ -109,6 +115,7 @@ impl<F: Fn(&Host) -> Known> Strict<'_, F> {
             weight: named.weight,
             health: named.health,
             hash_key: None,
+            labels: named.labels.clone(),
         });
         endpoints.collect()
     }
@@ -147,6 +154,7 @@ mod tests {
     use std::net::IpAddr;
 
     use sidestep_proto::code;
+    use sidestep_proto::resource::Labels;
 
     use super::super::tests::fixtures;
     use super::*;
@@ -188,6 +196,7 @@ mod tests {
             host: "a".into(),
             port: 80,
             lookup: DnsLookup::default(),
+            labels: Labels::default(),
         }
     }
 
@@ -197,6 +206,7 @@ mod tests {
             port: 80,
             weight: 2,
             health: Health::Unknown,
+            labels: Labels::default(),
         });
         Discovery::StrictDns {
             localities: vec![NamedLocality {

@@ -157,6 +157,7 @@ impl Roster {
                     family: endpoint.addresses.first().map_or(Family::V4, race::family),
                     own_zone,
                     locality_fitness,
+                    labels: endpoint.labels.clone(),
                 });
             }
         }
@@ -244,7 +245,7 @@ fn session_host(sessions: &SessionHosts, health: Health, hosts: &Arc<str>) -> Se
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidestep_proto::resource::{Endpoint as Wire, Health, Locality, LocalityEndpoints};
+    use sidestep_proto::resource::{Endpoint as Wire, Health, Labels, Locality, LocalityEndpoints};
 
     fn at(port: u16, health: Health) -> Wire {
         Wire {
@@ -253,6 +254,7 @@ mod tests {
             weight: 1,
             health,
             hash_key: None,
+            labels: Labels::default(),
         }
     }
 

@@ -30,7 +30,11 @@ impl Candidate {
         let usable = endpoint.health.is_usable();
         Self {
             address: address.map(ToString::to_string).unwrap_or_default(),
-            place: words::place(locality, endpoint.weight),
+            place: match words::place(locality, endpoint.weight) {
+                place if endpoint.labels.is_empty() => place,
+                place if place.is_empty() => endpoint.labels.to_string(),
+                place => format!("{place}, {}", endpoint.labels),
+            },
             takes_calls: (!usable).then_some(false),
             reason: match usable {
                 true => String::new(),

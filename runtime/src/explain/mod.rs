@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use candidate::Candidate;
 
-use crate::routing::{Action, ClusterIndex, Explanation, Forward, Tried};
+use crate::routing::{Action, ClusterIndex, Criteria, Explanation, Forward, Tried};
 
 /// What becomes of a call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +76,10 @@ pub struct Share {
     pub policy: String,
     /// How the connection is secured; may be empty.
     pub security: String,
+    /// The subset of its endpoints that the calls meet, in words; `None` where it has no subsets
+    /// and the route asks for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subset: Option<String>,
     /// How it is doing, where a running process is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
@@ -224,6 +228,11 @@ impl Share {
             "{:>6.2} %   {}: {details}",
             self.percent, self.name
         )];
+        lines.extend(
+            self.subset
+                .iter()
+                .map(|subset| format!("           {subset}")),
+        );
         let endpoints = self.endpoints.iter();
         lines.extend(endpoints.map(|endpoint| format!("           {}", endpoint.line(paint))));
         lines
@@ -251,11 +260,12 @@ impl From<&Tried<'_>> for Rule {
     }
 }
 
-/// What becomes of a call to `name`. `share` tells of a cluster and its share of a hundred calls.
+/// What becomes of a call to `name`. `share` tells of a cluster, its share of a hundred calls, and
+/// what those ask of its endpoints.
 pub fn outcome(
     name: &str,
     explanation: &Explanation<'_>,
-    share: impl FnMut(ClusterIndex, f64) -> Share,
+    share: impl FnMut(ClusterIndex, f64, Option<&Criteria>) -> Share,
 ) -> Outcome {
     match (explanation.virtual_host, explanation.route) {
         (None, _) => Outcome::Fails(format!("no virtual host takes {name:?}")),
@@ -289,17 +299,29 @@ fn session(forward: &Forward) -> Option<String> {
     Some(words.join(", or "))
 }
 
-fn shares(forward: &Forward, mut share: impl FnMut(ClusterIndex, f64) -> Share) -> Vec<Share> {
+fn shares(
+    forward: &Forward,
+    mut share: impl FnMut(ClusterIndex, f64, Option<&Criteria>) -> Share,
+) -> Vec<Share> {
     let sum = forward.clusters.last().map_or(1, |(upto, _)| *upto);
     let mut before = 0;
-    let each = forward.clusters.iter().map(|(upto, cluster)| {
-        let weight = upto - std::mem::replace(&mut before, *upto);
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "weights fit into 32 bits, and a share is for people"
-        )]
-        share(*cluster, weight as f64 * 100.0 / sum as f64)
-    });
+    let each = forward
+        .clusters
+        .iter()
+        .enumerate()
+        .map(|(i, (upto, cluster))| {
+            let weight = upto - std::mem::replace(&mut before, *upto);
+            #[allow(
+                clippy::cast_precision_loss,
+                reason = "weights fit into 32 bits, and a share is for people"
+            )]
+            let percent = weight as f64 * 100.0 / sum as f64;
+            let asked = forward
+                .subsets
+                .as_ref()
+                .and_then(|all| all.get(i)?.as_deref());
+            share(*cluster, percent, asked)
+        });
     each.collect()
 }
 
@@ -340,6 +362,7 @@ mod tests {
                 percent: 90.0,
                 policy: "round robin".into(),
                 security: String::new(),
+                subset: Some("subset {stage=canary}".into()),
                 state: Some("ready".into()),
                 failing: false,
                 endpoints: vec![
@@ -374,6 +397,7 @@ mod tests {
              \x20 retries    none\n\
              \x20 session    by a cookie\n\
              \x20  90.00 %   greeter@v1: round robin, ready\n\
+             \x20            subset {stage=canary}\n\
              \x20            127.0.0.1:1, zone a: READY, 0 in flight\n\
              \x20            127.0.0.1:2: not a candidate: its health is DRAINING\n\
              \x20            127.0.0.1:3\n"

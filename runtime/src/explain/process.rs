@@ -62,22 +62,28 @@ impl Known {
         let TargetState::Ready(snapshot) = &*target.state else {
             return answer;
         };
-        let explanation = snapshot.routes.explain(&Call {
+        let call = Call {
             authority: &target.authority,
             path,
             headers,
             random: 0,
             hash: 0,
             session: None,
-        });
+            subset: None,
+        };
+        let explanation = snapshot.routes.explain(&call);
         let host = explanation.virtual_host.unwrap_or("none");
         answer.routes = match &*target.routes {
             "" => "every call goes the same way".to_owned(),
             routes => format!("{routes}, virtual host {host}"),
         };
         answer.rules = super::rules(&explanation);
-        answer.outcome = super::outcome(&target.name, &explanation, |index, percent| {
-            self.share(snapshot, index, percent)
+        answer.outcome = super::outcome(&target.name, &explanation, |index, percent, subset| {
+            let call = Call { subset, ..call };
+            Share {
+                subset: self::subset(snapshot.cluster(index), &call),
+                ..self.share(snapshot, index, percent)
+            }
         });
         answer
     }
@@ -91,6 +97,7 @@ impl Known {
             percent,
             policy: cluster.map_or_else(|| "policy not known yet".to_owned(), policy),
             security: cluster.map_or_else(String::new, security),
+            subset: None,
             state: cluster.map(self::state),
             failing: matches!(state, Some(Connectivity::TransientFailure(_))),
             endpoints: cluster.map_or_else(Vec::new, |cluster| {
@@ -121,6 +128,16 @@ impl Known {
         }));
         candidates
     }
+}
+
+/// The subset that a call meets; of an aggregate, in the leaf that takes it.
+fn subset(cluster: &snapshot::Cluster, call: &Call<'_>) -> Option<String> {
+    let published = cluster.published();
+    let met = match &published.leaf {
+        Some(leaf) => leaf.published().picker.explain(call),
+        None => published.picker.explain(call),
+    };
+    met.or_else(|| Some(words::no_subsets(call.subset?)))
 }
 
 /// What an aggregate goes by is its leaves'.

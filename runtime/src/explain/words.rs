@@ -5,7 +5,7 @@ use sidestep_proto::resource::{
 };
 
 use crate::balancer::Connectivity;
-use crate::routing::RouteTimeout;
+use crate::routing::{Criteria, RouteTimeout};
 
 /// How an endpoint is picked.
 #[must_use]
@@ -23,6 +23,7 @@ pub fn policy(policy: &LbPolicy) -> &'static str {
             self::policy(inside)
         }
         LbPolicy::ZoneAware(aware) => self::policy(&aware.policy),
+        LbPolicy::Subsets(subsets) => self::policy(&subsets.policy),
         LbPolicy::Custom(_) => "a policy of this program",
         LbPolicy::RandomSubset { child, .. } => self::policy(child),
         _ => "another policy",
@@ -66,6 +67,15 @@ pub fn policy_tree(policy: &LbPolicy) -> String {
         LbPolicy::ZoneAware(aware) => {
             let inside = policy_tree(&aware.policy);
             format!("{inside} in localities, the own zone first")
+        }
+        LbPolicy::Subsets(subsets) => {
+            let by = subsets.selectors.iter().map(|selector| {
+                let keys: Vec<_> = selector.keys.iter().map(|key| &**key).collect();
+                keys.join(" and ")
+            });
+            let by: Vec<_> = by.collect();
+            let inside = policy_tree(&subsets.policy);
+            format!("{inside} in subsets by {}", by.join(", by "))
         }
         LbPolicy::SlowStart { growth, child } => {
             let window = growth.window;
@@ -153,6 +163,12 @@ pub fn session(state: &SessionState) -> String {
             text
         }
     }
+}
+
+/// What a call asks for whose cluster has no subsets.
+#[must_use]
+pub fn no_subsets(asked: &Criteria) -> String {
+    format!("subset {}: the cluster has no subsets", asked.labels())
 }
 
 /// What sets an endpoint apart, beside its address.

@@ -13,6 +13,7 @@ mod path;
 mod random;
 mod rule;
 mod session;
+mod subset;
 mod table;
 mod weighted;
 
@@ -27,6 +28,7 @@ pub use hash::HashRule;
 pub use random::{Purpose, below, draw};
 pub use rule::{Mismatch, Route};
 pub use session::{Buffer, Found, SessionRule, Sticky, Told};
+pub use subset::{Asked, Criteria, hash as hash_labels};
 pub use table::{Around, RouteTable};
 pub(crate) use weighted::has_sessions;
 
@@ -61,6 +63,8 @@ pub struct Call<'a> {
     pub hash: u64,
     /// The session that it belongs to; `None` where the route has no sessions.
     pub session: Option<Sticky<'a>>,
+    /// What it asks of endpoints; `None` where the route asks for nothing.
+    pub subset: Option<&'a Criteria>,
 }
 
 /// Index of a cluster in its snapshot.
@@ -93,6 +97,8 @@ pub struct Forward {
     pub hash: HashRule,
     /// How the calls of each share keep to an endpoint; `None` where none do.
     pub sessions: Option<Box<[Option<Arc<SessionRule>>]>>,
+    /// What the calls of each share ask of endpoints; `None` where none do.
+    pub subsets: Option<Box<[Option<Arc<Criteria>>]>>,
 }
 
 /// The bound that a route puts on a call (gRFC A31).

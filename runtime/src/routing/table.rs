@@ -200,6 +200,7 @@ mod tests {
                     random: rng.u64(..),
                     hash: 0,
                     session: None,
+                    subset: None,
                 };
                 let mut scan = table.hosts[0].rules.iter();
                 let naive = scan.find(|rule| rule.mismatch(&call).is_none());
@@ -258,6 +259,7 @@ mod tests {
                 random: 0,
                 hash: 0,
                 session: None,
+                subset: None,
             };
             match &table.find(&call)?.action {
                 Action::Forward(forward) => Some(forward.pick(0).0.to_string()),

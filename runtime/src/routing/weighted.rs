@@ -8,7 +8,8 @@ use sidestep_proto::resource::{self, HttpFilter};
 
 use super::table::Around;
 use super::{
-    Action, ClusterIndex, Forward, HashRule, Purpose, RouteTimeout, SessionRule, below, draw,
+    Action, ClusterIndex, Criteria, Forward, HashRule, Purpose, RouteTimeout, SessionRule, below,
+    draw,
 };
 use crate::channel::deadline;
 
@@ -53,6 +54,7 @@ impl Forward {
             retry: forward.retry.clone(),
             hash: HashRule::compile(&forward.hash_policies),
             sessions: sessions(&forward.clusters, around.filters),
+            subsets: subsets(&forward.clusters),
         }
     }
 
@@ -79,6 +81,24 @@ impl Forward {
     pub fn session(&self, random: u64) -> Option<&Arc<SessionRule>> {
         let rules = self.sessions.as_ref()?;
         rules.get(self.share(random))?.as_ref()
+    }
+
+    /// What a call with this random number asks of the endpoints of its cluster: of the one that it
+    /// draws or, where its session is in another one, of that.
+    #[must_use]
+    pub fn subset(&self, random: u64, cluster: ClusterIndex) -> Option<&Arc<Criteria>> {
+        let subsets = self.subsets.as_ref()?;
+        let is_of = |at: usize| {
+            self.clusters
+                .get(at)
+                .is_some_and(|(_, own)| *own == cluster)
+        };
+        let drawn = self.share(random);
+        let at = match is_of(drawn) {
+            true => drawn,
+            false => (0..self.clusters.len()).find(|at| is_of(*at))?,
+        };
+        subsets.get(at)?.as_ref()
     }
 
     /// Which of the shares a call with this random number draws.
@@ -110,6 +130,14 @@ fn sessions(
     let rules = rules.map(|share| SessionRule::compile(filters, &share.overrides).map(Arc::new));
     let rules: Box<[_]> = rules.collect();
     rules.iter().any(Option::is_some).then_some(rules)
+}
+
+/// What each share asks for; `None` if that is nothing.
+fn subsets(shares: &[resource::WeightedCluster]) -> Option<Box<[Option<Arc<Criteria>>]>> {
+    let all = shares.iter();
+    let all = all.map(|share| Criteria::compile(&share.subset).map(Arc::new));
+    let all: Box<[_]> = all.collect();
+    all.iter().any(Option::is_some).then_some(all)
 }
 
 impl RouteTimeout {

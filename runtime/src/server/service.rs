@@ -78,6 +78,7 @@ impl<S> Calls<S> {
             random: fastrand::u64(..),
             hash: 0,
             session: None,
+            subset: None,
         };
         match table.find(&call).map(|route| &route.action) {
             Some(Action::NonForwarding) => Ok(()),

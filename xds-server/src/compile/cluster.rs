@@ -1,9 +1,11 @@
 //! Clusters and their endpoints.
 
+use std::collections::BTreeSet;
+
 use sidestep_proto::resource::{
     CertificateInstance, Cluster, Endpoint, EndpointAssignment, Health, LbPolicy, Locality,
-    LocalityEndpoints, PeakEwma, SessionHosts, SlowStart, StringMatcher, Text, UpstreamTls,
-    WeightedRoundRobin, ZoneAware,
+    LocalityEndpoints, PeakEwma, SelectorFallback, SessionHosts, SlowStart, StringMatcher,
+    SubsetFallback, SubsetSelector, Subsets, Text, UpstreamTls, WeightedRoundRobin, ZoneAware,
 };
 
 use super::listener::has_sessions;
@@ -28,12 +30,15 @@ pub(super) fn version_cluster(service: &Service, name: &str) -> String {
 
 pub(super) fn cluster(mesh: &Mesh, service: &Service, name: &str) -> Cluster {
     Cluster {
-        lb_policy: match lb_policy(&service.settings) {
-            LbPolicy::WrrLocality(inside) if service.settings.prefer_local => {
-                LbPolicy::ZoneAware(Box::new(ZoneAware::new(*inside)))
-            }
-            policy => policy,
-        },
+        lb_policy: subsets(
+            service,
+            match lb_policy(&service.settings) {
+                LbPolicy::WrrLocality(inside) if service.settings.prefer_local => {
+                    LbPolicy::ZoneAware(Box::new(ZoneAware::new(*inside)))
+                }
+                policy => policy,
+            },
+        ),
         tls: upstream_tls(mesh, service),
         max_requests: service.settings.max_outstanding_per_client,
         outlier_detection: service.settings.outlier_detection.clone(),
@@ -44,6 +49,36 @@ pub(super) fn cluster(mesh: &Mesh, service: &Service, name: &str) -> Cluster {
         },
         ..Cluster::eds(name)
     }
+}
+
+/// The subsets that the service's routes ask for, and the policy inside of each. Calls of routes
+/// that ask for nothing go to any endpoint.
+fn subsets(service: &Service, policy: LbPolicy) -> LbPolicy {
+    let asked = service.routes.iter().map(|route| &route.subset);
+    let keys = asked.map(|labels| labels.iter().map(|(key, _)| key.into()).collect());
+    let mut keys: Vec<BTreeSet<Box<str>>> =
+        keys.filter(|keys: &BTreeSet<_>| !keys.is_empty()).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    if keys.is_empty() {
+        return policy;
+    }
+    let fallback = match service.subset_falls_back {
+        true => SubsetFallback::Any,
+        false => SubsetFallback::Nowhere,
+    };
+    let selectors = keys.into_iter().map(|keys| SubsetSelector {
+        keys,
+        fallback: Some(SelectorFallback::To(fallback)),
+        single_endpoint: false,
+    });
+    // The weight of a zone is that of all its endpoints, so it is cut where only some are in.
+    let weighted = matches!(policy, LbPolicy::WrrLocality(_));
+    LbPolicy::Subsets(Box::new(Subsets {
+        fallback: SubsetFallback::Any,
+        scale_locality_weight: weighted,
+        ..Subsets::new(policy, selectors.collect())
+    }))
 }
 
 fn lb_policy(settings: &Settings) -> LbPolicy {
@@ -122,6 +157,7 @@ pub(super) fn endpoints(
             weight: found.weight,
             health: Health::Unknown,
             hash_key: None,
+            labels: found.labels.clone(),
         });
     }
     without_gaps(&mut localities);

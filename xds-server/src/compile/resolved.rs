@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sidestep_proto::resource::Address;
+use sidestep_proto::resource::{Address, Labels};
 
 use crate::model;
 use crate::source::endpoints::SourceId;
@@ -19,6 +19,8 @@ pub struct ResolvedEndpoint {
     pub address: Address,
     /// What it runs, if told.
     pub version: Option<String>,
+    /// What routes may ask for.
+    pub labels: Labels,
     /// Relative to the service's other endpoints; at least 1.
     pub weight: u32,
 }
@@ -30,6 +32,7 @@ impl From<&model::Endpoint> for ResolvedEndpoint {
             zone: written.zone.clone(),
             address: written.address.clone(),
             version: written.version.clone(),
+            labels: written.labels.clone(),
             weight: written.weight,
         }
     }

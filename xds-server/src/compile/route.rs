@@ -110,6 +110,9 @@ fn clusters(service: &Service, route: &model::Route) -> Vec<WeightedCluster> {
             .map(|(name, weight)| WeightedCluster::new(version_cluster(service, name), *weight))
             .collect(),
     };
+    for cluster in &mut clusters {
+        cluster.subset = route.subset.clone();
+    }
     if let Some(own) = route
         .session
         .as_ref()

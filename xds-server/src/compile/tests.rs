@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use sidestep_proto::codec::{Context, decode};
 use sidestep_proto::resource::{
-    Discovery, FilterConfig, LbPolicy, ListenerKind, PathMatcher, RouteAction, RouteSource,
-    SessionState, StringMatcher, TransportProtocol, ZoneAware,
+    Discovery, FilterConfig, Labels, LbPolicy, ListenerKind, PathMatcher, RouteAction, RouteSource,
+    SelectorFallback, SessionState, StringMatcher, SubsetFallback, SubsetSelector, Subsets,
+    TransportProtocol, ZoneAware,
 };
 use sidestep_proto::wire;
 
@@ -419,6 +420,68 @@ fn server_listeners_are_found_by_the_address_in_their_name() {
     assert_eq!(
         refused(""),
         "node.cluster is empty: a server's bootstrap names its service there [SX0604]"
+    );
+}
+
+#[test]
+fn routes_that_ask_for_labels_make_subsets_by_their_keys() {
+    let greeter = |keys: &str| {
+        let text = format!(
+            "mesh: v1\nservices:\n  greeter:\n    endpoints: {{static: [{{address: \"10.0.0.1:1\", \
+             labels: {{stage: canary, shard: a}}}}]}}\n{keys}"
+        );
+        compiled(&text)
+    };
+    let policy = |mesh: &CompiledMesh| match find(mesh, ResourceType::Cluster, "greeter") {
+        Resource::Cluster(cluster) => cluster.lb_policy.clone(),
+        other => panic!("{other:?}"),
+    };
+    let plain = greeter("");
+    assert_eq!(policy(&plain), LbPolicy::round_robin());
+    let routes = "    routes:\n      - {match: {method: a.B/C}, subset: {stage: canary}}\n      \
+                  - {match: {method: a.B/D}, subset: {stage: prod, shard: a}}\n      \
+                  - {match: {method: a.B/E}, subset: {stage: prod}}\n      - {}\n";
+    let expected = |to| {
+        let selector = |keys: &[&str]| SubsetSelector {
+            fallback: Some(SelectorFallback::To(to)),
+            ..SubsetSelector::by(keys)
+        };
+        let selectors = vec![selector(&["shard", "stage"]), selector(&["stage"])];
+        LbPolicy::Subsets(Box::new(Subsets {
+            fallback: SubsetFallback::Any,
+            scale_locality_weight: true,
+            ..Subsets::new(LbPolicy::round_robin(), selectors)
+        }))
+    };
+    let mesh = greeter(routes);
+    assert_eq!(policy(&mesh), expected(SubsetFallback::Nowhere));
+    let falling_back = greeter(&format!("    subset_fallback: any\n{routes}"));
+    assert_eq!(policy(&falling_back), expected(SubsetFallback::Any));
+    let labels: Labels = [("stage", "canary"), ("shard", "a")].into_iter().collect();
+    let Resource::EndpointAssignment(found) =
+        find(&mesh, ResourceType::EndpointAssignment, "greeter")
+    else {
+        panic!("not endpoints");
+    };
+    assert_eq!(found.localities[0].endpoints[0].labels, labels);
+    let Resource::RouteConfiguration(found) =
+        find(&mesh, ResourceType::RouteConfiguration, "greeter")
+    else {
+        panic!("not routes");
+    };
+    let asked = found.virtual_hosts[0].routes.iter();
+    let asked = asked.map(|route| match &route.action {
+        RouteAction::Forward(forward) => forward.clusters[0].subset.to_string(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(
+        asked.collect::<Vec<_>>(),
+        [
+            "{stage=canary}",
+            "{shard=a, stage=prod}",
+            "{stage=prod}",
+            "{}"
+        ]
     );
 }
 

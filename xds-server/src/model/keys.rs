@@ -82,6 +82,8 @@ const WEIGHT: Shape = Shape::Count {
     min: 0,
     max: u32::MAX as u64,
 };
+/// Keys and values of labels.
+const LABELS: Shape = Shape::Map(&Shape::Text);
 const TEXTS: Shape = Shape::List(&Shape::Text);
 
 pub(crate) const FORMATS: &[&str] = &["v1"];
@@ -97,6 +99,7 @@ pub(crate) const POLICIES: &[&str] = &[
     "peak_ewma",
 ];
 pub(crate) const ZONES: &[&str] = &["by_weight", "prefer_local"];
+pub(crate) const SUBSET_FALLBACKS: &[&str] = &[NONE, "any"];
 pub(crate) const RETRY_ON: &[&str] = &[
     "cancelled",
     "deadline_exceeded",
@@ -225,6 +228,11 @@ pub(crate) static SERVICE: Object = Object {
         MTLS_KEY,
         BALANCE_KEY,
         SESSION_KEY,
+        key(
+            "subset_fallback",
+            Shape::Choice(SUBSET_FALLBACKS),
+            "where calls go when no endpoint has the labels of their route's `subset`; default none",
+        ),
         LIMITS_KEY,
         OUTLIER_DETECTION_KEY,
         not_yet("allow"),
@@ -264,6 +272,7 @@ pub(crate) static ENDPOINT: Object = Object {
         )),
         key("zone", Shape::Text, "where it runs"),
         key("version", Shape::Text, "what it runs"),
+        key("labels", LABELS, "what routes may ask for by `subset`"),
         key(
             "weight",
             Shape::Count {
@@ -288,6 +297,11 @@ pub(crate) static ROUTE: Object = Object {
             "to",
             Shape::Either(&[Shape::Text, Shape::Map(&WEIGHT)]),
             "a version name, or version names with relative weights; none = all endpoints",
+        ),
+        key(
+            "subset",
+            LABELS,
+            "only endpoints with these labels; see `subset_fallback`",
         ),
         TIMEOUT,
         key(

@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use sidestep_proto::code;
 use sidestep_proto::resource::{
-    HeaderCondition, HeaderMatcher, Pattern, RetryOn, SessionState, StringMatcher, Text,
+    HeaderCondition, HeaderMatcher, Labels, Pattern, RetryOn, SessionState, StringMatcher, Text,
 };
 
 use super::diagnostic::{Located, Place, Report};
 use super::reader::{choice, count, fields, list, map, suggest, text, timeout, truth};
+use super::service::labels;
 use super::session::session;
 use super::yaml::{Key, Node, Value};
 use super::{Timeout, keys};
@@ -32,6 +33,8 @@ pub struct Route {
     pub retry: Option<Retry>,
     /// `session_affinity`. `None`: as the service says; `Some(None)`: its calls have no sessions.
     pub session: Option<Option<SessionState>>,
+    /// `subset`: the labels of the endpoints that its calls may meet. Empty: any.
+    pub subset: Labels,
 }
 
 impl Route {
@@ -71,12 +74,17 @@ pub struct Retry {
 
 type Versions = BTreeMap<String, Located<String>>;
 
-/// Reads the routes of a service.
-pub(super) fn routes(node: &Node, versions: &Versions, report: &mut Report) -> Vec<Route> {
+/// Reads the routes of a service; `labelled` says whether its endpoints may have labels.
+pub(super) fn routes(
+    node: &Node,
+    versions: &Versions,
+    labelled: bool,
+    report: &mut Report,
+) -> Vec<Route> {
     let items = list(node, report).unwrap_or_default();
     let mut routes = Vec::new();
     for item in items {
-        routes.extend(route(item, versions, report));
+        routes.extend(route(item, versions, labelled, report));
     }
     // Routes that could not be read are missing here, so what follows would mislead.
     if routes.len() == items.len() {
@@ -131,7 +139,7 @@ fn check_together(node: &Node, routes: &[Route], report: &mut Report) {
     }
 }
 
-fn route(node: &Node, versions: &Versions, report: &mut Report) -> Option<Route> {
+fn route(node: &Node, versions: &Versions, labelled: bool, report: &mut Report) -> Option<Route> {
     let before = report.diagnostics.len();
     let fields = fields(node, &keys::ROUTE, report)?;
     let (method, headers) = match fields.find("match") {
@@ -153,9 +161,22 @@ fn route(node: &Node, versions: &Versions, report: &mut Report) -> Option<Route>
         session: fields
             .find("session_affinity")
             .and_then(|n| session(n, report)),
+        subset: fields
+            .find("subset")
+            .and_then(|n| subset(n, labelled, report))
+            .unwrap_or_default(),
     };
     // A route whose match is only half read would take calls that it was not meant for.
     (report.diagnostics.len() == before).then_some(route)
+}
+
+fn subset(node: &Node, labelled: bool, report: &mut Report) -> Option<Labels> {
+    if !labelled {
+        let message = "only endpoints that are written under `static` have labels";
+        report.error(code::KEY_NOT_USABLE, &node.place, &node.path, message);
+        return None;
+    }
+    labels(node, report)
 }
 
 fn matches(node: &Node, report: &mut Report) -> (Option<MethodMatch>, Vec<HeaderMatcher>) {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sidestep_proto::code;
-use sidestep_proto::resource::{Address, SessionState};
+use sidestep_proto::resource::{Address, Labels, SessionState};
 
 use super::diagnostic::{Located, Place, Report};
 use super::outlier_detection::outlier_detection;
@@ -41,6 +41,9 @@ pub struct Service {
     /// `session_affinity`: what keeps the calls of a session at one endpoint, on routes that do
     /// not say otherwise. `None`: there are no sessions.
     pub session: Option<SessionState>,
+    /// `subset_fallback: any`: calls whose route asks for labels that no endpoint has go to any
+    /// endpoint. Otherwise they fail.
+    pub subset_falls_back: bool,
 }
 
 impl Service {
@@ -93,6 +96,8 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// What it runs, if said.
     pub version: Option<String>,
+    /// What routes may ask for by `subset`.
+    pub labels: Labels,
     /// Relative to the service's other endpoints; at least 1, all together within `u32`.
     pub weight: u32,
 }
@@ -108,6 +113,7 @@ pub(super) fn service(
     let fields = fields(node, &keys::SERVICE, report)?;
     let endpoints = fields.find("endpoints").map(|node| endpoints(node, report));
     let versions = versions(&fields, endpoints.as_ref(), report);
+    let labelled = !matches!(endpoints, Some(Endpoints::Living(_)));
     if endpoints.is_none() {
         needs_endpoints(&fields, report);
     }
@@ -122,7 +128,7 @@ pub(super) fn service(
         hosts: hosts(&fields, report),
         routes: fields
             .find("routes")
-            .map(|node| route::routes(node, &versions, report))
+            .map(|node| route::routes(node, &versions, labelled, report))
             .unwrap_or_default(),
         endpoints,
         versions,
@@ -131,6 +137,10 @@ pub(super) fn service(
             .find("session_affinity")
             .and_then(|node| session(node, report))
             .flatten(),
+        subset_falls_back: fields
+            .find("subset_fallback")
+            .and_then(|node| choice(node, keys::SUBSET_FALLBACKS, report))
+            == Some("any"),
     })
 }
 
@@ -312,7 +322,13 @@ fn hosts(fields: &Fields<'_>, report: &mut Report) -> Vec<Located<String>> {
 
 /// What only makes sense for a service that has endpoints.
 fn needs_endpoints(fields: &Fields<'_>, report: &mut Report) {
-    for name in ["hosts", "versions", "routes", "session_affinity"] {
+    for name in [
+        "hosts",
+        "versions",
+        "routes",
+        "session_affinity",
+        "subset_fallback",
+    ] {
         if let Some(node) = fields.find(name) {
             let message = format!("`{name}` needs `endpoints`");
             report.error(
@@ -426,8 +442,31 @@ fn endpoint(node: &Node, report: &mut Report) -> Option<Endpoint> {
         address: address(fields.find("address")?, report)?,
         zone,
         version,
+        labels: fields
+            .find("labels")
+            .and_then(|node| labels(node, report))
+            .unwrap_or_default(),
         weight,
     })
+}
+
+/// Labels, at least one.
+pub(super) fn labels(node: &Node, report: &mut Report) -> Option<Labels> {
+    let entries = map(node, report)?;
+    if entries.is_empty() {
+        report.error(
+            code::EMPTY_VALUE,
+            &node.place,
+            &node.path,
+            "must not be empty",
+        );
+        return None;
+    }
+    let mut labels = Vec::new();
+    for (key, node) in entries {
+        labels.push((key.text.as_str(), text(node, report)?));
+    }
+    Some(labels.into_iter().collect())
 }
 
 fn address(node: &Node, report: &mut Report) -> Option<Address> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use sidestep_proto::resource::{
-    Address, HeaderCondition, HeaderMatcher, SessionState, StringMatcher,
+    Address, HeaderCondition, HeaderMatcher, Labels, SessionState, StringMatcher,
 };
 
 use super::{
@@ -111,6 +111,12 @@ impl Lines {
         if service.endpoints.is_some() {
             let session = session(service.session.as_ref());
             self.line(4, &format!("session_affinity: {session}"));
+            let fallback = if service.subset_falls_back {
+                "any"
+            } else {
+                keys::NONE
+            };
+            self.line(4, &format!("subset_fallback: {fallback}"));
         }
     }
 
@@ -144,6 +150,9 @@ impl Lines {
                     .iter()
                     .map(|v| format!("version: {}", word(v))),
             );
+            if !endpoint.labels.is_empty() {
+                parts.push(format!("labels: {}", labels(&endpoint.labels)));
+            }
             parts.push(format!("weight: {}", endpoint.weight));
             self.line(8, &format!("- {{{}}}", parts.join(", ")));
         }
@@ -181,6 +190,9 @@ impl Lines {
                 .map(|(name, weight)| format!("{}: {weight}", word(name)))
                 .collect();
             self.line(8, &format!("to: {{{}}}", pairs.join(", ")));
+        }
+        if !route.subset.is_empty() {
+            self.line(8, &format!("subset: {}", labels(&route.subset)));
         }
         if let Some(retry) = &route.retry {
             let names = retry.on.to_wire().replace('-', "_").replace(',', ", ");
@@ -231,6 +243,12 @@ fn session(state: Option<&SessionState>) -> String {
             format!("{{{}}}", parts.join(", "))
         }
     }
+}
+
+fn labels(labels: &Labels) -> String {
+    let pairs = labels.iter();
+    let pairs = pairs.map(|(key, value)| format!("{}: {}", word(key), word(&value.to_string())));
+    format!("{{{}}}", pairs.collect::<Vec<_>>().join(", "))
 }
 
 fn header(matcher: &HeaderMatcher) -> String {

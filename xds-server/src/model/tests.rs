@@ -605,3 +605,37 @@ fn living_sources_are_shown_as_they_were_written() {
     let (again, _) = Mesh::parse(&[("etc/m.yaml", &shown)]).expect("valid");
     assert_eq!(again.show_defaults(), shown);
 }
+
+#[test]
+fn labels_are_shown_as_they_were_written() {
+    let text = "mesh: v1\nservices:\n  s:\n    endpoints: {static: [{address: \"10.0.0.1:1\", labels: {stage: canary, shard: \"3\"}}]}\n    subset_fallback: any\n    routes: [{subset: {stage: canary}}]\n";
+    let (mesh, warnings) = Mesh::parse(&[("m.yaml", text)]).expect("valid");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let shown = mesh.show_defaults();
+    for line in [
+        "labels: {shard: \"3\", stage: canary}",
+        "\n        subset: {stage: canary}\n",
+        "\n    subset_fallback: any\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    let (again, _) = Mesh::parse(&[("m.yaml", &shown)]).expect("valid");
+    assert_eq!(again.show_defaults(), shown);
+}
+
+#[test]
+fn labels_that_cannot_be_are_told() {
+    let text = "mesh: v1\nservices:\n  a:\n    endpoints: {static: [{address: \"10.0.0.1:1\", labels: {}}]}\n    subset_fallback: all\n    routes: [{subset: {stage: [x]}}]\n  b:\n    endpoints: {dns: \"b:1\"}\n    routes: [{subset: {stage: x}}]\n";
+    let found = Mesh::parse(&[("m.yaml", text)]).expect_err("has faults");
+    let mut codes: Vec<_> = found.iter().map(|d| (d.line, d.code)).collect();
+    codes.sort_unstable();
+    assert_eq!(
+        codes,
+        [
+            (4, code::EMPTY_VALUE),
+            (5, code::UNKNOWN_VALUE),
+            (6, code::WRONG_TYPE),
+            (9, code::KEY_NOT_USABLE),
+        ]
+    );
+}

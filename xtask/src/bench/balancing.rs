@@ -10,7 +10,7 @@ use super::{number_after, per_time, program};
 
 /// A policy, and the most that a pick among the most endpoints may cost, of one among the fewest:
 /// flat for all but rings, which search (log n of their entries, 1,024 at least).
-const POLICIES: [(&str, f64); 9] = [
+const POLICIES: [(&str, f64); 10] = [
     ("round_robin", FLAT),
     ("least_request", FLAT),
     ("random", FLAT),
@@ -20,6 +20,7 @@ const POLICIES: [(&str, f64); 9] = [
     ("weighted_round_robin", FLAT),
     ("peak_ewma", FLAT),
     ("by_locality", FLAT),
+    ("subset", FLAT),
 ];
 const FLAT: f64 = 1.5;
 const LOGARITHMIC: f64 = 2.5;

@@ -56,3 +56,24 @@ pub(crate) const FALLBACK: &[Cast] = &[
     Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
     Cast::new(Client::Java, Server::Ours, Plane::Mgmt).in_full_runs(),
 ];
+
+/// Clients that keep sessions in cookies.
+pub(crate) const SESSION_AFFINITY: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt).in_full_runs(),
+    Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
+];
+
+/// Clients whose aggregate clusters have been tried.
+pub(crate) const AGGREGATES: &[Cast] = &[
+    Cast::new(Client::Ours, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Go, Plane::GoControlPlane),
+    Cast::new(Client::Ours, Server::Python, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Node, Plane::Mgmt),
+    Cast::new(Client::Ours, Server::Java, Plane::Mgmt).in_full_runs(),
+    Cast::new(Client::Go, Server::Ours, Plane::Mgmt),
+    Cast::new(Client::Python, Server::Ours, Plane::Mgmt),
+];

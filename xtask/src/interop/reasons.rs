@@ -56,9 +56,12 @@ const REASONS: &[Reason] = &[
         words: "no: this client has no sessions",
     },
     Reason {
-        features: &[Feature::SessionAffinity, Feature::AggregateClusters],
-        columns: EVERYBODY,
-        words: "to come: no scenario plays it yet; the tests of the workspace play it between our own ends",
+        features: &[Feature::AggregateClusters],
+        columns: &[
+            Column::TheirClient(Client::Node),
+            Column::TheirClient(Client::Java),
+        ],
+        words: "to come: aggregates are not tried with this client yet",
     },
     Reason {
         features: &[Feature::Delta],

@@ -52,6 +52,7 @@ const GROUPS: &[&[Scenario]] = &[
     scenarios::routing::SCENARIOS,
     scenarios::balancing::SCENARIOS,
     scenarios::affinity::SCENARIOS,
+    scenarios::aggregates::SCENARIOS,
     scenarios::load::SCENARIOS,
     scenarios::limits::SCENARIOS,
     scenarios::security::SCENARIOS,

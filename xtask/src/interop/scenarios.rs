@@ -1,6 +1,7 @@
 //! The scenarios, a file for each group of them.
 
 pub(super) mod affinity;
+pub(super) mod aggregates;
 pub(super) mod balancing;
 pub(super) mod baseline;
 pub(super) mod cases;

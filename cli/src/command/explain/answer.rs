@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use sidestep::explain::{self, Answer, Candidate, Share, words};
-use sidestep::routing::{Around, Call, ClusterIndex, RouteTable};
+use sidestep::routing::{Around, Call, ClusterIndex, Criteria, RouteTable};
 use sidestep_proto::codec::{self, Context};
 use sidestep_proto::resource::{
-    Cluster, Discovery, ListenerKind, Resource, ResourceType, RouteConfiguration, RouteSource,
+    Cluster, Discovery, LbPolicy, ListenerKind, Resource, ResourceType, RouteConfiguration,
+    RouteSource,
 };
 use sidestep_server::model::Place;
 use sidestep_server::{Checked, nearest};
@@ -55,10 +56,12 @@ pub(super) fn find(checked: &Checked, question: &Question) -> Result<Answer, Str
         random: 0,
         hash: 0,
         session: None,
+        subset: None,
     });
-    let mut outcome = explain::outcome(name, &explanation, |ClusterIndex(index), percent| {
-        known.share(&clusters[index as usize], percent)
-    });
+    let mut outcome =
+        explain::outcome(name, &explanation, |ClusterIndex(index), percent, asked| {
+            known.share(&clusters[index as usize], percent, asked)
+        });
     if let explain::Outcome::Sent { clusters, .. } = &mut outcome {
         for share in clusters {
             name_source(checked, share);
@@ -164,7 +167,7 @@ impl Known {
         }
     }
 
-    fn share(&self, name: &str, percent: f64) -> Share {
+    fn share(&self, name: &str, percent: f64, asked: Option<&Criteria>) -> Share {
         let cluster = match self.find(ResourceType::Cluster, name) {
             Some((Resource::Cluster(cluster), _)) => Some(cluster),
             _ => None,
@@ -180,6 +183,10 @@ impl Known {
                 },
             ),
             security: cluster.map_or_else(String::new, |c| words::security(c.tls.as_ref())),
+            subset: asked.map(|asked| match cluster.map(|cluster| &cluster.lb_policy) {
+                Some(LbPolicy::Subsets(_)) => format!("subset {}", asked.labels()),
+                _ => words::no_subsets(asked),
+            }),
             state: None,
             failing: false,
             endpoints: cluster.map_or_else(Vec::new, |cluster| self.endpoints(cluster)),

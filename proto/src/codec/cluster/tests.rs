@@ -6,7 +6,7 @@ use super::*;
 use crate::codec::tests::{check, ignored, read, read_in, typed_struct};
 use crate::codec::{self, Context};
 use crate::resource::{
-    CustomPolicy, LbPolicy, PerMillion, RegisteredPolicy, Resource, ResourceType, ZoneAware,
+    CustomPolicy, Labels, LbPolicy, PerMillion, RegisteredPolicy, Resource, ResourceType, ZoneAware,
 };
 use crate::wire::cluster::cluster::common_lb_config::{
     LocalityWeightedLbConfig, ZoneAwareLbConfig,
@@ -51,7 +51,7 @@ fn discovery() {
     }
     fn dns(change: impl Fn(&mut ClusterLoadAssignment)) -> impl Fn(&mut Wire) {
         move |wire| {
-            let mut assignment = dns::encode_host("a", "example.com", 443);
+            let mut assignment = dns::encode_host("a", "example.com", 443, &Labels::default());
             change(&mut assignment);
             wire.load_assignment = Some(assignment);
             set_type(wire, DiscoveryType::LogicalDns as i32);
@@ -123,11 +123,11 @@ fn discovery() {
             ),
             (
                 "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: is req",
-                &dns(|a| *a = dns::encode_host("a", "", 443)),
+                &dns(|a| *a = dns::encode_host("a", "", 443, &Labels::default())),
             ),
             (
                 "load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.port_value: 0",
-                &dns(|a| *a = dns::encode_host("a", "h", 0)),
+                &dns(|a| *a = dns::encode_host("a", "h", 0, &Labels::default())),
             ),
             ("load_assignment: is required", &|w| {
                 set_type(w, DiscoveryType::LogicalDns as i32)
@@ -1176,15 +1176,6 @@ fn envoy_and_older_grpc_find_what_they_need() {
             .validation_context_certificate_provider_instance
             .is_some()
     );
-}
-
-#[test]
-fn subsets_are_reported_as_not_honoured() {
-    let wire = Wire {
-        lb_subset_config: Some(Default::default()),
-        ..base()
-    };
-    assert_eq!(ignored(TYPE, &wire), ["lb_subset_config"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod random_subsetting;
 mod ring_hash;
 mod round_robin;
 mod slow_start;
+mod subset;
 #[cfg(test)]
 mod tests;
 mod weighted_round_robin;
@@ -24,7 +25,7 @@ use std::time::Duration;
 use prost_types::{Struct, value::Kind};
 
 use super::at::{At, Result};
-use crate::resource::{LbPolicy, SlowStart};
+use crate::resource::{LbPolicy, SlowStart, Subsets};
 use crate::wire::Any;
 use crate::wire::cluster::{
     self, LoadBalancingPolicy, cluster::LbPolicy as Enum, load_balancing_policy::Policy,
@@ -77,16 +78,14 @@ const FAMILIES: &[Family] = &[
     peak_ewma::FAMILY,
     wrr_locality::FAMILY,
     random_subsetting::FAMILY,
+    subset::FAMILY,
 ];
 
 /// Reads the policy of the cluster at `at`. The extension list wins over the enum.
 pub(super) fn decode(at: &At<'_>, wire: &cluster::Cluster) -> Result<LbPolicy> {
     let policy = decode_named_or_listed(at, wire)?;
-    Ok(zone_aware::of_cluster(
-        at,
-        wire.common_lb_config.as_ref(),
-        policy,
-    ))
+    let policy = zone_aware::of_cluster(at, wire.common_lb_config.as_ref(), policy);
+    subset::of_cluster(at, wire, policy)
 }
 
 fn decode_named_or_listed(at: &At<'_>, wire: &cluster::Cluster) -> Result<LbPolicy> {
@@ -265,6 +264,11 @@ pub(super) fn encode(policy: &LbPolicy, wire: &mut cluster::Cluster) {
         wire.common_lb_config = Some(zone_aware::to_common(aware));
         return encode(&aware.policy.clone().by_locality(), wire);
     }
+    if let LbPolicy::Subsets(subsets) = policy
+        && encode_subsets(subsets, wire)
+    {
+        return;
+    }
     let written = match policy {
         LbPolicy::WrrLocality(child) => {
             let (child, growth) = grown(child);
@@ -297,6 +301,31 @@ pub(super) fn encode(policy: &LbPolicy, wire: &mut cluster::Cluster) {
     }
 }
 
+/// Writes subsets into the cluster's own field, for which the policy inside must be one of the
+/// enum. Whether that could be done.
+fn encode_subsets(subsets: &Subsets, wire: &mut cluster::Cluster) -> bool {
+    let inside = match &subsets.policy {
+        // The enum's have localities, and the field says whether they count.
+        leaf @ (LbPolicy::RoundRobin | LbPolicy::LeastRequest { .. } | LbPolicy::Random) => {
+            leaf.clone().by_locality()
+        }
+        leaf @ LbPolicy::SlowStart { .. } => leaf.clone().by_locality(),
+        policy => policy.clone(),
+    };
+    let mut of_enum = cluster::Cluster::default();
+    encode(&inside, &mut of_enum);
+    let config = subset::to_common(subsets);
+    let nested = of_enum.lb_subset_config.is_some();
+    if nested || of_enum.load_balancing_policy.is_some() || config.is_none() {
+        return false;
+    }
+    wire.lb_policy = of_enum.lb_policy;
+    wire.lb_config = of_enum.lb_config;
+    wire.common_lb_config = of_enum.common_lb_config;
+    wire.lb_subset_config = config;
+    true
+}
+
 /// A policy apart from how its endpoints grow into their weights: on the wire that is a part of its
 /// own configuration.
 fn grown(policy: &LbPolicy) -> (&LbPolicy, Option<&SlowStart>) {
@@ -318,6 +347,7 @@ fn to_list(policy: &LbPolicy) -> LoadBalancingPolicy {
         }
         // Few clients know subsets: the others use all endpoints.
         LbPolicy::RandomSubset { child, .. } => policies.extend(to_list(child).policies),
+        LbPolicy::Subsets(subsets) => policies.extend(to_list(&subsets.policy).policies),
         _ => {}
     }
     LoadBalancingPolicy { policies }
@@ -351,6 +381,7 @@ fn to_entry(policy: &LbPolicy) -> Policy {
             "random_subsetting",
             random_subsetting::to_message(*size, child),
         ),
+        LbPolicy::Subsets(subsets) => ("subset", subset::to_message(subsets)),
         LbPolicy::ZoneAware(aware) => return zone_aware::to_entry(aware),
         // One around another says what the inner one says.
         LbPolicy::SlowStart { child, .. } => return to_entry(child),

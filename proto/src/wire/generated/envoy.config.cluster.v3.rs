@@ -768,13 +768,113 @@ pub mod cluster {
         }
     }
     /// Endpoints chosen by their metadata.
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    #[derive(Clone, PartialEq, ::prost::Message)]
     pub struct LbSubsetConfig {
         #[prost(enumeration = "lb_subset_config::LbSubsetFallbackPolicy", tag = "1")]
         pub fallback_policy: i32,
+        #[prost(message, optional, tag = "2")]
+        pub default_subset: ::core::option::Option<::prost_types::Struct>,
+        #[prost(message, repeated, tag = "3")]
+        pub subset_selectors: ::prost::alloc::vec::Vec<
+            lb_subset_config::LbSubsetSelector,
+        >,
+        #[prost(bool, tag = "4")]
+        pub locality_weight_aware: bool,
+        #[prost(bool, tag = "5")]
+        pub scale_locality_weight: bool,
+        /// Any backend, where the fallback has none.
+        #[prost(bool, tag = "6")]
+        pub panic_mode_any: bool,
+        /// A backend whose value is a list has each of its values.
+        #[prost(bool, tag = "7")]
+        pub list_as_any: bool,
+        #[prost(
+            enumeration = "lb_subset_config::LbSubsetMetadataFallbackPolicy",
+            tag = "8"
+        )]
+        pub metadata_fallback_policy: i32,
     }
     /// Nested message and enum types in `LbSubsetConfig`.
     pub mod lb_subset_config {
+        /// Keys whose values divide the backends.
+        #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+        pub struct LbSubsetSelector {
+            #[prost(string, repeated, tag = "1")]
+            pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+            /// Of several backends with the same values only one is used.
+            #[prost(bool, tag = "4")]
+            pub single_host_per_subset: bool,
+            #[prost(
+                enumeration = "lb_subset_selector::LbSubsetSelectorFallbackPolicy",
+                tag = "2"
+            )]
+            pub fallback_policy: i32,
+            /// The keys that are left for KEYS_SUBSET.
+            #[prost(string, repeated, tag = "3")]
+            pub fallback_keys_subset: ::prost::alloc::vec::Vec<
+                ::prost::alloc::string::String,
+            >,
+        }
+        /// Nested message and enum types in `LbSubsetSelector`.
+        pub mod lb_subset_selector {
+            /// What happens to calls that name these keys and meet no backend.
+            #[derive(
+                Clone,
+                Copy,
+                Debug,
+                PartialEq,
+                Eq,
+                Hash,
+                PartialOrd,
+                Ord,
+                ::prost::Enumeration
+            )]
+            #[repr(i32)]
+            pub enum LbSubsetSelectorFallbackPolicy {
+                NotDefined = 0,
+                NoFallback = 1,
+                AnyEndpoint = 2,
+                DefaultSubset = 3,
+                KeysSubset = 4,
+            }
+            impl LbSubsetSelectorFallbackPolicy {
+                /// String value of the enum field names used in the ProtoBuf definition.
+                ///
+                /// The values are not transformed in any way and thus are considered stable
+                /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+                pub fn as_str_name(&self) -> &'static str {
+                    match self {
+                        Self::NotDefined => "NOT_DEFINED",
+                        Self::NoFallback => "NO_FALLBACK",
+                        Self::AnyEndpoint => "ANY_ENDPOINT",
+                        Self::DefaultSubset => "DEFAULT_SUBSET",
+                        Self::KeysSubset => "KEYS_SUBSET",
+                    }
+                }
+                /// Creates an enum from field names used in the ProtoBuf definition.
+                pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+                    match value {
+                        "NOT_DEFINED" => Some(Self::NotDefined),
+                        "NO_FALLBACK" => Some(Self::NoFallback),
+                        "ANY_ENDPOINT" => Some(Self::AnyEndpoint),
+                        "DEFAULT_SUBSET" => Some(Self::DefaultSubset),
+                        "KEYS_SUBSET" => Some(Self::KeysSubset),
+                        _ => None,
+                    }
+                }
+            }
+        }
+        impl ::prost::Name for LbSubsetSelector {
+            const NAME: &'static str = "LbSubsetSelector";
+            const PACKAGE: &'static str = "envoy.config.cluster.v3";
+            fn full_name() -> ::prost::alloc::string::String {
+                "envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector".into()
+            }
+            fn type_url() -> ::prost::alloc::string::String {
+                "type.googleapis.com/envoy.config.cluster.v3.Cluster.LbSubsetConfig.LbSubsetSelector"
+                    .into()
+            }
+        }
         /// What happens to calls that name no subset, or one that is empty.
         #[derive(
             Clone,
@@ -811,6 +911,43 @@ pub mod cluster {
                     "NO_FALLBACK" => Some(Self::NoFallback),
                     "ANY_ENDPOINT" => Some(Self::AnyEndpoint),
                     "DEFAULT_SUBSET" => Some(Self::DefaultSubset),
+                    _ => None,
+                }
+            }
+        }
+        /// Whether the key `fallback_list` of what calls ask for holds alternatives.
+        #[derive(
+            Clone,
+            Copy,
+            Debug,
+            PartialEq,
+            Eq,
+            Hash,
+            PartialOrd,
+            Ord,
+            ::prost::Enumeration
+        )]
+        #[repr(i32)]
+        pub enum LbSubsetMetadataFallbackPolicy {
+            MetadataNoFallback = 0,
+            FallbackList = 1,
+        }
+        impl LbSubsetMetadataFallbackPolicy {
+            /// String value of the enum field names used in the ProtoBuf definition.
+            ///
+            /// The values are not transformed in any way and thus are considered stable
+            /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+            pub fn as_str_name(&self) -> &'static str {
+                match self {
+                    Self::MetadataNoFallback => "METADATA_NO_FALLBACK",
+                    Self::FallbackList => "FALLBACK_LIST",
+                }
+            }
+            /// Creates an enum from field names used in the ProtoBuf definition.
+            pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+                match value {
+                    "METADATA_NO_FALLBACK" => Some(Self::MetadataNoFallback),
+                    "FALLBACK_LIST" => Some(Self::FallbackList),
                     _ => None,
                 }
             }

@@ -145,6 +145,11 @@ pub mod envoy {
                     include!("envoy.extensions.load_balancing_policies.round_robin.v3.rs");
                 }
             }
+            pub mod subset {
+                pub mod v3 {
+                    include!("envoy.extensions.load_balancing_policies.subset.v3.rs");
+                }
+            }
             pub mod wrr_locality {
                 pub mod v3 {
                     include!("envoy.extensions.load_balancing_policies.wrr_locality.v3.rs");

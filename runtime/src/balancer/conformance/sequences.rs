@@ -166,8 +166,11 @@ impl World {
 
     fn endpoint(&self, (id, zone, priority, weight): &Place) -> Endpoint {
         let locality_weight = 1 + u32::from(*zone == "b");
+        // Policies that share endpoints among several see each of these twice.
+        let parity = if id % 2 == 0 { "even" } else { "odd" };
         Endpoint {
             weight: *weight,
+            labels: [("parity", parity)].into_iter().collect(),
             ..self.rig.endpoint_in(*id, zone, locality_weight, *priority)
         }
     }

@@ -112,6 +112,7 @@ impl Rig {
             headers: &HeaderMap::new(),
             random,
             hash: random,
+            subset: None,
             session: hosts.map(|hosts| Sticky { hosts, now }),
         })
     }

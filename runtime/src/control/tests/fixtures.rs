@@ -7,7 +7,7 @@ use std::time::Duration;
 use sidestep_proto::bootstrap::Bootstrap;
 use sidestep_proto::resource::{
     Address, Cluster, Endpoint, EndpointAssignment, FilterConfig, Forward, Health,
-    HttpConnectionManager, HttpFilter, Listener, ListenerKind, Locality, LocalityEndpoints,
+    HttpConnectionManager, HttpFilter, Labels, Listener, ListenerKind, Locality, LocalityEndpoints,
     PathMatcher, Resource, Route, RouteAction, RouteConfiguration, RouteMatch, RouteSource, Text,
     VirtualHost, WeightedCluster,
 };
@@ -114,6 +114,7 @@ pub(in crate::control) fn endpoints(cluster: &str, addresses: &[SocketAddr]) -> 
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     };
     Resource::EndpointAssignment(Arc::new(EndpointAssignment {
         cluster: cluster.into(),

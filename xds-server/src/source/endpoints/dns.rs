@@ -17,7 +17,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use hickory_resolver::{Resolver, TokioResolver};
-use sidestep_proto::resource::Address;
+use sidestep_proto::resource::{Address, Labels};
 use tokio::time::Instant;
 
 use super::{EndpointSource, Kind, Look, LookError, LookOptions, Misspelt, normal};
@@ -251,6 +251,7 @@ fn endpoint(ip: IpAddr, port: u16, priority: u32, weight: u32) -> ResolvedEndpoi
         zone: None,
         address: Address::Tcp(SocketAddr::new(ip, port)),
         version: None,
+        labels: Labels::default(),
         weight,
     }
 }

@@ -138,7 +138,7 @@ impl Board {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use sidestep_proto::resource::Address;
+    use sidestep_proto::resource::{Address, Labels};
 
     use super::super::LookError;
     use super::*;
@@ -149,6 +149,7 @@ mod tests {
             zone: None,
             address: Address::Tcp(([127, 0, 0, 1], *port).into()),
             version: None,
+            labels: Labels::default(),
             weight: 1,
         };
         ports.iter().map(endpoint).collect()

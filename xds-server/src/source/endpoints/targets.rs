@@ -16,7 +16,7 @@ use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use http::Uri;
 use serde::Deserialize;
 use serde_json::Value;
-use sidestep_proto::resource::Address;
+use sidestep_proto::resource::{Address, Labels};
 use tokio::time::Instant;
 
 use super::dns::{self, Names};
@@ -157,6 +157,7 @@ fn parse(text: &[u8], origin: &str) -> Result<Parsed, LookError> {
                 zone: zone.clone(),
                 address: Address::Unix(String::new()),
                 version: version.clone(),
+                labels: Labels::default(),
                 weight,
             };
             match target(written).map_err(fault)? {

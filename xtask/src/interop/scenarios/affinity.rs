@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::interop::calls::answered;
 use crate::interop::cast::Tier;
-use crate::interop::casts::EVERYBODY;
+use crate::interop::casts::{EVERYBODY, SESSION_AFFINITY};
 use crate::interop::feature::Feature;
 use crate::interop::management::Management;
-use crate::interop::resources::{cluster, endpoints, service, with};
+use crate::interop::resources::{cluster, endpoints, kind, service, simple, with};
 use crate::interop::scenario::Scenario;
 use crate::interop::stage::Stage;
 
-pub(in crate::interop) const SCENARIOS: &[Scenario] = &[Scenario {
+pub(in crate::interop) const SCENARIOS: &[Scenario] = &[AFFINITY, SESSIONS];
+
+const AFFINITY: Scenario = Scenario {
     name: "affinity",
     features: &[Feature::RingHash],
     about: "ring hash by a header: each user keeps to one endpoint, and our client and the other one agree on which",
@@ -21,7 +24,17 @@ pub(in crate::interop) const SCENARIOS: &[Scenario] = &[Scenario {
     helpers: &[],
     tier: Tier::Quick,
     play: affinity,
-}];
+};
+
+const SESSIONS: Scenario = Scenario {
+    name: "sessions",
+    features: &[Feature::SessionAffinity],
+    about: "a client that keeps its cookie stays at one of three endpoints, moves when that dies, and stays there",
+    casts: SESSION_AFFINITY,
+    helpers: &[],
+    tier: Tier::Quick,
+    play: sessions,
+};
 
 const USERS: u64 = 40;
 
@@ -52,6 +65,63 @@ fn affinity(stage: &Stage<'_>) -> Result<()> {
         "our client sends users to {ours:?}, the other one to {theirs:?}"
     );
     Ok(())
+}
+
+fn sessions(stage: &Stage<'_>) -> Result<()> {
+    let mut servers = vec![
+        stage.backend("a", &[])?,
+        stage.ours("b", &[])?,
+        stage.ours("c", &[])?,
+    ];
+    let names = ["a", "b", "c"];
+    let addresses: Vec<_> = servers
+        .iter()
+        .map(|server| server.address.as_str())
+        .collect();
+    let mut resources = simple(&addresses);
+    keep_by_cookie(&mut resources[0], "session");
+    let management = Management::start(stage, &resources)?;
+    let bootstrap = management.bootstrap(stage, "web")?;
+    let flags = ["--cookie-jar", "--concurrency=1", "--qps=100"];
+    let traffic = stage.traffic(&bootstrap, &flags)?;
+    let home = |calls: &[Value]| {
+        let met = answered(calls);
+        ensure!(met.len() == 1, "the session went to {met:?}");
+        let at = names.iter().position(|name| *name == met[0]);
+        at.context("a server of ours answers")
+    };
+    // By chance, of three endpoints: (1/3)^49.
+    traffic.until(50, |calls| home(calls).map(|_| ()))?;
+    let first = home(&traffic.next(50)?)?;
+    drop(servers.remove(first));
+    let others: Vec<_> = names.iter().filter(|name| **name != names[first]).collect();
+    traffic.until(50, |calls| {
+        let at = home(calls)?;
+        ensure!(others.contains(&&names[at]), "still at {}", names[at]);
+        Ok(())
+    })?;
+    let second = home(&traffic.next(50)?)?;
+    ensure!(second != first, "back at a server that is gone");
+    Ok(())
+}
+
+/// Gives an API listener sessions that are kept in a cookie.
+fn keep_by_cookie(listener: &mut Value, name: &str) {
+    let state = json!({
+        "@type": kind("envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState"),
+        "cookie": {"name": name, "ttl": "120s"},
+    });
+    let filter = json!({
+        "name": "sessions",
+        "typed_config": {
+            "@type": kind("envoy.extensions.filters.http.stateful_session.v3.StatefulSession"),
+            "session_state": {"name": "cookie", "typed_config": state},
+        },
+    });
+    let filters = &mut listener["api_listener"]["api_listener"]["http_filters"];
+    if let Some(filters) = filters.as_array_mut() {
+        filters.insert(0, filter);
+    }
 }
 
 /// The one server that each user's calls went to.

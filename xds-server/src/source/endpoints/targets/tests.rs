@@ -16,6 +16,7 @@ fn endpoint(address: &str) -> ResolvedEndpoint {
         zone: None,
         address: Address::Tcp(address.parse().expect("an address")),
         version: None,
+        labels: Labels::default(),
         weight: 1,
     }
 }
