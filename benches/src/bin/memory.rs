@@ -99,8 +99,8 @@ async fn client(calls: u32) -> Result<()> {
         metadata.insert("x-cluster", cluster.to_string().parse()?);
         let codec = ProstCodec::<(), ()>::default();
         let path = METHOD.parse().context("a path")?;
-        let reply = Grpc::new(channel.clone()).unary(request, path, codec);
-        match reply.await {
+        let mut grpc = Grpc::new(channel.clone());
+        match grpc.unary(request, path, codec).await {
             Ok(_) => answered += 1,
             Err(status) => eprintln!("{status}"),
         }

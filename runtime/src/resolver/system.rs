@@ -102,7 +102,11 @@ mod tests {
     #[tokio::test]
     async fn names_beyond_the_threads_wait_their_turn() {
         let system = System::new();
-        let held = system.room.clone().acquire_many_owned(MOST_AT_ONCE as u32).await;
+        let held = system
+            .room
+            .clone()
+            .acquire_many_owned(MOST_AT_ONCE as u32)
+            .await;
         let held = held.expect("it is never closed");
         let mut waiting = system.resolve("127.0.0.1");
         assert_eq!((&mut waiting).now_or_never(), None);

@@ -316,7 +316,6 @@ impl Machine {
         self.state = state;
         out.push(Output::Report(self.connectivity()));
     }
-
 }
 
 /// After so many failures before this one.

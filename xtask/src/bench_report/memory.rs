@@ -81,7 +81,10 @@ pub(crate) fn measure(short: bool) -> Result<()> {
     println!("{report:#}");
     let folder = root().join("target/bench-report");
     fs::create_dir_all(&folder)?;
-    Ok(fs::write(folder.join("memory.json"), format!("{report:#}\n"))?)
+    Ok(fs::write(
+        folder.join("memory.json"),
+        format!("{report:#}\n"),
+    )?)
 }
 
 /// KiB of one connected endpoint, from MiB of all and of a few.
@@ -210,7 +213,9 @@ fn bootstrap(control_plane: &str) -> String {
 /// Files that a child of this process may have open.
 fn file_limit() -> Result<u32> {
     let limits = fs::read_to_string("/proc/self/limits")?;
-    let line = limits.lines().find(|line| line.starts_with("Max open files"));
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().nth(3));
     match soft.context("no limit of open files")? {
         "unlimited" => Ok(u32::MAX),
