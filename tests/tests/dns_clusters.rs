@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sidestep::inspect::Cluster;
-use sidestep::resolver::{NameResolver, ResolveError, Resolved};
+use sidestep::resolver::{NameResolver, ResolveError, Resolved, System};
 use sidestep::{Channel, Mesh, MeshBuilder};
 use sidestep_interop::service::Faults;
 use sidestep_interop::testing::test_service_client::TestServiceClient;
@@ -149,6 +149,28 @@ async fn a_changed_record_moves_the_calls_and_fails_none() {
         }
         load.stop().await.assert_none_failed();
     }
+}
+
+/// What a service without the feature `hickory-dns` has.
+#[tokio::test]
+async fn the_systems_resolver_does_for_both_kinds() {
+    let scene = Scene::new().await;
+    let _server = scene.server("127.0.0.1");
+    let logical = kinds::logical_dns("named", "localhost", scene.port, soon());
+    for cluster in [logical, scene.strict(&["localhost"])] {
+        scene.push([cluster]);
+        let builder = scene.plane.builder("web");
+        let builder = builder.name_resolver(Arc::new(System::new()));
+        let mut client = client_of(&builder.build().unwrap());
+        until_server(&mut client, "127.0.0.1").await;
+    }
+    let nowhere = scene.strict(&["no-such-host.invalid"]);
+    scene.push([nowhere]);
+    let builder = scene.plane.builder("web");
+    let builder = builder.name_resolver(Arc::new(System::new()));
+    let mut client = client_of(&builder.build().unwrap());
+    let status = call(&mut client).await.unwrap_err();
+    says(status.message(), "SX0417", &["no-such-host.invalid"]);
 }
 
 #[tokio::test]

@@ -220,7 +220,8 @@ fn number_after(text: &str, label: &str) -> Result<u64> {
         .with_context(|| format!("no number after {label:?} in {text:?}"))
 }
 
-fn program(name: &str) -> PathBuf {
+/// Where a bench is built to.
+pub(crate) fn program(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 

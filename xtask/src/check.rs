@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use crate::codegen::root;
 
 /// Steps in the order in which they fail fastest.
-const STEPS: [&[&str]; 4] = [
+const STEPS: [&[&str]; 5] = [
     &["fmt", "--all", "--check"],
     &[
         "clippy",
@@ -25,6 +25,17 @@ const STEPS: [&[&str]; 4] = [
         "--no-default-features",
         "--features",
         "ring",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    // As a service depends on it: none of the features that other crates here ask for.
+    &[
+        "clippy",
+        "-p",
+        "sidestep",
+        "--all-targets",
         "--locked",
         "--",
         "-D",

@@ -43,7 +43,7 @@ mod statistics;
 mod traffic;
 
 pub(crate) use envoy::{Envoy, Protocol};
-pub(crate) use install::envoy as install_envoy;
+pub(crate) use install::{envoy as install_envoy, go as install_go};
 pub(crate) use mesh::Certificates;
 pub(crate) use process::{Process, eventually, last_lines, within};
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod bench;
+mod bench_report;
 mod check;
 mod codegen;
 mod deny;
@@ -13,6 +14,7 @@ mod interop;
 mod ops;
 mod pictures;
 mod pilot;
+mod resident;
 
 const HELP: &str = "\
 Recurring work on this repository.
@@ -33,6 +35,7 @@ Verbs:
   bench [--short] [--picks] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
+  bench --memory [--short] what clusters and connections hold in memory, beside grpc-go (needs Go)
   footprint [--short] [--check] [--json]
                            what the mesh adds to a tonic service: packages, MiB, memory beside a
                            real Envoy, and unless --short seconds of a cold build; with --check
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => check::run(),
+        ["bench", "--memory"] => bench_report::memory::measure(false),
+        ["bench", "--memory", "--short"] => bench_report::memory::measure(true),
         ["bench", options @ ..] => match bench::Options::parse(options) {
             Some(options) => bench::run(&options),
             None => return usage("an option of bench is not known"),

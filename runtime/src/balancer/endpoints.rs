@@ -87,6 +87,7 @@ impl Endpoints {
         let mut old = std::mem::take(&mut self.entries);
         let places = std::mem::take(&mut self.places);
         self.tally = Tally::default();
+        self.entries.reserve_exact(endpoints.len());
         for (place, endpoint) in endpoints.iter().enumerate() {
             let state = match places.get(&endpoint.id) {
                 Some(at) => std::mem::replace(&mut old[*at].state, Connectivity::Idle),

@@ -58,7 +58,8 @@ struct Host {
     state: Connectivity,
     /// Ejections, less the intervals that went well since.
     multiplier: u32,
-    ejection: Option<Ejection>,
+    /// Boxed: nearly all are in.
+    ejection: Option<Box<Ejection>>,
 }
 
 #[derive(Debug)]
@@ -240,7 +241,7 @@ impl OutlierDetection {
             }
         }
         for host in self.hosts.values_mut() {
-            match &host.ejection {
+            match host.ejection.as_deref() {
                 None => host.multiplier = host.multiplier.saturating_sub(1),
                 // The one call may have been given up by its caller, or last for hours.
                 Some(Ejection {
@@ -338,7 +339,7 @@ impl OutlierDetection {
             failure: Failure::new(code::EJECTED, text),
             probe: None,
         };
-        if host.ejection.replace(ejection).is_none() {
+        if host.ejection.replace(Box::new(ejection)).is_none() {
             self.ejected += 1;
         }
         self.tell_of(id, Event::Ejected { cause, time });

@@ -44,7 +44,7 @@ struct Chosen {
 /// One priority.
 struct Level {
     priority: u32,
-    endpoints: Vec<Endpoint>,
+    endpoints: Box<[Endpoint]>,
     child: Option<Child>,
 }
 
@@ -153,7 +153,8 @@ impl Priority {
         }
         let levels = levels.into_iter().map(|(priority, endpoints)| Level {
             priority,
-            endpoints,
+            // Kept for as long as the configuration lasts.
+            endpoints: endpoints.into_boxed_slice(),
             child: children.remove(&priority),
         });
         self.levels = levels.collect();

@@ -79,10 +79,13 @@ async fn run(
     target: ConnectTarget,
     mut released: oneshot::Receiver<()>,
 ) {
+    // Boxed, and with all it needs in it: neither those that have not begun nor the connection that
+    // comes of it hold the state of a try.
+    let trying = Box::pin(async move { subchannel::connect(&connector, &target).await });
     let made = tokio::select! {
         biased;
         _ = &mut released => return,
-        made = subchannel::connect(&connector, &target) => made,
+        made = trying => made,
     };
     let (connection, mut driver) = match made {
         Ok(made) => made,

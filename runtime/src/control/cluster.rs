@@ -59,11 +59,12 @@ pub(super) struct Cluster {
     roster: Roster,
     /// A route leads here whose calls have sessions, or has done so.
     sticky: bool,
-    endpoints: BTreeMap<SubchannelId, Endpoint>,
+    /// Boxed: the nodes of the map are half empty where there are many.
+    endpoints: BTreeMap<SubchannelId, Box<Endpoint>>,
     /// When endpoints want to be called.
     timers: BTreeSet<(Instant, SubchannelId)>,
     /// Out of the configuration, but perhaps still in the picker that is out.
-    retired: Vec<Endpoint>,
+    retired: Vec<Box<Endpoint>>,
     slots: Vec<Arc<Slot>>,
     /// `slots` as they were last published; `None` since they changed.
     table: Option<Arc<[Arc<Slot>]>>,

@@ -23,7 +23,8 @@ pub(super) struct Clusters {
     inbox: WeakInbox,
     telemetry: Arc<Telemetry>,
     ids: HashMap<Arc<str>, ClusterId>,
-    members: BTreeMap<ClusterId, Member>,
+    /// Boxed: the nodes of the map are half empty where there are many.
+    members: BTreeMap<ClusterId, Box<Member>>,
     /// Which clusters rest on this resource, beside the cluster itself.
     users: HashMap<Key, BTreeSet<Arc<str>>>,
     /// Which clusters rest on this host name.
@@ -165,7 +166,7 @@ impl Clusters {
             held_by: BTreeSet::new(),
             choice: None,
         };
-        self.members.insert(id, member);
+        self.members.insert(id, Box::new(member));
     }
 
     /// Whether this life of a cluster is one of these and goes on.

@@ -50,6 +50,11 @@ impl ConnectionLog {
         }
     }
 
+    /// The endpoint's cluster.
+    pub(super) fn cluster(&self) -> &Arc<str> {
+        &self.cluster
+    }
+
     /// A try begins.
     pub(super) fn connecting(&self) {
         let (cluster, endpoint) = (&*self.cluster, &*self.slot.address);
@@ -76,6 +81,7 @@ impl ConnectionLog {
         let security = if tls { "privacy_and_integrity" } else { "none" };
         let open = Open { backend, security };
         self.count_open(&open, 1);
+        self.open.reserve_exact(1);
         self.open.push((attempt, open));
     }
 

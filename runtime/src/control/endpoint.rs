@@ -78,13 +78,6 @@ impl Endpoint {
         dialer: &Dialer,
     ) -> Self {
         let name = cluster.name().clone();
-        let reports = Reports::new(Source {
-            cluster: name.clone(),
-            endpoint: slot.address.clone(),
-            hostname: added.key.hostname.clone(),
-            load: slot.load.clone(),
-            backoff: dialer.backoff,
-        });
         let log = ConnectionLog::new(dialer.telemetry.clone(), target.clone(), name, slot.clone());
         Self {
             cluster: cluster.id(),
@@ -94,7 +87,7 @@ impl Endpoint {
             slot,
             timer: None,
             log,
-            reports,
+            reports: Reports::default(),
             machine: Machine::with_backoff(dialer.backoff, fastrand::u64(..)),
             race: None,
             retries: Vec::new(),
@@ -203,7 +196,14 @@ impl Endpoint {
     /// Asks for load reports as policies want them by now, over the connection that there is.
     pub(super) fn follow_reports(&mut self) {
         let oldest = self.open.first().map(|open| &*open.connection);
-        self.reports.follow(oldest);
+        let asked = self.slot.load.report_period();
+        self.reports.follow(oldest, asked, || Source {
+            cluster: self.log.cluster().clone(),
+            endpoint: self.slot.address.clone(),
+            hostname: self.key.hostname.clone(),
+            load: self.slot.load.clone(),
+            backoff: self.machine.backoff(),
+        });
     }
 
     /// When [`Endpoint::handle_timeout`] wants to be called.
@@ -299,8 +299,7 @@ impl Endpoint {
                 let reason = "replaced by a connection under the new security";
                 self.log.given_up(reason);
                 self.open.clear();
-                self.open
-                    .extend(claim.map(|claim| Open::new(claim, connection)));
+                self.opened(claim, connection);
                 self.show_newest();
             }
             // What the control plane now demands cannot be had. The connections in use were made
@@ -318,8 +317,7 @@ impl Endpoint {
         match outcome {
             Outcome::Connected(connection) => {
                 growing.machine.opened();
-                self.open
-                    .extend(claim.map(|claim| Open::new(claim, connection)));
+                self.opened(claim, connection);
                 self.show_newest();
                 self.grow(step);
             }
@@ -359,9 +357,17 @@ impl Endpoint {
 
     /// The first connection.
     fn connected(&mut self, claim: Claim, connection: Connection, out: &mut Outputs) {
-        self.open.push(Open::new(claim, connection));
+        self.opened(Some(claim), connection);
         self.show_newest();
         self.machine.connected(out);
+    }
+
+    fn opened(&mut self, claim: Option<Claim>, connection: Connection) {
+        if let Some(claim) = claim {
+            // Nearly all endpoints have one connection for ever.
+            self.open.reserve_exact(1);
+            self.open.push(Open::new(claim, connection));
+        }
     }
 
     /// Notes a failed try.

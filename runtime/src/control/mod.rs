@@ -50,7 +50,7 @@ use sidestep_proto::resource::{RegisteredPolicy, ServerListener};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::balancer::{Failure, SubchannelId};
-use crate::resolver::{DirectTarget, Dns, NameResolver, Pace, ResolveError, Resolved};
+use crate::resolver::{self, DirectTarget, NameResolver, Pace, ResolveError, Resolved};
 use crate::routing::RouteTable;
 use crate::security::CertificateProviders;
 use crate::snapshot::{ClusterId, Slot, Target, TargetState};
@@ -279,7 +279,7 @@ impl Config {
             providers,
             policies: Vec::new(),
             connector: default_connector(),
-            resolver: Arc::new(Dns::system()),
+            resolver: resolver::default(),
             http2: Arc::default(),
             most_connections: MOST_CONNECTIONS,
             idle_timeout: Some(IDLE_TIMEOUT),

@@ -47,7 +47,11 @@ impl EndpointKey {
         }
         Self {
             addresses,
-            hostname: endpoint.hostname.as_str().into(),
+            hostname: match endpoint.hostname.as_str() {
+                // Of most; needs no memory.
+                "" => Arc::default(),
+                name => name.into(),
+            },
         }
     }
 

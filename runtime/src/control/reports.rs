@@ -27,7 +27,6 @@ const METHOD: &str = "/xds.service.orca.v3.OpenRcaService/StreamCoreMetrics";
 const LONGEST_REPORT: usize = 64 * 1024;
 
 /// Whom reports are asked of, and for whom.
-#[derive(Clone)]
 pub(super) struct Source {
     pub(super) cluster: Arc<str>,
     /// Its first address, for people, and the authority where there is no host name.
@@ -38,11 +37,9 @@ pub(super) struct Source {
     pub(super) backoff: Backoff,
 }
 
-/// The stream of one endpoint.
-pub(super) struct Reports {
-    source: Source,
-    stream: Option<Stream>,
-}
+/// The stream of one endpoint; most have none.
+#[derive(Default)]
+pub(super) struct Reports(Option<Box<Stream>>);
 
 struct Stream {
     period: Duration,
@@ -57,31 +54,30 @@ impl Drop for Stream {
 }
 
 impl Reports {
-    pub(super) fn new(source: Source) -> Self {
-        Self {
-            source,
-            stream: None,
-        }
-    }
-
     /// Opens, replaces or closes the stream by what policies ask for and how the endpoint is
     /// connected now.
-    pub(super) fn follow(&mut self, connection: Option<&Connection>) {
-        let asked = self.source.load.report_period();
+    pub(super) fn follow(
+        &mut self,
+        connection: Option<&Connection>,
+        asked: Option<Duration>,
+        source: impl FnOnce() -> Source,
+    ) {
         let wanted = connection.zip(asked);
         let fits = |stream: &Stream| {
             wanted.is_some_and(|(connection, period)| {
                 stream.period == period && stream.connection.is_same(connection)
             })
         };
-        if self.stream.as_ref().is_some_and(fits) {
+        if self.0.as_deref().is_some_and(fits) {
             return;
         }
         // What is held of the connection of before would keep it open.
-        self.stream = wanted.map(|(connection, period)| Stream {
-            period,
-            connection: connection.clone(),
-            task: tokio::spawn(run(self.source.clone(), connection.clone(), period)),
+        self.0 = wanted.map(|(connection, period)| {
+            Box::new(Stream {
+                period,
+                connection: connection.clone(),
+                task: tokio::spawn(run(source(), connection.clone(), period)),
+            })
         });
     }
 }

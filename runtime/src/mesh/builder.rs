@@ -17,7 +17,7 @@ use super::{BuildError, Inner, Mesh};
 use crate::balancer::{self, CustomPolicy};
 use crate::control::{self, Config, PlaintextPolicy, Timers};
 use crate::mode::Mode;
-use crate::resolver::{Dns, NameResolver};
+use crate::resolver::{self, NameResolver};
 use crate::security::{CertificateProvider, CertificateProviders};
 use crate::source::static_::StaticResources;
 use crate::subchannel::{Connector, Http2Options};
@@ -60,7 +60,7 @@ impl MeshBuilder {
             most_connections: control::MOST_CONNECTIONS,
             idle_timeout: Some(control::IDLE_TIMEOUT),
             connector: crate::subchannel::default_connector(),
-            resolver: Arc::new(Dns::system()),
+            resolver: resolver::default(),
             max_response_bytes: 256 << 20,
             timers: Timers::default(),
             access_log: None,
@@ -233,10 +233,16 @@ impl MeshBuilder {
     }
 
     /// Who looks up the host names of DNS clusters, of `dns:` targets and of control planes.
-    /// Default: the system's name servers, [`Dns::system`]. An answer counts for its TTL, from 1 s
-    /// to 5 min; what was found last stays in use when a later look-up fails.
+    ///
+    /// Default: the system's resolver, [`System`](resolver::System), whose answers count for 30 s
+    /// or `dns_refresh_rate`, whichever is longer. With the cargo feature `hickory-dns`: the
+    /// system's name servers, `Dns::system`, whose answers count for their TTL, from 1 s to 5 min.
+    /// Either way what was found last stays in use when a later look-up fails, and a failed
+    /// connection brings the next look-up forward.
     ///
     /// ```
+    /// # #[cfg(feature = "hickory-dns")]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// use std::sync::Arc;
     /// use sidestep::Mesh;
     /// use sidestep::resolver::Dns;
@@ -244,7 +250,10 @@ impl MeshBuilder {
     /// let name_server = "127.0.0.1:8600".parse()?;
     /// let builder = Mesh::builder().name_resolver(Arc::new(Dns::at(name_server)));
     /// # let _ = builder;
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # Ok(())
+    /// # }
+    /// # #[cfg(not(feature = "hickory-dns"))]
+    /// # fn main() {}
     /// ```
     #[must_use]
     pub fn name_resolver(mut self, resolver: Arc<dyn NameResolver>) -> Self {

@@ -1,4 +1,4 @@
-//! Host names, by DNS.
+//! Host names, by DNS of our own, which knows the TTL.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -13,15 +13,17 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, TokioResolver};
 
-use super::{NameResolver, ResolveError, Resolved};
+use super::{NameResolver, ResolveError, Resolved, System};
 
 /// Asks the system's name servers, as `/etc/resolv.conf` and `/etc/hosts` say, or one of its own.
 ///
 /// Where the system's configuration cannot be read, the C library is asked, which does not tell
-/// for how long an answer counts.
+/// for how long an answer counts. Needs the cargo feature `hickory-dns`.
 #[derive(Clone, Default)]
 pub struct Dns {
     server: Option<SocketAddr>,
+    /// Asked where the configuration cannot be read.
+    by_the_system: System,
     /// Made when first needed, and again after a failure: the system's configuration may have
     /// changed.
     resolver: Arc<Mutex<Option<TokioResolver>>>,
@@ -39,7 +41,7 @@ impl Dns {
     pub fn at(server: SocketAddr) -> Self {
         Self {
             server: Some(server),
-            resolver: Arc::default(),
+            ..Self::default()
         }
     }
 
@@ -95,7 +97,7 @@ impl Dns {
                 }
                 found?
             }
-            None => by_the_system(&host).await?,
+            None => self.by_the_system.resolve(&host).await?,
         };
         Ok(Resolved {
             addresses: by_preference(found.addresses),
@@ -132,15 +134,6 @@ async fn look_up(resolver: &TokioResolver, host: &str) -> Result<Resolved, Resol
         Err(error) if error.is_no_records_found() => Err(ResolveError::NoAddress),
         Err(error) => Err(ResolveError::Failed(error.to_string())),
     }
-}
-
-async fn by_the_system(host: &str) -> Result<Resolved, ResolveError> {
-    let found = tokio::net::lookup_host((host, 0)).await;
-    let found = found.map_err(|error| ResolveError::Failed(error.to_string()))?;
-    Ok(Resolved {
-        addresses: found.map(|address| address.ip()).collect(),
-        ttl: None,
-    })
 }
 
 /// IPv6 before IPv4 (RFC 6724), but the family that this machine has no way to comes last. Within

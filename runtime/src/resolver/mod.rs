@@ -1,22 +1,27 @@
 //! Targets and clusters that are names or addresses, not xDS resources.
 
+#[cfg(feature = "hickory-dns")]
 mod dns;
 mod refresh;
 mod static_;
+mod system;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::future::BoxFuture;
 use sidestep_proto::code::{self, Code};
 use sidestep_proto::resource::{Address, LbPolicy};
 
+#[cfg(feature = "hickory-dns")]
 pub use dns::Dns;
 pub use refresh::{Pace, Refresh};
 pub use static_::TargetError;
+pub use system::System;
 
-/// Looks host names up: [`Dns`], or what
+/// Looks host names up: [`System`], with the cargo feature `hickory-dns` `Dns`, or what
 /// [`MeshBuilder::name_resolver`](crate::MeshBuilder::name_resolver) is given.
 pub trait NameResolver: Send + Sync + fmt::Debug {
     /// All addresses of `host`, most preferred first. `host` may be an IP address in text, which
@@ -74,12 +79,21 @@ impl ResolveError {
     }
 }
 
-/// All addresses of `host` with this port, by the system's resolver.
+/// Who is asked where nobody else is named: the system's name servers by DNS if the cargo feature
+/// `hickory-dns` is on, otherwise the system's resolver.
+pub(crate) fn default() -> Arc<dyn NameResolver> {
+    #[cfg(feature = "hickory-dns")]
+    return Arc::new(Dns::system());
+    #[cfg(not(feature = "hickory-dns"))]
+    return Arc::new(System::new());
+}
+
+/// All addresses of `host` with this port, as a mesh finds them by default.
 ///
 /// # Errors
 /// As [`NameResolver::resolve`].
 pub async fn lookup(host: &str, port: u16) -> Result<Vec<Address>, ResolveError> {
-    let found = Dns::system().resolve(host).await?.addresses;
+    let found = default().resolve(host).await?.addresses;
     Ok(with_port(&found, port).collect())
 }
 

@@ -198,7 +198,8 @@ pub async fn connect(
     let addresses = race::interleaved(&target.addresses);
     let mut race = Race::new(addresses.len());
     let mut under_way = FuturesUnordered::new();
-    let mut failed = Vec::new();
+    // One address is the rule, and a thousand tries may fail at once.
+    let mut failed = Vec::with_capacity(addresses.len());
     loop {
         while let Some(place) = race.poll(now()) {
             let address = &addresses[place];

@@ -121,6 +121,12 @@ impl Machine {
         }
     }
 
+    /// The pauses between failed tries.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        self.backoff
+    }
+
     /// Where it stands.
     #[must_use]
     pub fn state(&self) -> &State {
@@ -183,17 +189,20 @@ impl Machine {
         if tried.is_empty() {
             tried.push((None, since));
         }
-        for (address, begun) in tried {
+        let failing = tried.into_iter().map(|(address, begun)| {
             let failures = failures(&address);
-            // The wait counts from the begin of the try, so a slow failure has partly waited.
-            let until = (begun + self.pause(failures)).max(now);
-            self.failing.push(Failing {
+            let pause = pause(&self.backoff, failures, &mut self.random);
+            Failing {
                 address,
                 failures: failures.saturating_add(1),
-                until,
+                // The wait counts from the begin of the try, so a slow failure has partly waited.
+                until: (begun + pause).max(now),
                 trying: None,
-            });
-        }
+            }
+        });
+        // No more room than is needed: most endpoints have one address, and this may be kept of
+        // each of them for long.
+        self.failing = failing.collect();
         let requested = false;
         self.enter(State::Backoff { failure, requested }, out);
     }
@@ -306,10 +315,6 @@ impl Machine {
     fn enter(&mut self, state: State, out: &mut Outputs) {
         self.state = state;
         out.push(Output::Report(self.connectivity()));
-    }
-
-    fn pause(&mut self, failures: u32) -> Duration {
-        pause(&self.backoff, failures, &mut self.random)
     }
 }
 

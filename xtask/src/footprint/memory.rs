@@ -3,16 +3,17 @@
 
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::build::Built;
 use crate::codegen::root;
 use crate::interop::{Envoy, Process, Protocol, eventually, install_envoy, last_lines};
+use crate::resident;
 
 const CLUSTERS: u32 = 300;
 /// Of each cluster.
@@ -146,7 +147,7 @@ impl Lab {
         command.args(["call", &port.to_string(), "1"]);
         let client = Process::start("plain-client", &self.folder, &mut command)?;
         ensure!(answered(&client)? == 1, "the plain client's call failed");
-        resting(client.id())
+        resident::at_rest(client.id())
     }
 
     /// Neither has a connection: all endpoints refuse.
@@ -154,14 +155,14 @@ impl Lab {
         let plane = self.control_plane(NOBODY)?;
         let (client, answered) = self.meshed_client(&plane.address, 1)?;
         ensure!(answered == 0, "{answered} calls answered by nobody");
-        let meshed = resting(client.id())?;
+        let meshed = resident::at_rest(client.id())?;
         drop(client);
         let envoy = self.envoy(&plane)?;
         Ok(State {
             what: "configured, no connection",
             gates: true,
             meshed,
-            envoy: resting(envoy.id())?,
+            envoy: resident::at_rest(envoy.id())?,
         })
     }
 
@@ -174,7 +175,7 @@ impl Lab {
             "{answered} calls answered"
         );
         eventually(|| connections(client.id()))?;
-        let meshed = resting(client.id())?;
+        let meshed = resident::at_rest(client.id())?;
         drop(client);
         let envoy = self.envoy(&plane)?;
         // Whether a call was answered in time is not the question here, each connection is.
@@ -188,7 +189,7 @@ impl Lab {
             what: "a connection to each endpoint",
             gates: false,
             meshed,
-            envoy: resting(envoy.id())?,
+            envoy: resident::at_rest(envoy.id())?,
         })
     }
 
@@ -281,40 +282,12 @@ fn has_all_clusters(envoy: &Envoy) -> Result<()> {
 }
 
 fn connections(id: u32) -> Result<()> {
-    let open = fs::read_dir(format!("/proc/{id}/fd"))?.count();
+    let open = resident::open_files(id)?;
     ensure!(
         open >= usize::try_from(CLUSTERS * ENDPOINTS)?,
         "{open} files open"
     );
     Ok(())
-}
-
-/// Resident MiB once it has not moved by more than 1 % for two seconds.
-fn resting(id: u32) -> Result<f64> {
-    const CALM: Duration = Duration::from_secs(2);
-    let start = Instant::now();
-    let mut base = resident(id)?;
-    let mut since = Instant::now();
-    while since.elapsed() < CALM {
-        if start.elapsed() > Duration::from_secs(60) {
-            bail!("the memory of process {id} does not come to rest");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-        let now = resident(id)?;
-        if (now - base).abs() > base * 0.01 {
-            base = now;
-            since = Instant::now();
-        }
-    }
-    resident(id)
-}
-
-fn resident(id: u32) -> Result<f64> {
-    let status = fs::read_to_string(Path::new("/proc").join(id.to_string()).join("status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().split(' ').next());
-    let kib: f64 = kib.context("no VmRSS")?.parse()?;
-    Ok(kib / 1024.0)
 }
 
 fn bootstrap(control_plane: &str) -> String {
@@ -395,10 +368,5 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 3_000);
-    }
-
-    #[test]
-    fn own_memory_is_read() {
-        assert!(resident(std::process::id()).unwrap() > 1.0);
     }
 }

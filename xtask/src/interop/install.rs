@@ -170,6 +170,13 @@ impl Installed {
     }
 }
 
+/// grpc-go's programs alone, before `client` or `server`.
+pub(crate) fn go() -> Result<PathBuf> {
+    let mut installed = Installed::default();
+    go::install(&mut installed).context("grpc-go")?;
+    Ok(installed.go)
+}
+
 /// Envoy alone.
 pub(crate) fn envoy() -> Result<PathBuf> {
     let mut installed = Installed::default();

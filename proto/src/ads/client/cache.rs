@@ -13,7 +13,8 @@ use crate::wire::Any;
 #[derive(Debug)]
 pub(super) struct Cache {
     pub(super) resource_type: ResourceType,
-    names: BTreeMap<String, Subscription>,
+    /// Boxed: the nodes of the map are half empty where there are many.
+    names: BTreeMap<String, Box<Subscription>>,
     /// Where state of the world finds the name of bytes it already holds, without decoding. A
     /// collision only costs a decode: the bytes are compared.
     by_content: HashMap<u64, String>,
@@ -31,7 +32,7 @@ impl Cache {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&Subscription> {
-        self.names.get(name)
+        self.names.get(name).map(Box::as_ref)
     }
 
     /// Returns whether the name was not subscribed.
@@ -53,7 +54,7 @@ impl Cache {
             authority,
             ..Subscription::default()
         };
-        self.names.insert(name.to_owned(), subscription);
+        self.names.insert(name.to_owned(), Box::new(subscription));
         true
     }
 
@@ -89,7 +90,8 @@ impl Cache {
     /// The name whose content these bytes are.
     pub(super) fn name_of(&self, any: &Any) -> Option<(&String, &Subscription)> {
         let name = self.by_content.get(&self.hasher.hash_one(any))?;
-        self.names.get_key_value(name)
+        let (name, subscription) = self.names.get_key_value(name)?;
+        Some((name, subscription))
     }
 
     /// Known to be as it is held.
@@ -198,10 +200,8 @@ impl Cache {
 
     /// Nobody wants it and no server thinks so.
     pub(super) fn forget(&mut self, name: &str) {
-        if let Some(Subscription {
-            held: Some(held), ..
-        }) = self.names.remove(name)
-        {
+        let subscription = self.names.remove(name);
+        if let Some(held) = subscription.and_then(|subscription| subscription.held) {
             self.by_content.remove(&self.hasher.hash_one(&held.raw));
         }
     }

@@ -90,7 +90,7 @@ impl Cluster {
                 self.slots.push(slot.clone());
             }
             let endpoint = Endpoint::new(&self.shared, added, slot, &self.target, cx.dialer);
-            self.endpoints.insert(added.id, endpoint);
+            self.endpoints.insert(added.id, Box::new(endpoint));
         }
         for (id, addresses) in &update.reordered {
             if let Some(endpoint) = self.endpoints.get_mut(id) {

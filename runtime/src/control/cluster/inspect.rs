@@ -52,7 +52,7 @@ impl Cluster {
         let known: HashMap<&EndpointKey, (SubchannelId, &Endpoint)> = self
             .endpoints
             .iter()
-            .map(|(id, endpoint)| (endpoint.key(), (*id, endpoint)))
+            .map(|(id, endpoint)| (endpoint.key(), (*id, &**endpoint)))
             .collect();
         let policy = self.policy.as_ref().map(|(_, policy)| policy);
         let groups = config.endpoints.iter().flat_map(|e| &e.localities);
