@@ -16,6 +16,8 @@ pub mod echo {
     include!("generated/bench.rs");
 }
 
+pub mod certificates;
 pub mod client;
 pub mod lab;
+pub mod server;
 pub mod unread;

@@ -4,11 +4,10 @@
 //! percent, so they gate; times are shown.
 
 mod balancing;
+mod calls;
 
-use std::fmt;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,31 +15,8 @@ use serde_json::{Value, json};
 
 use crate::codegen::root;
 
-/// What makes the calls, as `call --case` says it. The second is the base of the ratios.
-const CASES: [&str; 5] = ["sidestep", "tonic", "h2", "metrics", "opentelemetry"];
-
-/// Calls of the short and the long run whose difference is taken: start-up falls out.
-const INSTRUCTION_RUNS: (u32, u32) = (500, 3_500);
-const ALLOCATION_RUNS: (u32, u32) = (2_000, 6_000);
-
-/// Most that a call of ours may cost, and what is aimed at next.
-const INSTRUCTIONS: Bar = Bar {
-    gate: 46_000.0,
-    aim: 41_000.0,
-};
-const ALLOCATIONS: Bar = Bar {
-    gate: 27.0,
-    aim: 24.0,
-};
-
-/// Most that a call with telemetry on may cost, in instructions of one with it off.
-const METRICS_OF_OFF: f64 = 1.10;
-
-#[derive(Clone, Copy)]
-struct Bar {
-    gate: f64,
-    aim: f64,
-}
+/// Whose calls are timed.
+const TIMED: [&str; 5] = ["sidestep", "tonic", "h2", "metrics", "opentelemetry"];
 
 /// What the command line asks for.
 #[derive(Default)]
@@ -71,24 +47,6 @@ impl Options {
     }
 }
 
-/// What a call costs its client.
-struct Cost {
-    case: &'static str,
-    instructions: f64,
-    allocations: f64,
-}
-
-impl fmt::Display for Cost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            case,
-            instructions,
-            allocations,
-        } = self;
-        write!(f, "{case:<14}{instructions:>14.0}{allocations:>13.1}")
-    }
-}
-
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut build = vec!["build", "--release", "-p", "sidestep-benches", "--locked"];
     if options.picks {
@@ -96,27 +54,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     crate::check::cargo(&build)?;
     let balancing = balancing::Costs::measure(options.short)?;
-    let costs = match options.picks {
-        true => Vec::new(),
-        false => costs()?,
+    let calls = match options.picks {
+        true => None,
+        false => Some(calls::Costs::measure(options.short)?),
     };
     let mut faults = balancing.faults();
-    if !costs.is_empty() {
-        faults.extend(self::faults(&costs)?);
+    if let Some(calls) = &calls {
+        faults.extend(calls.faults()?);
     }
     if options.json {
-        let mut report = report(&costs, &faults);
+        let mut report = calls.as_ref().map_or_else(no_calls, calls::Costs::report);
+        report["faults"] = json!(faults);
         report["balancing"] = balancing.report();
         println!("{report:#}");
     } else {
-        if !costs.is_empty() {
-            print(&costs);
+        if let Some(calls) = &calls {
+            calls.print();
         }
         balancing.print();
     }
     if !options.short && !options.picks {
         time(&["config_change"])?;
-        for case in CASES {
+        for case in TIMED {
             time(&["call", "run", "--calls", "60000", "--case", case])?;
         }
     }
@@ -127,83 +86,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn costs() -> Result<Vec<Cost>> {
-    let lab = Lab::start()?;
-    let cost = |case| -> Result<Cost> {
-        Ok(Cost {
-            case,
-            instructions: per_time(INSTRUCTION_RUNS, |calls| lab.instructions(case, calls))?,
-            allocations: per_time(ALLOCATION_RUNS, |calls| lab.allocations(case, calls))?,
-        })
-    };
-    CASES.into_iter().map(cost).collect()
+fn no_calls() -> Value {
+    json!({ "cases": [] })
 }
 
 fn per_time((few, many): (u32, u32), total: impl Fn(u32) -> Result<u64>) -> Result<f64> {
     let difference = total(many)?.saturating_sub(total(few)?);
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
     Ok(difference as f64 / f64::from(many - few))
-}
-
-/// The servers and the control plane, in a process that is not counted.
-struct Lab {
-    process: Child,
-    addresses: String,
-}
-
-impl Lab {
-    fn start() -> Result<Self> {
-        let mut process = Command::new(program("call"))
-            .arg("serve")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("call serve")?;
-        let output = process.stdout.take().context("its output is piped")?;
-        let mut addresses = String::new();
-        BufReader::new(output).read_line(&mut addresses)?;
-        Ok(Self {
-            process,
-            addresses: addresses.trim().to_owned(),
-        })
-    }
-
-    fn instructions(&self, case: &str, calls: u32) -> Result<u64> {
-        let flags = ["--tool=callgrind", "--callgrind-out-file=/dev/null"];
-        number_after(&self.valgrind(&flags, case, calls)?, "Collected :")
-    }
-
-    fn allocations(&self, case: &str, calls: u32) -> Result<u64> {
-        let flags = [
-            "--tool=memcheck",
-            "--leak-check=no",
-            "--undef-value-errors=no",
-        ];
-        number_after(&self.valgrind(&flags, case, calls)?, "total heap usage:")
-    }
-
-    /// What valgrind says of a client that makes `calls` calls.
-    fn valgrind(&self, flags: &[&str], case: &str, calls: u32) -> Result<String> {
-        let calls = calls.to_string();
-        let output = Command::new("valgrind")
-            .args(flags)
-            .arg(program("call"))
-            .args(["client", "--case", case, "--calls", &calls])
-            .args(["--lab", &self.addresses])
-            .output()
-            .context("valgrind (is it installed?)")?;
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        ensure!(output.status.success(), "{case}: {said}");
-        Ok(said)
-    }
-}
-
-impl Drop for Lab {
-    /// The process ends with its input; if it has ended already there is nothing to do.
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
-    }
 }
 
 /// The number, with or without separators, that follows `label`.
@@ -227,72 +117,6 @@ pub(crate) fn program(name: &str) -> PathBuf {
 
 fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
-}
-
-/// Bars that do not hold, and costs above the baseline.
-fn faults(costs: &[Cost]) -> Result<Vec<String>> {
-    let baseline = baseline(&root().join("benches/baseline.json"))?;
-    let tolerance = baseline["tolerance"].as_f64().context("tolerance")?;
-    let ours = &costs[0];
-    let mut faults = Vec::new();
-    for (what, value, bar) in [
-        ("instructions", ours.instructions, INSTRUCTIONS),
-        ("allocations", ours.allocations, ALLOCATIONS),
-    ] {
-        if value > bar.gate {
-            faults.push(format!("{value:.1} {what} a call, the bar is {}", bar.gate));
-        }
-        let known = baseline[what].as_f64().context(what)?;
-        if value > known * (1.0 + tolerance) {
-            faults.push(format!("{value:.1} {what} a call, the baseline is {known}"));
-        }
-    }
-    let observed = costs.iter().find(|cost| cost.case == "metrics");
-    let ratio = observed.context("metrics")?.instructions / ours.instructions;
-    if ratio > METRICS_OF_OFF {
-        faults.push(format!(
-            "telemetry makes a call {ratio:.3} times as dear, the bar is {METRICS_OF_OFF}"
-        ));
-    }
-    Ok(faults)
-}
-
-fn baseline(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(serde_json::from_str(&text)?)
-}
-
-fn report(costs: &[Cost], faults: &[String]) -> Value {
-    let cases = costs.iter().map(|cost| {
-        json!({
-            "case": cost.case,
-            "instructions": cost.instructions,
-            "allocations": cost.allocations,
-            "instructions_of_tonic": cost.instructions / costs[1].instructions,
-            "instructions_of_sidestep": cost.instructions / costs[0].instructions,
-        })
-    });
-    json!({ "cases": cases.collect::<Vec<_>>(), "faults": faults })
-}
-
-fn print(costs: &[Cost]) {
-    println!("a unary call's client, 128 B, 16 in flight, 3 endpoints");
-    println!(
-        "{:<14}{:>14}{:>13}{:>10}{:>13}",
-        "", "instructions", "allocations", "of tonic", "of sidestep"
-    );
-    for cost in costs {
-        let of = |other: &Cost| cost.instructions / other.instructions;
-        println!("{cost}{:>10.2}{:>13.3}", of(&costs[1]), of(&costs[0]));
-    }
-    println!(
-        "{:<14}{:>14}{:>13}",
-        "bar", INSTRUCTIONS.gate, ALLOCATIONS.gate
-    );
-    println!(
-        "{:<14}{:>14}{:>13}",
-        "aim", INSTRUCTIONS.aim, ALLOCATIONS.aim
-    );
 }
 
 /// Runs a program that measures by the clock and prints what it finds.

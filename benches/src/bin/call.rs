@@ -1,15 +1,15 @@
 //! Unary calls in a closed loop.
 //!
 //! `run` is server and client in one process, for a clock; `serve` and `client` are the two apart,
-//! so that valgrind counts the client alone.
+//! so that valgrind counts the client alone; `server` is one more server, to be counted itself.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
-use serde_json::{Value, json};
 use sidestep_benches::client::{self, Load};
-use sidestep_benches::lab::Lab;
+use sidestep_benches::lab::{Lab, Place};
+use sidestep_benches::server::{self, Stack};
 use tokio::io::AsyncReadExt as _;
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,6 +28,15 @@ enum Role {
     Client {
         #[command(flatten)]
         load: Load,
+        /// The line that `serve` printed.
+        #[arg(long)]
+        lab: String,
+    },
+    /// Start one server, print where it is as JSON for a client, serve until stdin ends.
+    Server {
+        /// What serves.
+        #[arg(long, value_enum)]
+        stack: Stack,
         /// The line that `serve` printed.
         #[arg(long)]
         lab: String,
@@ -52,17 +61,23 @@ fn main() -> Result<()> {
     match Flags::parse().role {
         Role::Serve(size) => runtime()?.block_on(async {
             let lab = Lab::start(size.endpoints).await?;
-            println!("{}", describe(&lab));
-            tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
-            Ok(())
+            announced(&lab.place).await
         }),
         Role::Client { load, lab } => call(&load, &serde_json::from_str(&lab)?),
+        Role::Server { stack, lab } => runtime()?.block_on(async {
+            let lab: Place = serde_json::from_str(&lab)?;
+            let place = Place {
+                endpoints: vec![server::start(stack, &lab.control).await?],
+                ..lab
+            };
+            announced(&place).await
+        }),
         Role::Run { load, size } => {
             let (tell, told) = std::sync::mpsc::channel();
             std::thread::spawn(move || -> Result<()> {
                 runtime()?.block_on(async {
                     let lab = Lab::start(size.endpoints).await?;
-                    tell.send(describe(&lab))?;
+                    tell.send(lab.place.clone())?;
                     std::future::pending().await
                 })
             });
@@ -76,14 +91,15 @@ fn main() -> Result<()> {
     }
 }
 
-fn describe(lab: &Lab) -> Value {
-    json!({"endpoints": lab.endpoints, "control": lab.control()})
+/// Says where the servers are, and holds on until nobody needs them any more.
+async fn announced(place: &Place) -> Result<()> {
+    println!("{}", serde_json::to_string(place)?);
+    tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
+    Ok(())
 }
 
-fn call(load: &Load, lab: &Value) -> Result<()> {
-    let endpoints: Vec<String> = serde_json::from_value(lab["endpoints"].clone())?;
-    let control = lab["control"].as_str().context("no control plane")?;
-    runtime()?.block_on(client::run(load, &endpoints, control))
+fn call(load: &Load, place: &Place) -> Result<()> {
+    runtime()?.block_on(client::run(load, place))
 }
 
 fn runtime() -> Result<Runtime> {

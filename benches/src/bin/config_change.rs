@@ -34,7 +34,7 @@ async fn main() -> Result<()> {
         .source(FileSource::new([&file]))
         .start()
         .await?;
-    let bootstrap = lab::bootstrap(&control.address().to_string());
+    let bootstrap = lab::bootstrap(&control.address().to_string(), "web");
     let mesh = Mesh::builder().bootstrap_json(&bootstrap)?.build()?;
     let channel = mesh.channel("xds:///echo")?;
     channel.ready().await;

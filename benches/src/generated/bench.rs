@@ -103,6 +103,28 @@ pub mod echo_client {
             req.extensions_mut().insert(GrpcMethod::new("bench.Echo", "Unary"));
             self.inner.unary(req, path, codec).await
         }
+        /// Answers each message with what it was given.
+        pub async fn stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::Message>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Message>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bench.Echo/Stream");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("bench.Echo", "Stream"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -123,6 +145,17 @@ pub mod echo_server {
             &self,
             request: tonic::Request<super::Message>,
         ) -> std::result::Result<tonic::Response<super::Message>, tonic::Status>;
+        /// Server streaming response type for the Stream method.
+        type StreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Message, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Answers each message with what it was given.
+        async fn stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::Message>>,
+        ) -> std::result::Result<tonic::Response<Self::StreamStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct EchoServer<T> {
@@ -239,6 +272,50 @@ pub mod echo_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bench.Echo/Stream" => {
+                    #[allow(non_camel_case_types)]
+                    struct StreamSvc<T: Echo>(pub Arc<T>);
+                    impl<T: Echo> tonic::server::StreamingService<super::Message>
+                    for StreamSvc<T> {
+                        type Response = super::Message;
+                        type ResponseStream = T::StreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::Message>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Echo>::stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

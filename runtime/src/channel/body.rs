@@ -2,12 +2,11 @@
 //! counted as in flight until its end.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::call::Observed;
@@ -16,18 +15,16 @@ use super::in_flight::InFlight;
 use super::status::{CANCELLED, CallError};
 use crate::subchannel::{Incoming, IncomingError};
 
-pin_project! {
-    /// The body of a response.
-    ///
-    /// A gRPC call always ends with a status: where the stream breaks or the deadline passes, the
-    /// body ends with trailers that say so. Dropping it early resets the stream.
-    #[derive(Debug, Default)]
-    pub struct ResponseBody {
-        open: Option<Open>,
-        // Made at the first wait, so that an answer that is already there needs no timer.
-        #[pin]
-        timer: Option<Sleep>,
-    }
+/// The body of a response.
+///
+/// A gRPC call always ends with a status: where the stream breaks or the deadline passes, the
+/// body ends with trailers that say so. Dropping it early resets the stream.
+#[derive(Debug, Default)]
+pub struct ResponseBody {
+    open: Option<Open>,
+    /// Made at the first wait, so that an answer that is already there needs none, nor the room
+    /// for it wherever it is moved.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Debug)]
@@ -104,7 +101,7 @@ impl Body for ResponseBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, CallError>>> {
-        let mut this = self.project();
+        let this = self.get_mut();
         let Some(open) = this.open.as_mut() else {
             return Poll::Ready(None);
         };
@@ -112,7 +109,7 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => {
                 if frame.is_trailers() {
                     open.complete(frame.trailers_ref());
-                    *this.open = None;
+                    this.open = None;
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 match open.late() {
@@ -125,7 +122,7 @@ impl Body for ResponseBody {
             }
             Poll::Ready(None) => {
                 open.complete(None);
-                *this.open = None;
+                this.open = None;
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
@@ -149,14 +146,9 @@ impl Body for ResponseBody {
                 let Some(deadline) = open.deadline else {
                     return Poll::Pending;
                 };
-                if this.timer.is_none() {
-                    this.timer
-                        .set(Some(tokio::time::sleep_until(deadline.at.into())));
-                }
-                let fired = this.timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx));
-                if fired != Some(Poll::Ready(())) {
-                    return Poll::Pending;
-                }
+                let sleep = || Box::pin(tokio::time::sleep_until(deadline.at.into()));
+                let timer = this.timer.get_or_insert_with(sleep);
+                ready!(timer.as_mut().poll(cx));
                 too_late(deadline, open.in_flight.endpoint())
             }
         };
@@ -165,7 +157,7 @@ impl Body for ResponseBody {
         if let Some(call) = &mut open.observed {
             call.failed(&broken);
         }
-        *this.open = None;
+        this.open = None;
         Poll::Ready(Some(end_with(broken, grpc)))
     }
 

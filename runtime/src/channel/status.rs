@@ -286,6 +286,8 @@ const KINDS: [&str; 9] = [
     "request-body",
 ];
 
+/// A value rather than a text, so that no call has to parse it.
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MARK: HeaderName = HeaderName::from_static("sidestep-origin");
 
 /// Random per process, so that no server can pretend that a status was made here.
@@ -308,7 +310,11 @@ pub(crate) fn code_of_reset(reason: h2::Reason) -> u32 {
 
 /// The status code that headers or trailers carry.
 pub(crate) fn code_of_headers(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    match *headers.get(&GRPC_STATUS)?.as_bytes() {
+        // Every code there is.
+        [one @ b'0'..=b'9'] => Some(u32::from(one - b'0')),
+        ref more => std::str::from_utf8(more).ok()?.parse().ok(),
+    }
 }
 
 /// The status code that the head of a response says already: that of a response which is nothing

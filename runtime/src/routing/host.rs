@@ -12,6 +12,8 @@ use std::collections::HashMap;
 #[derive(Debug, Clone, Default)]
 pub(super) struct HostIndex {
     exact: HashMap<Box<str>, usize>,
+    /// The first of them: most configurations have no other, and comparing is quicker than hashing.
+    first: Option<(Box<str>, usize)>,
     suffixes: Wildcards,
     prefixes: Wildcards,
     any: Option<usize>,
@@ -56,6 +58,7 @@ impl HostIndex {
             self.prefixes.insert(fixed, host);
         } else {
             self.exact.entry(domain.into()).or_insert(host);
+            self.first.get_or_insert_with(|| (domain.into(), host));
         }
     }
 
@@ -65,7 +68,10 @@ impl HostIndex {
         let suffix = |length| authority.get(authority.len().checked_sub(length)?..);
         let prefix = |length| authority.get(..length);
         let longer = |part: &&str| part.len() < authority.len();
-        let exact = self.exact.get(authority).copied();
+        let exact = match &self.first {
+            Some((first, host)) if **first == *authority => Some(*host),
+            _ => self.exact.get(authority).copied(),
+        };
         exact
             .or_else(|| self.suffixes.find(|l| suffix(l).filter(longer)))
             .or_else(|| self.prefixes.find(|l| prefix(l).filter(longer)))

@@ -318,7 +318,7 @@ async fn start_http2(
         },
         reason: error.to_string(),
     };
-    let (heard, written) = (io.heard(), io.written());
+    let (heard, news, written) = (io.heard(), io.news(), io.written());
     let (sender, mut h2) = h2::client::Builder::new()
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
@@ -344,7 +344,7 @@ async fn start_http2(
         .zip(h2.ping_pong())
         .map(|(interval, ping)| Keepalive::new(ping, heard, interval, options.keepalive_timeout));
     let status = Arc::new(Status::new(address.clone(), scheme, written));
-    let driver = Driver::new(h2, sender.clone(), keepalive, Arc::clone(&status));
+    let driver = Driver::new(h2, sender.clone(), keepalive, news, Arc::clone(&status));
     Ok((Connection::new(sender, status), Box::pin(driver)))
 }
 

@@ -32,6 +32,8 @@ pub struct Driver {
     /// Tells of a GOAWAY. Given up with the last handle, or h2 would wait for it.
     probe: Option<SendRequest<Bytes>>,
     keepalive: Option<Keepalive>,
+    /// Something was read: whatever a peer changes, it changes so.
+    news: Arc<AtomicBool>,
     status: Arc<Status>,
 }
 
@@ -49,6 +51,7 @@ impl Driver {
         h2: H2<Watched, Bytes>,
         probe: SendRequest<Bytes>,
         keepalive: Option<Keepalive>,
+        news: Arc<AtomicBool>,
         status: Arc<Status>,
     ) -> Self {
         status.set_limit(h2.max_concurrent_send_streams());
@@ -56,6 +59,7 @@ impl Driver {
             h2: Some(h2),
             probe: Some(probe),
             keepalive,
+            news,
             status,
         }
     }
@@ -115,7 +119,9 @@ impl Future for Driver {
             };
             return Poll::Ready(this.close(Closed { reason, disconnect }));
         }
-        this.look(cx, |_| true);
+        if this.news.swap(false, Ordering::Relaxed) {
+            this.look(cx, |_| true);
+        }
         if let Some(keepalive) = &mut this.keepalive {
             let reason = ready!(keepalive.poll(cx, &this.status));
             let disconnect = Disconnect::TimedOut;

@@ -25,6 +25,7 @@ const HEADERS: u8 = 1;
 pub(super) struct Watched {
     io: Box<dyn Io>,
     heard: Arc<AtomicBool>,
+    news: Arc<AtomicBool>,
     refused: Arc<AtomicBool>,
     frames: SentFrames,
 }
@@ -34,6 +35,7 @@ impl Watched {
         Self {
             io,
             heard: Arc::default(),
+            news: Arc::default(),
             refused: Arc::default(),
             frames: SentFrames::new(),
         }
@@ -42,6 +44,11 @@ impl Watched {
     /// Set whenever something was read; cleared by the keepalive.
     pub(super) fn heard(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.heard)
+    }
+
+    /// Set whenever something was read, or reading ended; cleared by the driver.
+    pub(super) fn news(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.news)
     }
 
     /// Set once the peer's TLS says that it does not take our certificate, or the lack of one: in
@@ -63,7 +70,9 @@ impl AsyncRead for Watched {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf)).inspect_err(|error| {
+        let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
+        self.news.store(true, Ordering::Relaxed);
+        read.inspect_err(|error| {
             if handshake_error(error).0 == code::CERTIFICATE_REFUSED {
                 self.refused.store(true, Ordering::Relaxed);
             }
