@@ -4,6 +4,7 @@
 //! percent, so they gate; times are shown.
 
 mod balancing;
+mod micro;
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
@@ -49,6 +50,8 @@ pub(crate) struct Options {
     short: bool,
     /// Picks and lists of endpoints only, no calls.
     picks: bool,
+    /// Routes only, no calls.
+    micro: bool,
     /// Also time a cold build.
     build: bool,
     json: bool,
@@ -62,6 +65,7 @@ impl Options {
             match *argument {
                 "--short" => options.short = true,
                 "--picks" => options.picks = true,
+                "--micro" => options.micro = true,
                 "--build" => options.build = true,
                 "--json" => options.json = true,
                 _ => return None,
@@ -94,27 +98,45 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.picks {
         build.extend(["--bin", "pick"]);
     }
+    if options.micro {
+        build.extend(["--bin", "route"]);
+    }
     crate::check::cargo(&build)?;
-    let balancing = balancing::Costs::measure(options.short)?;
-    let costs = match options.picks {
+    // Each of the two is all there is if it is asked for by name.
+    let parts = |of: bool, other: bool| of || !other;
+    let balancing = parts(options.picks, options.micro)
+        .then(|| balancing::Costs::measure(options.short))
+        .transpose()?;
+    let routes = parts(options.micro, options.picks)
+        .then(|| micro::Routes::measure(options.short))
+        .transpose()?;
+    let costs = match options.picks || options.micro {
         true => Vec::new(),
         false => costs()?,
     };
-    let mut faults = balancing.faults();
+    let mut faults = Vec::new();
+    faults.extend(balancing.iter().flat_map(balancing::Costs::faults));
+    faults.extend(routes.iter().flat_map(micro::Routes::faults));
     if !costs.is_empty() {
         faults.extend(self::faults(&costs)?);
     }
     if options.json {
         let mut report = report(&costs, &faults);
-        report["balancing"] = balancing.report();
+        if let Some(balancing) = &balancing {
+            report["balancing"] = balancing.report();
+        }
+        if let Some(routes) = &routes {
+            report["routes"] = routes.report();
+        }
         println!("{report:#}");
     } else {
         if !costs.is_empty() {
             print(&costs);
         }
-        balancing.print();
+        balancing.iter().for_each(balancing::Costs::print);
+        routes.iter().for_each(micro::Routes::print);
     }
-    if !options.short && !options.picks {
+    if !options.short && !options.picks && !options.micro {
         time(&["config_change"])?;
         for case in CASES {
             time(&["call", "run", "--calls", "60000", "--case", case])?;
@@ -125,6 +147,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     ensure!(faults.is_empty(), "{}", faults.join("; "));
     Ok(())
+}
+
+/// What single steps cost, as JSON: for the report.
+pub(crate) fn micro(short: bool) -> Result<Value> {
+    crate::check::cargo(&["build", "--release", "-p", "sidestep-benches", "--locked"])?;
+    micro::report(short)
 }
 
 fn costs() -> Result<Vec<Cost>> {
@@ -220,7 +248,7 @@ fn number_after(text: &str, label: &str) -> Result<u64> {
         .with_context(|| format!("no number after {label:?} in {text:?}"))
 }
 
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 

@@ -44,6 +44,7 @@ mod traffic;
 
 pub(crate) use envoy::{Envoy, Protocol};
 pub(crate) use install::envoy as install_envoy;
+pub(crate) use install::push_servers as install_push_servers;
 pub(crate) use mesh::Certificates;
 pub(crate) use process::{Process, eventually, last_lines, within};
 
