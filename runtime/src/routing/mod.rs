@@ -14,6 +14,7 @@ mod random;
 mod rule;
 mod session;
 mod table;
+mod trie;
 mod weighted;
 
 use std::sync::Arc;
