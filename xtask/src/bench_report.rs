@@ -34,7 +34,7 @@ struct Part {
     measure: Option<fn(short: bool) -> Result<()>>,
 }
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     Part {
         name: "rpc",
         measure: None,
@@ -54,6 +54,10 @@ const PARTS: [Part; 5] = [
     Part {
         name: "memory",
         measure: None,
+    },
+    Part {
+        name: "footprint",
+        measure: Some(footprint),
     },
 ];
 
@@ -164,14 +168,23 @@ fn put(path: &Path, content: &[u8]) -> Result<()> {
 
 /// What `cargo xtask bench` counts. A bar that does not hold there is one here too, not a failure.
 fn counts(short: bool) -> Result<()> {
+    leave("counts", &said_by("bench", short)?)
+}
+
+/// What `cargo xtask footprint` finds; builds by the clock are not part of the report.
+fn footprint(_short: bool) -> Result<()> {
+    leave("footprint", &said_by("footprint", true)?)
+}
+
+/// The JSON of another verb.
+fn said_by(verb: &str, short: bool) -> Result<serde_json::Value> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["bench", "--json"])
+        .args([verb, "--json"])
         .args(short.then_some("--short"))
         .current_dir(root())
         .stderr(std::process::Stdio::inherit())
         .output()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    leave("counts", &json_in(&said)?)
+    json_in(&String::from_utf8_lossy(&output.stdout))
 }
 
 /// Single steps, counted.

@@ -34,7 +34,7 @@ Verbs:
   bench [--short] [--picks] [--micro] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
-  bench-report [--short] [--only rpc|counts|push|micro|memory] [--again] [--write] [--out DIR]
+  bench-report [--short] [--only rpc|counts|push|micro|memory|footprint] [--again] [--write] [--out DIR]
                            all that is measured, beside the bars and beside peers: target/bench-report/report.html;
                            --again makes it of what was measured before; --write puts figures and
                            pictures into README.md

@@ -206,13 +206,7 @@ pub(super) const BARS: [Bar; 21] = [
         },
     ),
     bar(16, "Client's memory for each connected endpoint", |data| {
-        vec![of_memory(
-            data,
-            "client_kib_per_endpoint",
-            Unit::Kib,
-            30.0,
-            20.0,
-        )]
+        vec![connected(data)]
     }),
     bar(
         17,
@@ -258,7 +252,7 @@ pub(super) const BARS: [Bar; 21] = [
     bar(
         21,
         "Memory that the mesh adds at 300 clusters of 10 endpoints, of one Envoy's",
-        |data| vec![of_memory(data, "added_of_envoy", Unit::Ratio, 0.1, 0.05)],
+        |data| vec![beside_envoy(data)],
     ),
 ];
 
@@ -435,12 +429,30 @@ fn rss(data: &Data, protocol: &str, streams: u64) -> Reading {
     }
 }
 
-fn of_memory(data: &Data, key: &str, unit: Unit, bar: f64, moonshot: f64) -> Reading {
-    let value = data.memory.as_ref().and_then(|memory| memory[key].as_f64());
+/// Where the most endpoints are connected.
+fn connected(data: &Data) -> Reading {
+    let sizes = data
+        .memory
+        .as_ref()
+        .map(|memory| &memory["per_connected_endpoint"]);
+    let sizes = sizes.and_then(Value::as_array).into_iter().flatten();
+    let most = sizes.max_by_key(|size| size["endpoints"].as_u64());
+    let place = most.map_or_else(String::new, |size| format!("of {}", size["endpoints"]));
+    let kib = most.and_then(|size| size["sidestep_kib"].as_f64());
     Reading {
-        unit,
-        ..Reading::ratio("", value.map(Estimate::counted)).under(bar, moonshot)
+        unit: Unit::Kib,
+        ..Reading::ratio(place, kib.map(Estimate::counted)).under(30.0, 20.0)
     }
+}
+
+/// What is the same with and without connections is in the first of the states.
+fn beside_envoy(data: &Data) -> Reading {
+    let states = data
+        .footprint
+        .as_ref()
+        .map(|footprint| &footprint["memory"]["states"]);
+    let share = states.and_then(|states| states[0]["added_of_envoy"].as_f64());
+    Reading::ratio("no connection", share.map(Estimate::counted)).under(0.1, 0.05)
 }
 
 /// What one update costs our client of what it costs a peer.

@@ -20,13 +20,13 @@ pub(super) struct Data {
     pub(super) push: Option<Push>,
     pub(super) micro: Option<Value>,
     pub(super) memory: Option<Value>,
+    /// What `cargo xtask footprint --json` says.
+    pub(super) footprint: Option<Value>,
 }
 
 /// Calls beside peers, by the clock.
 #[derive(Debug, Deserialize)]
 pub(super) struct Rpc {
-    #[serde(default)]
-    pub(super) machine: Value,
     /// By the name of what has it.
     #[serde(default)]
     pub(super) versions: BTreeMap<String, Value>,
@@ -145,6 +145,7 @@ impl Data {
             push: read(&folder.join("push.json"))?,
             micro: read(&folder.join("micro.json"))?,
             memory: read(&folder.join("memory.json"))?,
+            footprint: read(&folder.join("footprint.json"))?,
         })
     }
 }

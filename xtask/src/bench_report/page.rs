@@ -36,6 +36,11 @@ pub(super) fn page(data: &Data, commands: &[String]) -> String {
     );
     body += &part("Single steps", "micro", data.micro.as_ref().map(values));
     body += &part("Memory", "memory", data.memory.as_ref().map(values));
+    body += &part(
+        "Footprint",
+        "footprint",
+        data.footprint.as_ref().map(values),
+    );
     let dress = chart::STYLE;
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -144,10 +149,10 @@ fn interval(of: Estimate, unit: Unit) -> String {
 
 /// Groups of three digits.
 fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let mut grouped = String::new();
+    let digits = format!("{:.0}", value.abs());
+    let mut grouped = String::from(if value <= -0.5 { "-" } else { "" });
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 && digit.is_ascii_digit() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
             grouped.push(',');
         }
         grouped.push(digit);
@@ -189,24 +194,25 @@ fn case(case: &Case) -> String {
     } else {
         ""
     };
-    let cell = |value: f64, digits: usize| format!("<td>{value:.digits$}</td>");
+    let name = escape(&case.name);
+    let rate = grouped(case.median(|round| round.calls / round.seconds));
+    let times = [
+        case.median(|round| round.p50_us),
+        case.median(|round| round.p99_us),
+        case.median(|round| round.p999_us),
+    ];
+    let times: String = times.map(|us| format!("<td>{us:.0}</td>")).concat();
+    let cpu = [
+        case.median(|round| round.cpu_us.client),
+        case.median(|round| round.cpu_us.proxy),
+        case.median(|round| round.cpu_us.server),
+        case.median(|round| round.cpu_us.total()),
+    ];
+    let cpu: String = cpu.map(|us| format!("<td>{us:.1}</td>")).concat();
     let failed: f64 = case.rounds.iter().map(|round| round.failed).sum();
+    let rounds = case.rounds.len();
     format!(
-        "<tr class=\"{class}\"><td class=\"text\">{}</td>{}{}{}{}{}{}{}{}{}{}</tr>\n",
-        escape(&case.name),
-        format!("<td>{}</td>", grouped(case.median(|r| r.calls / r.seconds))),
-        cell(case.median(|r| r.p50_us), 0),
-        cell(case.median(|r| r.p99_us), 0),
-        cell(case.median(|r| r.p999_us), 0),
-        cell(case.median(|r| r.cpu_us.client), 1),
-        cell(case.median(|r| r.cpu_us.proxy), 1),
-        cell(case.median(|r| r.cpu_us.server), 1),
-        cell(case.median(|r| r.cpu_us.total()), 1),
-        cell(failed, 0),
-        cell(
-            f64::from(u32::try_from(case.rounds.len()).unwrap_or(u32::MAX)),
-            0
-        ),
+        "<tr class=\"{class}\"><td class=\"text\">{name}</td><td>{rate}</td>{times}{cpu}<td>{failed:.0}</td><td>{rounds}</td></tr>\n"
     )
 }
 
@@ -280,6 +286,9 @@ fn values(value: &Value) -> String {
         match value {
             Value::Array(rows) if rows.iter().all(Value::is_object) && !rows.is_empty() => {
                 tables += &format!("<h3>{title}</h3>\n{}", table(rows));
+            }
+            Value::Object(_) => {
+                tables += &format!("<h3>{title}</h3>\n{}", table(std::slice::from_ref(value)));
             }
             other => single += &format!("<dt>{title}</dt><dd>{}</dd>", escape(&plain(other))),
         }
@@ -383,7 +392,7 @@ mod tests {
     #[test]
     fn a_part_that_was_not_measured_is_said() {
         let page = page(&Data::default(), &[]);
-        for name in ["rpc", "counts", "push", "micro", "memory"] {
+        for name in ["rpc", "counts", "push", "micro", "memory", "footprint"] {
             assert!(page.contains(&format!("--only {name}</code>")), "{name}");
         }
     }

@@ -7,16 +7,14 @@ use serde_json::{Value, json};
 use super::data::Data;
 
 /// The files of the sample, by name.
-pub(super) fn files() -> [(&'static str, Value); 5] {
+pub(super) fn files() -> [(&'static str, Value); 6] {
     [
         ("rpc.json", rpc()),
         ("counts.json", counts()),
         ("push.json", push()),
         ("micro.json", micro()),
-        (
-            "memory.json",
-            json!({"client_kib_per_endpoint": 24.5, "added_of_envoy": 0.12}),
-        ),
+        ("memory.json", memory()),
+        ("footprint.json", footprint()),
     ]
 }
 
@@ -116,5 +114,23 @@ fn micro() -> Value {
             "growth": 1.2, "allocations": 0.0, "bar": 1.5,
         }],
         "change": {"sidestep": [100.0, 110.0], "grpc-go": [1000.0, 1100.0]},
+    })
+}
+
+fn memory() -> Value {
+    json!({
+        "clusters_10000": {"sidestep_mib": 40.0, "grpc_go_mib": 160.0, "ratio": 0.25, "bar": 0.5},
+        "per_connected_endpoint": [
+            {"endpoints": 1000, "sidestep_kib": 26.1, "grpc_go_kib": 72.0},
+            {"endpoints": 5000, "sidestep_kib": 24.5, "grpc_go_kib": 70.0},
+        ],
+    })
+}
+
+fn footprint() -> Value {
+    json!({
+        "figures": [{"what": "packages", "plain": 77.0, "meshed": 176.0, "added": 99.0, "bar": 105.0}],
+        "memory": {"plain_mib": 5.4, "states": [{"what": "configured", "added_of_envoy": 0.244}]},
+        "faults": [],
     })
 }
