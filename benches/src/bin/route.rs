@@ -78,7 +78,9 @@ impl Kind {
                 PathMatcher::Prefix(Text::exact(format!("/shop.v1.Service{number:05}")))
             }
             Self::Header => PathMatcher::Prefix(Text::exact("/shop.v1.Cart/")),
-            Self::Regex => PathMatcher::Regex(Pattern::new(&format!("{service}(Get|Put)"))?),
+            Self::Regex => PathMatcher::Regex(
+                Pattern::new(&format!("{service}(Get|Put)")).map_err(anyhow::Error::msg)?,
+            ),
         };
         let headers = match self {
             Self::Header => vec![HeaderMatcher {

@@ -87,13 +87,14 @@ pub(super) fn latency(set: &Set, palette: &Palette) -> Option<String> {
     let points = || lines.iter().flat_map(|(_, curve)| curve.iter().copied());
     let least = points().map(|(_, us)| us).reduce(f64::min)?;
     let most = points().map(|(_, us)| us).reduce(f64::max)?;
+    let first = points().map(|(p, _)| nines(p)).reduce(f64::min)?;
     let last = points().map(|(p, _)| nines(p)).reduce(f64::max)?;
     let frame = Frame {
         left: 74.0,
         right: WIDTH - 168.0,
         top: 44.0,
         bottom: 372.0,
-        x: (nines(0.0), last),
+        x: (first, last),
         y: (least.log10() - 0.06, most.log10() + 0.06),
     };
     let mut canvas = Canvas::new(WIDTH, 424.0);
@@ -193,8 +194,9 @@ impl Frame {
             )
         };
         for percentile in [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999] {
-            if nines(percentile) > self.x.1 + 0.01 {
-                break;
+            let at = nines(percentile);
+            if at < self.x.0 - 0.01 || at > self.x.1 + 0.01 {
+                continue;
             }
             let x = self.at_x(percentile);
             canvas.path(&format!("M{x:.1} {} V{}", self.top, self.bottom), &grid);

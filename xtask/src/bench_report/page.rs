@@ -17,7 +17,7 @@ p,dd,.quiet{color:var(--quiet)}code{font:13px ui-monospace,Menlo,Consolas,'DejaV
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums;margin:.6rem 0}\
 .wide{overflow-x:auto}th,td{padding:.28rem .6rem;border-bottom:1px solid var(--grid);text-align:right;vertical-align:top}\
 th{font-weight:600;color:var(--quiet)}thead th{background:var(--band)}\
-td.text,th.text{text-align:left}tr.first td,tr.first th{border-top:2px solid var(--grid)}tr.ours td{font-weight:600}\
+td{white-space:nowrap}td.text,th.text{text-align:left;white-space:normal}td.met,td.missed{white-space:nowrap}tr.first td,tr.first th{border-top:2px solid var(--grid)}tr.ours td{font-weight:600}\
 .met{color:var(--good);font-weight:600}.missed{color:var(--bad);font-weight:600}\
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}dt{font-weight:600}dd{margin:0}\
 svg{max-width:100%;height:auto}";

@@ -40,12 +40,8 @@ pub(super) fn with_figures(readme: &str, data: &Data, command: &str) -> Result<S
 
 fn section(data: &Data, command: &str) -> String {
     let mut text = format!("By `{command}` on {}:\n\n", machine::in_words(data));
-    text += "| | measured | 95 % | bar | |\n|---|---|---|---|---|\n";
-    for bar in &BARS {
-        for reading in bar.readings(data) {
-            text += &row(bar, &reading).unwrap_or_default();
-        }
-    }
+    text += "| | | | measured | 95 % | bar | |\n|---|---|---|---|---|---|---|\n";
+    text.extend(BARS.iter().map(|bar| rows(bar, &bar.readings(data))));
     let missing = BARS.iter().filter(|bar| {
         let mut readings = bar.readings(data).into_iter();
         readings.all(|reading| reading.measured.is_none())
@@ -62,26 +58,30 @@ fn section(data: &Data, command: &str) -> String {
     text
 }
 
-/// A line of the table; `None` for what was not measured.
-fn row(bar: &Bar, reading: &Reading) -> Option<String> {
-    let measured = reading.measured?;
-    let verdict = reading.verdict()?;
-    let at = |value| number(value, reading.unit);
-    let interval = measured.interval;
-    let interval = interval.map_or_else(String::new, |(low, high)| {
-        format!("{} – {}", at(low), at(high))
-    });
-    let place = match &*reading.place {
-        "" => String::new(),
-        place => format!(": {place}"),
-    };
-    Some(format!(
-        "| {} {}{place} | {} | {interval} | ≤ {} | {verdict} |\n",
-        bar.number,
-        bar.what,
-        at(measured.median),
-        at(reading.bar),
-    ))
+/// A bar's lines of the table, without what was not measured; its name stands in the first.
+fn rows(bar: &Bar, readings: &[Reading]) -> String {
+    let mut lines = String::new();
+    for reading in readings {
+        let (Some(measured), Some(verdict)) = (reading.measured, reading.verdict()) else {
+            continue;
+        };
+        let at = |value| number(value, reading.unit);
+        let interval = measured.interval;
+        let interval = interval.map_or_else(String::new, |(low, high)| {
+            format!("{} – {}", at(low), at(high))
+        });
+        let name = match lines.is_empty() {
+            true => format!("{} | {}", bar.number, bar.what),
+            false => " | ".to_owned(),
+        };
+        lines += &format!(
+            "| {name} | {} | {} | {interval} | ≤ {} | {verdict} |\n",
+            reading.place,
+            at(measured.median),
+            at(reading.bar),
+        );
+    }
+    lines
 }
 
 #[cfg(test)]
