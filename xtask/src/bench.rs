@@ -5,6 +5,7 @@
 
 mod balancing;
 mod calls;
+mod micro;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -25,6 +26,8 @@ pub(crate) struct Options {
     short: bool,
     /// Picks and lists of endpoints only, no calls.
     picks: bool,
+    /// Routes only, no calls.
+    micro: bool,
     /// Also time a cold build.
     build: bool,
     json: bool,
@@ -38,6 +41,7 @@ impl Options {
             match *argument {
                 "--short" => options.short = true,
                 "--picks" => options.picks = true,
+                "--micro" => options.micro = true,
                 "--build" => options.build = true,
                 "--json" => options.json = true,
                 _ => return None,
@@ -52,28 +56,45 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.picks {
         build.extend(["--bin", "pick"]);
     }
+    if options.micro {
+        build.extend(["--bin", "route"]);
+    }
     crate::check::cargo(&build)?;
-    let balancing = balancing::Costs::measure(options.short)?;
-    let calls = match options.picks {
-        true => None,
-        false => Some(calls::Costs::measure(options.short)?),
-    };
-    let mut faults = balancing.faults();
+    // Each of the two is all there is if it is asked for by name.
+    let parts = |of: bool, other: bool| of || !other;
+    let balancing = parts(options.picks, options.micro)
+        .then(|| balancing::Costs::measure(options.short))
+        .transpose()?;
+    let routes = parts(options.micro, options.picks)
+        .then(|| micro::Routes::measure(options.short))
+        .transpose()?;
+    let calls = (!options.picks && !options.micro)
+        .then(|| calls::Costs::measure(options.short))
+        .transpose()?;
+    let mut faults = Vec::new();
+    faults.extend(balancing.iter().flat_map(balancing::Costs::faults));
+    faults.extend(routes.iter().flat_map(micro::Routes::faults));
     if let Some(calls) = &calls {
         faults.extend(calls.faults()?);
     }
     if options.json {
         let mut report = calls.as_ref().map_or_else(no_calls, calls::Costs::report);
         report["faults"] = json!(faults);
-        report["balancing"] = balancing.report();
+        if let Some(balancing) = &balancing {
+            report["balancing"] = balancing.report();
+        }
+        if let Some(routes) = &routes {
+            report["routes"] = routes.report();
+        }
         println!("{report:#}");
     } else {
         if let Some(calls) = &calls {
             calls.print();
         }
-        balancing.print();
+        balancing.iter().for_each(balancing::Costs::print);
+        routes.iter().for_each(micro::Routes::print);
     }
-    if !options.short && !options.picks {
+    if !options.short && !options.picks && !options.micro {
         time(&["config_change"])?;
         for case in TIMED {
             time(&["call", "run", "--calls", "60000", "--case", case])?;
@@ -88,6 +109,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn no_calls() -> Value {
     json!({ "cases": [] })
+}
+
+/// What single steps cost, as JSON: for the report.
+pub(crate) fn micro(short: bool) -> Result<Value> {
+    crate::check::cargo(&["build", "--release", "-p", "sidestep-benches", "--locked"])?;
+    micro::report(short)
 }
 
 fn per_time((few, many): (u32, u32), total: impl Fn(u32) -> Result<u64>) -> Result<f64> {

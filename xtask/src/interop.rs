@@ -43,7 +43,9 @@ mod statistics;
 mod traffic;
 
 pub(crate) use envoy::{Envoy, Protocol};
-pub(crate) use install::{envoy as install_envoy, go as install_go};
+pub(crate) use install::{
+    envoy as install_envoy, go as install_go, push_servers as install_push_servers,
+};
 pub(crate) use mesh::Certificates;
 pub(crate) use process::{Process, eventually, last_lines, within};
 

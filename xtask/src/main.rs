@@ -32,10 +32,13 @@ Verbs:
                            Istio, Envoy, earlier tonics) against our programs; --only NAME[/CAST],
                            --full, --repeat N, --jobs N, --list, --json,
                            --write (README.md and docs/interop.md, after a green run of all; with --full also of what a short run leaves out)
-  bench [--short] [--picks] [--build] [--json]
+  bench [--short] [--picks] [--micro] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
-  bench --memory [--short] what clusters and connections hold in memory, beside grpc-go (needs Go)
+  bench-report [--short] [--only rpc|counts|push|micro|memory|footprint] [--again] [--write] [--out DIR]
+                           all that is measured, beside the bars and beside peers: target/bench-report/report.html;
+                           --again makes it of what was measured before; --write puts figures and
+                           pictures into README.md
   footprint [--short] [--check] [--json]
                            what the mesh adds to a tonic service: packages, MiB, memory beside a
                            real Envoy, and unless --short seconds of a cold build; with --check
@@ -60,11 +63,13 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["check"] => check::run(),
-        ["bench", "--memory"] => bench_report::memory::measure(false),
-        ["bench", "--memory", "--short"] => bench_report::memory::measure(true),
         ["bench", options @ ..] => match bench::Options::parse(options) {
             Some(options) => bench::run(&options),
             None => return usage("an option of bench is not known"),
+        },
+        ["bench-report", options @ ..] => match bench_report::Options::parse(options) {
+            Some(options) => bench_report::run(&options),
+            None => return usage("an option of bench-report is not known"),
         },
         ["footprint", options @ ..] => match footprint::Options::parse(options) {
             Some(options) => footprint::run(&options),

@@ -8,7 +8,7 @@ mod data_flow;
 mod demo;
 mod mesh;
 mod process;
-mod svg;
+pub(crate) mod svg;
 mod terminal;
 
 use std::fs;

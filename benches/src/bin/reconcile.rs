@@ -52,6 +52,13 @@ enum Command {
         #[arg(long)]
         endpoints: u32,
     },
+    /// One of so many endpoints changes, again and again, and the program ends.
+    Change {
+        #[arg(long)]
+        endpoints: u32,
+        #[arg(long, default_value_t = 1)]
+        times: u32,
+    },
     /// Calls while ten updates a second change 10 of 10,000 endpoints, and calls while none does.
     Pause {
         #[arg(long, default_value_t = 50_000)]
@@ -63,6 +70,7 @@ fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Updates { rounds } => one_thread()?.block_on(updates(rounds)),
         Command::Up { endpoints } => one_thread()?.block_on(up(endpoints)),
+        Command::Change { endpoints, times } => one_thread()?.block_on(change(endpoints, times)),
         Command::Pause { calls } => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -207,6 +215,34 @@ async fn up(endpoints: u32) -> Result<()> {
     tokio::time::timeout(LIMIT, all).await??;
     mesh.settled().await;
     println!("{endpoints} endpoints are up");
+    Ok(())
+}
+
+/// As many updates as asked for, of which each is decoded, compared and carried out.
+async fn change(endpoints: u32, times: u32) -> Result<()> {
+    let dials = Dials::default();
+    let addresses = |first: u32| {
+        let rest = 1..endpoints;
+        let all = std::iter::once(endpoints + first).chain(rest);
+        resources(&all.map(numbered).collect::<Vec<_>>())
+    };
+    // Two in turn, whatever the number of updates is, so that making them is not counted.
+    let turns = [addresses(0)?, addresses(1)?];
+    let mesh = Mesh::builder()
+        .static_resources(turns[0].clone())
+        .connector(dials.connector())
+        .plaintext_where_unsecured()
+        .build()?;
+    let _channel = mesh.channel("xds:///echo")?;
+    dials.until(endpoints as usize, 0).await?;
+    mesh.settled().await;
+    for round in 1..=times {
+        mesh.replace(turns[round as usize % 2].clone())?;
+        mesh.settled().await;
+        let replaced = round as usize;
+        dials.until(endpoints as usize + replaced, replaced).await?;
+    }
+    println!("{times} updates of {endpoints} endpoints");
     Ok(())
 }
 

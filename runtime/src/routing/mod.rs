@@ -15,6 +15,7 @@ mod rule;
 mod session;
 mod subset;
 mod table;
+mod trie;
 mod weighted;
 
 use std::sync::Arc;

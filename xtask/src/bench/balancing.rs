@@ -178,7 +178,7 @@ impl PickCost {
 }
 
 /// The greatest of the later ones, of the first.
-fn growth(mut costs: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn growth(mut costs: impl Iterator<Item = f64>) -> f64 {
     let first = costs.next().unwrap_or(1.0);
     costs.fold(0.0, f64::max) / first
 }

@@ -183,3 +183,8 @@ pub(crate) fn envoy() -> Result<PathBuf> {
     python::install(&mut installed).context("Envoy")?;
     Ok(installed.envoy)
 }
+
+/// The control planes of the push bench alone: the program, and the version of go-control-plane.
+pub(crate) fn push_servers() -> Result<(PathBuf, String)> {
+    go::push_servers().context("go-control-plane")
+}

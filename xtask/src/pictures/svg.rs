@@ -3,20 +3,20 @@
 use std::fmt::{Display, Write as _};
 
 /// Fonts that every system has; a picture brings none.
-pub(super) const SANS: &str = "-apple-system,'Segoe UI',Helvetica,Arial,sans-serif";
+pub(crate) const SANS: &str = "-apple-system,'Segoe UI',Helvetica,Arial,sans-serif";
 /// The same, with letters of one width.
-pub(super) const MONO: &str =
+pub(crate) const MONO: &str =
     "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono','Liberation Mono',monospace";
 
 /// Elements in the order in which they are painted. Lengths are user units: pixels at scale 1.
-pub(super) struct Canvas {
+pub(crate) struct Canvas {
     width: f64,
     height: f64,
     body: String,
 }
 
 impl Canvas {
-    pub(super) fn new(width: f64, height: f64) -> Self {
+    pub(crate) fn new(width: f64, height: f64) -> Self {
         Self {
             width,
             height,
@@ -25,7 +25,7 @@ impl Canvas {
     }
 
     /// A rectangle; `attributes` are written as they are.
-    pub(super) fn rect(&mut self, [x, y, width, height]: [f64; 4], attributes: &str) {
+    pub(crate) fn rect(&mut self, [x, y, width, height]: [f64; 4], attributes: &str) {
         let [x, y, width, height] = [x, y, width, height].map(short);
         self.push(format_args!(
             r#"<rect x="{x}" y="{y}" width="{width}" height="{height}" {attributes}/>"#
@@ -33,7 +33,7 @@ impl Canvas {
     }
 
     /// Text with its base line at `y`; `attributes` are written as they are.
-    pub(super) fn text(&mut self, x: f64, y: f64, attributes: &str, text: &str) {
+    pub(crate) fn text(&mut self, x: f64, y: f64, attributes: &str, text: &str) {
         let (x, y, text) = (short(x), short(y), escape(text));
         self.push(format_args!(
             r#"<text x="{x}" y="{y}" {attributes}>{text}</text>"#
@@ -41,7 +41,7 @@ impl Canvas {
     }
 
     /// A line of any shape, in the syntax of a path's `d`.
-    pub(super) fn path(&mut self, d: &str, attributes: &str) {
+    pub(crate) fn path(&mut self, d: &str, attributes: &str) {
         self.push(format_args!(r#"<path d="{d}" {attributes}/>"#));
     }
 
@@ -52,7 +52,7 @@ impl Canvas {
 
     /// The whole file. `title` is what a screen reader says; `style` is CSS, `definitions` are
     /// elements for later reference.
-    pub(super) fn finish(self, title: &str, style: &str, definitions: &str) -> String {
+    pub(crate) fn finish(self, title: &str, style: &str, definitions: &str) -> String {
         let (width, height) = (short(self.width), short(self.height));
         let (title, body) = (escape(title), self.body);
         format!(
@@ -64,14 +64,14 @@ impl Canvas {
 }
 
 /// Text that is only text inside XML.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
 /// A length with at most two decimals.
-pub(super) fn short(length: f64) -> f64 {
+pub(crate) fn short(length: f64) -> f64 {
     (length * 100.0).round() / 100.0
 }
 

@@ -1,5 +1,6 @@
 //! grpc-go and go-control-plane.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,28 @@ const CASES: [&str; 2] = [
     "google.golang.org/grpc/interop/client",
     "google.golang.org/grpc/interop/server",
 ];
+
+/// The control planes of the push bench, and the version of go-control-plane.
+pub(super) fn push_servers() -> Result<(PathBuf, String)> {
+    let sources = root().join("benches/push/go");
+    let go = || {
+        let mut command = Command::new("go");
+        command.current_dir(&sources);
+        command
+    };
+    let folder = cache::built("push", std::slice::from_ref(&sources), |folder| {
+        run(go()
+            .args(["build", "-mod=readonly", "-o"])
+            .arg(folder.join(""))
+            .arg("."))
+    })?;
+    let module = "github.com/envoyproxy/go-control-plane";
+    let version = output(go().args(["list", "-m", "-f", "{{.Version}}", module]))?;
+    Ok((
+        folder.join("push"),
+        version.trim_start_matches('v').to_owned(),
+    ))
+}
 
 /// The versions are those that `go.mod` decides.
 pub(super) fn install(installed: &mut Installed) -> Result<()> {
