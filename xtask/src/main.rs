@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 mod bench;
+mod bench_report;
 mod check;
 mod codegen;
 mod deny;
@@ -33,6 +34,9 @@ Verbs:
   bench [--short] [--picks] [--build] [--json]
                            what a call costs, against the bars (needs valgrind): counts always;
                            clocks unless --short; a cold build with --build
+  bench-rpc [--short] [--only CASE,...] [--sets SET,...] [--rounds N]
+                           whole calls by the clock beside tonic, tonic-xds, grpc-go and Envoy, into
+                           target/bench-report/rpc.json (needs Go and Python)
   footprint [--short] [--check] [--json]
                            what the mesh adds to a tonic service: packages, MiB, memory beside a
                            real Envoy, and unless --short seconds of a cold build; with --check
@@ -60,6 +64,10 @@ fn main() -> ExitCode {
         ["bench", options @ ..] => match bench::Options::parse(options) {
             Some(options) => bench::run(&options),
             None => return usage("an option of bench is not known"),
+        },
+        ["bench-rpc", options @ ..] => match bench_report::rpc::Options::parse(options) {
+            Some(options) => bench_report::rpc::run(&options),
+            None => return usage("an option of bench-rpc is not known"),
         },
         ["footprint", options @ ..] => match footprint::Options::parse(options) {
             Some(options) => footprint::run(&options),

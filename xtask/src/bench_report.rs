@@ -1,0 +1,3 @@
+//! What goes by the clock, beside peers.
+
+pub(crate) mod rpc;
