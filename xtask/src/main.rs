@@ -65,6 +65,7 @@ fn main() -> ExitCode {
             Some(options) => bench::run(&options),
             None => return usage("an option of bench is not known"),
         },
+        ["bench-rpc"] => bench_report::rpc::measure(false),
         ["bench-rpc", options @ ..] => match bench_report::rpc::Options::parse(options) {
             Some(options) => bench_report::rpc::run(&options),
             None => return usage("an option of bench-rpc is not known"),

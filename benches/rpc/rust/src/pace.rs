@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
@@ -56,9 +57,15 @@ impl Pace {
         let once = Expiration::OneShot(TimeSpec::from_duration(left));
         let timer = &self.timer.get_ref().0;
         timer.set(once, TimerSetTimeFlags::empty())?;
-        let mut expired = self.timer.readable().await?;
-        timer.wait()?;
-        expired.clear_ready();
-        Ok(())
+        loop {
+            let mut readable = self.timer.readable().await?;
+            let expired = timer.wait();
+            readable.clear_ready();
+            match expired {
+                // Told too early.
+                Err(Errno::EAGAIN) => {}
+                expired => return Ok(expired?),
+            }
+        }
     }
 }

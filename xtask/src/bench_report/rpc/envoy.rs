@@ -66,7 +66,7 @@ fn listeners(envoy: &Envoy, count: usize) -> Result<Vec<String>> {
     let answer = envoy.admin("/listeners?format=json")?;
     let all = answer["listener_statuses"].as_array().context("a list")?;
     ensure!(all.len() == count, "{} of {count} listeners", all.len());
-    let address = |number: usize| {
+    let address = |number: usize| -> Result<String> {
         let name = listener_name(number);
         let found = all.iter().find(|status| status["name"] == name);
         let address = &found.context("a listener")?["local_address"]["socket_address"];

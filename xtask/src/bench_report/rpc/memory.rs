@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::output::CaseRounds;
@@ -26,13 +26,11 @@ pub(super) fn attach(peers: &Peers, cases: &mut [CaseRounds], logs: &Path) -> Re
     let servers = Servers::many(peers, ENDPOINTS, &logs)?;
     let mesh = logs.join("mesh.yaml");
     fs::write(&mesh, stage::wide_mesh_file(&servers.addresses))?;
-    let plane = stage::control_plane(peers, &mesh, &logs)?;
-    let serving = plane.event("serving")?;
-    let control = serving["address"].as_str().context("an address")?;
+    let (_plane, control) = stage::control_plane(peers, &mesh, &logs)?;
     for case in cases.iter_mut().filter(|case| CASES.contains(&case.name)) {
         let client = sets::case(case.name)?.client;
-        let few = route(&servers.addresses[..3], FEW, control);
-        let many = route(&servers.addresses, MANY, control);
+        let few = route(&servers.addresses[..3], FEW, &control);
+        let many = route(&servers.addresses, MANY, &control);
         let few = call(peers, client, &logs, &few)?;
         let many = call(peers, client, &logs, &many)?;
         case.memory_per_connection = Some(per_connection(&few, &many)?);

@@ -193,7 +193,7 @@ impl Set {
         self
     }
 
-    const fn also_short(mut self) -> Self {
+    fn also_short(mut self) -> Self {
         self.in_short = true;
         self
     }

@@ -65,23 +65,14 @@ pub(super) struct Route {
 impl<'a> Stage<'a> {
     /// Starts what the cases of these sets need; logs go to a folder in `logs`.
     pub(super) fn start(peers: &'a Peers, key: Key, sets: &[Set], logs: &Path) -> Result<Self> {
-        let needs = |to: To| {
-            sets.iter()
-                .any(|set| set.cases.iter().any(|case| case.to == to))
-        };
         let logs = logs.join(format!("{}-{}", key.security.name(), key.threads));
         fs::create_dir_all(&logs)?;
         let certificates = certificates(key.security, &logs)?;
         let own = certificates.as_ref().map(|(_, servers)| servers.as_path());
         let servers = Servers::start(peers, key, &logs, "servers", own, &[])?;
         let mesh = logs.join("mesh.yaml");
-        let secured = key.security == Security::Mtls;
         fs::write(&mesh, mesh_file(key.security, &servers.addresses, &[]))?;
-        let plane = controlplane(peers, &mesh, &logs)?;
-        let control = plane.event("serving")?["address"]
-            .as_str()
-            .context("an address")?
-            .to_owned();
+        let (plane, control) = control_plane(peers, &mesh, &logs)?;
         let mut stage = Self {
             peers,
             key,
@@ -93,62 +84,51 @@ impl<'a> Stage<'a> {
             meshed: None,
             sidecar: None,
             sidecars: None,
-            plane: plane,
+            plane,
         };
-        if secured && (needs(To::Plaintext) || needs(To::TwoSidecars)) {
-            stage.plaintext = Some(Servers::start(
-                peers,
-                key,
-                &stage.logs,
-                "plaintext-servers",
-                None,
-                &[],
-            )?);
+        stage.complete(sets, &mesh)?;
+        Ok(stage)
+    }
+
+    /// Starts what not every case needs.
+    fn complete(&mut self, sets: &[Set], mesh: &Path) -> Result<()> {
+        let cases = sets.iter().flat_map(|set| &set.cases);
+        let needs = |to: To| cases.clone().any(|case| case.to == to);
+        let sidecars = needs(To::TwoSidecars);
+        if self.key.security == Security::Mtls && (needs(To::Plaintext) || sidecars) {
+            let name = "plaintext-servers";
+            let plain = Servers::start(self.peers, self.key, &self.logs, name, None, &[])?;
+            self.plaintext = Some(plain);
         }
         if needs(To::Meshed) {
-            stage.join(&mesh)?;
+            self.join(mesh)?;
         }
         if needs(To::Sidecar) {
-            let side = stage.client_side();
-            stage.sidecar = Some(stage.sidecar("sidecar", &side, &[&stage.servers.addresses])?);
+            let servers = [self.servers.addresses.as_slice()];
+            self.sidecar = Some(self.sidecar("sidecar", &self.client_side(), &servers)?);
         }
-        if needs(To::TwoSidecars) {
-            stage.sidecars = Some(stage.two_sidecars()?);
+        if sidecars {
+            self.sidecars = Some(self.two_sidecars()?);
         }
-        Ok(stage)
+        Ok(())
     }
 
     /// Servers join the mesh, and callers are told of them.
     fn join(&mut self, mesh: &Path) -> Result<()> {
+        let Key { security, .. } = self.key;
         let lab = json!({"control": self.control, "node": MESHED, "servers": []}).to_string();
-        let own = match self.key.security {
-            Security::Plaintext => None,
-            Security::Mtls => Some(self.certificates_of(MESHED)?),
-        };
         let flags = ["--meshed", lab.as_str()];
-        let meshed = Servers::start(
-            self.peers,
-            self.key,
-            &self.logs,
-            "meshed-servers",
-            own.as_deref(),
-            &flags,
-        )?;
+        let own = self.logs.join(format!("{MESHED}-certificates"));
+        let own = (security == Security::Mtls).then_some(own.as_path());
+        let name = "meshed-servers";
+        let meshed = Servers::start(self.peers, self.key, &self.logs, name, own, &flags)?;
         let new = mesh.with_extension("new");
-        let text = mesh_file(
-            self.key.security,
-            &self.servers.addresses,
-            &meshed.addresses,
-        );
+        let text = mesh_file(security, &self.servers.addresses, &meshed.addresses);
         fs::write(&new, text)?;
         fs::rename(&new, mesh)?;
         self.plane.event("changed")?;
         self.meshed = Some(meshed);
         Ok(())
-    }
-
-    fn certificates_of(&self, service: &str) -> Result<PathBuf> {
-        Ok(self.logs.join(format!("{service}-certificates")))
     }
 
     fn client_side(&self) -> Side<'_> {
@@ -176,7 +156,11 @@ impl<'a> Stage<'a> {
         }));
         let ways: Vec<&[String]> = behind.addresses.chunks(1).collect();
         let far = self.sidecar("servers-sidecar", &side, &ways)?;
-        let near = self.sidecar("clients-sidecar", &self.client_side(), &[&far.listeners])?;
+        let near = self.sidecar(
+            "clients-sidecar",
+            &self.client_side(),
+            &[&far.listeners[..]],
+        )?;
         Ok([near, far])
     }
 
@@ -271,11 +255,14 @@ impl Servers {
     }
 }
 
-/// `sidestep serve` of this file.
-pub(super) fn controlplane(peers: &Peers, mesh: &Path, logs: &Path) -> Result<Process> {
+/// `sidestep serve` of this file, and where it listens.
+pub(super) fn control_plane(peers: &Peers, mesh: &Path, logs: &Path) -> Result<(Process, String)> {
     let mut command = Command::new(&peers.sidestep);
     command.args(["serve", "--log-format=json", "--listen=127.0.0.1:0"]);
-    Process::start("serve", logs, command.arg(mesh))
+    let process = Process::start("serve", logs, command.arg(mesh))?;
+    let serving = process.event("serving")?;
+    let address = serving["address"].as_str().context("an address")?;
+    Ok((process, address.to_owned()))
 }
 
 /// Of the client and of the servers.
@@ -326,7 +313,6 @@ fn mesh_file(security: Security, servers: &[String], meshed: &[String]) -> Strin
              versions: {{two: a, one: b}}\n    \
              routes: [{{name: main, to: {{two: 67, one: 33}}, timeout: 60s}}]\n  \
            {SINGLE}:\n    \
-             identity: sa/{ECHO}\n    \
              endpoints: {{static: {single}}}\n    \
              routes: [{{name: main, timeout: 60s}}]\n  \
            {MESHED}:\n    \
@@ -352,7 +338,10 @@ fn resources(service: &str, routes: usize, servers: &[String]) -> Vec<Value> {
         .map(|number| {
             json!({
                 "match": {"prefix": prefix(number)},
-                "route": {"cluster": cluster(number), "timeout": "60s"},
+                "route": {
+                    "cluster": cluster(number),
+                    "max_stream_duration": {"max_stream_duration": "60s"},
+                },
             })
         })
         .collect();

@@ -35,7 +35,6 @@ struct Flags {
     meshed: Option<String>,
 }
 
-#[derive(Clone)]
 struct Echoing;
 
 #[tonic::async_trait]
@@ -104,7 +103,10 @@ fn meshed(flags: &Flags, lab: &Lab) -> Result<Vec<String>> {
         let server = server.add_service(EchoServer::new(Echoing)).bind()?;
         let address = server.address().to_string();
         addresses.push(address);
+        let mesh = mesh.clone();
         tokio::spawn(async move {
+            // The control plane is listened to for as long as it serves.
+            let _mesh = mesh;
             if let Err(fault) = server.serve().await.context("serving") {
                 eprintln!("error: {fault:#}");
             }
