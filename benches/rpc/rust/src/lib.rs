@@ -15,3 +15,4 @@ pub mod load;
 pub mod outcome;
 pub mod pace;
 pub mod transport;
+pub mod xds;

@@ -1,7 +1,7 @@
 //! When calls of an open loop are due. tokio's own timers are good to a millisecond, in which dozens
 //! of calls may be due; the kernel's are good to some microseconds.
 
-use std::os::fd::{AsFd as _, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -17,7 +17,14 @@ pub struct Pace {
     timer: AsyncFd<Timer>,
 }
 
+/// Known to tokio by its descriptor.
 struct Timer(TimerFd);
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {
@@ -33,7 +40,7 @@ impl Pace {
     pub fn new(rate: f64) -> Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         Ok(Self {
-            timer: AsyncFd::new(Timer(timer))?,
+            timer: AsyncFd::register(Timer(timer))?,
             start: Instant::now(),
             rate,
         })

@@ -8,12 +8,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
-use tonic_xds::{BootstrapConfig, XdsChannelBuilder, XdsChannelConfig, XdsChannelGrpc, XdsUri};
+use tonic_xds::{BootstrapConfig, XdsChannelBuilder, XdsChannelConfig, XdsUri};
 
 use crate::bare;
 use crate::echo::Message;
 use crate::echo::echo_client::EchoClient;
 use crate::lab::{Certificates, Lab};
+use crate::xds::XdsChannel;
 
 /// The transports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -61,8 +62,8 @@ impl Conversation {
     }
 }
 
-/// One implementation for each type, not a generic one: the boxed error of tonic-xds's channel
-/// keeps a generic future from being `Send`.
+/// One implementation for each type: the generated client is `Send` with each of them, which a
+/// generic one cannot say of its futures.
 macro_rules! over {
     ($($channel:ty),*) => {$(
         impl Transport for EchoClient<$channel> {
@@ -80,7 +81,7 @@ macro_rules! over {
     )*};
 }
 
-over!(Channel, XdsChannelGrpc, sidestep::Channel);
+over!(Channel, XdsChannel, sidestep::Channel);
 
 impl Transport for bare::Sender {
     async fn unary(&mut self, payload: Bytes) -> Result<usize> {
@@ -143,16 +144,13 @@ fn endpoint(server: &str, certificates: Option<&Certificates>) -> Result<Endpoin
 ///
 /// # Errors
 /// It refuses the bootstrap.
-pub fn tonic_xds(
-    lab: &Lab,
-    certificates: Option<&Certificates>,
-) -> Result<EchoClient<XdsChannelGrpc>> {
+pub fn tonic_xds(lab: &Lab, certificates: Option<&Certificates>) -> Result<EchoClient<XdsChannel>> {
     // Without a scheme it never connects.
     let bootstrap = BootstrapConfig::from_json(&lab.bootstrap("http://", certificates))?;
     let target = XdsUri::parse(&format!("xds:///{}", lab.service))?;
     let config = XdsChannelConfig::new(target).with_bootstrap(bootstrap);
     let channel = XdsChannelBuilder::new(config).build_grpc_channel()?;
-    Ok(EchoClient::new(channel))
+    Ok(EchoClient::new(XdsChannel::new(channel)))
 }
 
 /// The mesh's channel, once it is ready.
