@@ -1,7 +1,7 @@
 //! When calls of an open loop are due. tokio's own timers are good to a millisecond, in which dozens
 //! of calls may be due; the kernel's are good to some microseconds.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -20,12 +20,6 @@ pub struct Pace {
 /// Known to tokio by its descriptor.
 struct Timer(TimerFd);
 
-impl AsFd for Timer {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 impl AsRawFd for Timer {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_fd().as_raw_fd()
@@ -39,8 +33,13 @@ impl Pace {
     /// The kernel gives no timer.
     pub fn new(rate: f64) -> Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; this descriptor is open for as long as it is known"
+        )]
+        let timer = AsyncFd::new(Timer(timer))?;
         Ok(Self {
-            timer: AsyncFd::register(Timer(timer))?,
+            timer,
             start: Instant::now(),
             rate,
         })
