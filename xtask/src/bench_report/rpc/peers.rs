@@ -76,7 +76,7 @@ impl Peers {
             add("go", go.trim_start_matches("go").to_owned());
         }
         if self.envoy.is_file() {
-            let said = first(Command::new(&self.envoy).arg("--version"))?;
+            let said = output(Command::new(&self.envoy).arg("--version"))?;
             add("envoy", envoy_version(&said));
         }
         Ok(all)
@@ -129,7 +129,7 @@ fn word(text: &str, number: usize) -> String {
 
 /// Of `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`.
 fn envoy_version(said: &str) -> String {
-    said.split('/').nth(1).unwrap_or(said).to_owned()
+    said.split('/').nth(1).unwrap_or(said.trim()).to_owned()
 }
 
 #[cfg(test)]
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(locked(lock, "tonic").unwrap(), "0.14.9");
         assert_eq!(locked(lock, "tonic-xds").unwrap(), "0.1.0-alpha.4");
         assert!(locked(lock, "h2").is_err());
-        let said = "envoy  version: abc/1.40.0/Clean/RELEASE/BoringSSL";
+        let said = "\nenvoy  version: abc/1.40.0/Clean/RELEASE/BoringSSL";
         assert_eq!(envoy_version(said), "1.40.0");
         assert_eq!(word("rustc 1.95.0 (abc)", 1), "1.95.0");
     }

@@ -12,7 +12,7 @@ use super::envoy::{self, Side, Sidecar, Tls, Way};
 use super::peers::Peers;
 use super::processor::{CLIENT, SERVERS, pinned};
 use super::sets::{Client, ECHO, FEW, MANY, SINGLE, Security, Set, To};
-use crate::interop::{Certificates, Process};
+use crate::interop::{Certificates, Process, last_lines};
 
 /// The trust domain of every stage.
 const TRUST_DOMAIN: &str = "bench.example";
@@ -245,7 +245,8 @@ impl Servers {
 
     fn spawn(logs: &Path, name: &str, command: &mut Command) -> Result<Self> {
         let process = Process::start_listening(name, logs, command)?;
-        let ready = process.event("ready")?;
+        let ready = process.event("ready");
+        let ready = ready.with_context(|| last_lines(&logs.join(format!("{name}.log"))))?;
         let addresses = ready["addresses"].as_array().context("addresses")?;
         let text = |address: &Value| address.as_str().map(str::to_owned);
         Ok(Self {
