@@ -13,6 +13,7 @@ mod page;
 mod png;
 mod push;
 mod readme;
+pub(crate) mod rpc;
 #[cfg(test)]
 mod sample;
 mod statistics;
@@ -30,35 +31,34 @@ use data::{Data, Rpc, Set};
 struct Part {
     /// As `--only` has it; it leaves `NAME.json`.
     name: &'static str,
-    /// Measures, in the short form if that is asked for, and leaves the file in
-    /// [`folder`]. `None`: whoever has the file puts it there.
-    measure: Option<fn(short: bool) -> Result<()>>,
+    /// Measures, in the short form if that is asked for, and leaves the file in [`folder`].
+    measure: fn(short: bool) -> Result<()>,
 }
 
 const PARTS: [Part; 6] = [
     Part {
         name: "rpc",
-        measure: None,
+        measure: rpc::measure,
     },
     Part {
         name: "counts",
-        measure: Some(counts),
+        measure: counts,
     },
     Part {
         name: "push",
-        measure: Some(push::measure),
+        measure: push::measure,
     },
     Part {
         name: "micro",
-        measure: Some(micro),
+        measure: micro,
     },
     Part {
         name: "memory",
-        measure: Some(memory::measure),
+        measure: memory::measure,
     },
     Part {
         name: "footprint",
-        measure: Some(footprint),
+        measure: footprint,
     },
 ];
 
@@ -135,16 +135,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(part: &Part, short: bool) -> Result<()> {
     let name = part.name;
-    match part.measure {
-        Some(measure) => {
-            println!("measuring {name}");
-            measure(short).with_context(|| format!("measuring {name}"))
-        }
-        None => {
-            println!("{name}: not measured here; {name}.json is read if it is there");
-            Ok(())
-        }
-    }
+    println!("measuring {name}");
+    (part.measure)(short).with_context(|| format!("measuring {name}"))
 }
 
 /// Where parts leave their files: `target/bench-report`.

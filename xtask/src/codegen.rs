@@ -23,8 +23,9 @@ pub(crate) fn root() -> &'static Path {
 type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// gRPC services with stubs: their `.proto` folder, and where the stubs go.
-const SERVICES: [(&str, &str); 4] = [
+const SERVICES: [(&str, &str); 5] = [
     ("benches/protos", "benches/src/generated"),
+    ("benches/rpc/protos", "benches/rpc/rust/src/generated"),
     ("examples/protos", "examples/src/generated"),
     ("examples/protos", "cli/src/demo/generated"),
     ("tests/interop/protos", "tests/interop/src/generated"),

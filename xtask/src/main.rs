@@ -39,6 +39,9 @@ Verbs:
                            all that is measured, beside the bars and beside peers: target/bench-report/report.html;
                            --again makes it of what was measured before; --write puts figures and
                            pictures into README.md
+  bench-rpc [--short] [--only CASE,...] [--sets SET,...] [--rounds N]
+                           whole calls by the clock beside tonic, tonic-xds, grpc-go and Envoy, into
+                           target/bench-report/rpc.json (needs Go and Python)
   footprint [--short] [--check] [--json]
                            what the mesh adds to a tonic service: packages, MiB, memory beside a
                            real Envoy, and unless --short seconds of a cold build; with --check
@@ -70,6 +73,10 @@ fn main() -> ExitCode {
         ["bench-report", options @ ..] => match bench_report::Options::parse(options) {
             Some(options) => bench_report::run(&options),
             None => return usage("an option of bench-report is not known"),
+        },
+        ["bench-rpc", options @ ..] => match bench_report::rpc::Options::parse(options) {
+            Some(options) => bench_report::rpc::run(&options),
+            None => return usage("an option of bench-rpc is not known"),
         },
         ["footprint", options @ ..] => match footprint::Options::parse(options) {
             Some(options) => footprint::run(&options),

@@ -1,4 +1,4 @@
-//! Many clusters, or many connections, for what they hold in memory. `cargo xtask bench --memory`
+//! Many clusters, or many connections, for what they hold in memory. `cargo xtask bench-report --only memory`
 //! reads the resident memory of the clients; nothing is measured in here.
 //!
 //! - `memory serve` is a control plane with so many clusters, one route to each by the header

@@ -147,7 +147,7 @@ impl Envoy {
     }
 
     /// Starts it with one worker by this file; its log goes to `folder`.
-    pub(super) fn by_file(program: &Path, folder: &Path, file: &Path) -> Result<Self> {
+    pub(crate) fn by_file(program: &Path, folder: &Path, file: &Path) -> Result<Self> {
         let admin = folder.join("envoy-admin.address");
         if admin.exists() {
             // An earlier one's.

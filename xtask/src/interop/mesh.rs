@@ -2,6 +2,7 @@
 //! certificates and servers of the interop service.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -161,9 +162,19 @@ impl Certificates {
 
     /// The folder with certificate, key and roots of `service` in this mesh.
     pub(crate) fn of(&self, service: &str) -> Result<PathBuf> {
+        self.issue(service, Vec::new())
+    }
+
+    /// The same, also for peers outside the mesh, who go by the address.
+    pub(crate) fn at(&self, service: &str, address: IpAddr) -> Result<PathBuf> {
+        self.issue(service, vec![SanType::IpAddress(address)])
+    }
+
+    fn issue(&self, service: &str, mut names: Vec<SanType>) -> Result<PathBuf> {
         let mut params = CertificateParams::default();
         let id = format!("spiffe://{}/sa/{service}", self.trust_domain);
-        params.subject_alt_names = vec![SanType::URI(id.try_into()?)];
+        names.insert(0, SanType::URI(id.try_into()?));
+        params.subject_alt_names = names;
         params.distinguished_name = DistinguishedName::new();
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;

@@ -24,11 +24,20 @@ impl Process {
     /// Starts `command`; its standard error goes to `NAME.log` in `logs`, its events to
     /// `NAME.jsonl`.
     pub(crate) fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+        Self::spawn(name, logs, command.stdin(Stdio::null()))
+    }
+
+    /// The same, with a standard input that [`Self::tell`] writes to. It ends with the `Process`, or
+    /// with us, however we end.
+    pub(crate) fn start_listening(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
+        Self::spawn(name, logs, command.stdin(Stdio::piped()))
+    }
+
+    fn spawn(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = File::create(&log).with_context(|| log.display().to_string())?;
         let mut child = command
             .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(file)
             .spawn()
@@ -56,6 +65,12 @@ impl Process {
     /// The process's id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Writes a line to its standard input.
+    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
+        let input = self.child.stdin.as_mut().context("it does not listen")?;
+        writeln!(input, "{line}").with_context(|| self.name.clone())
     }
 
     /// Sends it a signal: `HUP`, `TERM`.
