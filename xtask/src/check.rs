@@ -10,7 +10,7 @@ use crate::codegen::root;
 const RPC: &str = "benches/rpc/rust/Cargo.toml";
 
 /// Steps in the order in which they fail fastest.
-const STEPS: [&[&str]; 6] = [
+const STEPS: [&[&str]; 7] = [
     &["fmt", "--all", "--check"],
     &[
         "clippy",
