@@ -404,23 +404,17 @@ impl LoadBalancer for SubsetBalancer {
     }
 
     fn standing(&self, id: SubchannelId) -> Standing {
-        let mut subsets = self
-            .members
-            .of(id)
-            .filter_map(|at| self.child(at))
-            .peekable();
-        if subsets.peek().is_none() {
+        let subsets = self.members.of(id).filter_map(|at| self.child(at));
+        let below: Vec<_> = subsets.map(|subset| subset.child.standing(id)).collect();
+        let Some(first) = below.first() else {
             return Standing {
                 passed_over: Some("it is in no subset".into()),
                 ..Standing::default()
             };
-        }
-        let subsets: Vec<_> = subsets.collect();
-        let below = subsets.iter().map(|subset| subset.child.standing(id));
+        };
         // One that takes calls in any subset is a candidate.
-        let below: Vec<_> = below.collect();
         let taking = below.iter().find(|standing| standing.passed_over.is_none());
-        taking.or(below.first()).cloned().unwrap_or_default()
+        taking.unwrap_or(first).clone()
     }
 
     fn picker(&mut self) -> Arc<dyn Picker> {

@@ -15,7 +15,7 @@ const LIST: &str = "fallback_list";
 pub struct Criteria {
     labels: Labels,
     hash: u64,
-    tries: Option<Box<[Criteria]>>,
+    tries: Option<Box<[Self]>>,
 }
 
 impl Criteria {
@@ -111,11 +111,11 @@ impl<'a> Asked<'a> {
         let Some(keys) = self.keys else {
             return self.labels == subset;
         };
-        let same = |key: &Box<str>| {
+        let same = |key: &str| {
             let value = self.labels.get(key);
             value.is_some() && value == subset.get(key)
         };
-        keys.len() == subset.len() && keys.iter().all(same)
+        keys.len() == subset.len() && keys.iter().all(|key| same(key))
     }
 
     /// Whether these are its keys, all of them.
@@ -133,10 +133,10 @@ impl<'a> Asked<'a> {
     /// Whether it asks for all of these keys.
     #[must_use]
     pub fn has(self, keys: &BTreeSet<Box<str>>) -> bool {
-        let has = |key: &Box<str>| {
+        let has = |key: &str| {
             self.labels.get(key).is_some() && self.keys.is_none_or(|own| own.contains(key))
         };
-        keys.iter().all(has)
+        keys.iter().all(|key| has(key))
     }
 }
 
