@@ -162,6 +162,7 @@ impl Setting {
                 random: 0,
                 hash: 0,
                 session: None,
+                subset: None,
             };
             let found = black_box(self.table.find(&call));
             ensure!(found.is_some(), "no route for {}", call.path);
