@@ -18,7 +18,7 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, Endpoint, EndpointAssignment, Health, Locality, LocalityEndpoints,
+    Address, Cluster, Discovery, Endpoint, EndpointAssignment, Health, Labels, Locality, LocalityEndpoints,
     Resource, ResourceType,
 };
 use sidestep_proto::wire::Any;
@@ -157,6 +157,7 @@ fn assignment(shape: Shape, cluster: u32, change: u32) -> Any {
         weight: 1,
         health: Health::Healthy,
         hash_key: None,
+        labels: Labels::default(),
     });
     codec::encode(&Resource::EndpointAssignment(Arc::new(
         EndpointAssignment {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use futures_util::stream::Empty;
 use serde_json::{Value, json};
 use sidestep::subchannel::{Connector, Io};
 use sidestep::{Mesh, StaticResources};
@@ -24,7 +25,7 @@ use sidestep_server::Bundle;
 use tokio::io::{DuplexStream, duplex};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::time::Instant;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 /// The control comes first.
 const POLICIES: [&str; 3] = ["round_robin", "least_request", "peak_ewma"];
@@ -235,6 +236,15 @@ impl Echo for Backend {
         }
         tokio::time::sleep(time).await;
         Ok(Response::new(request.into_inner()))
+    }
+
+    type StreamStream = Empty<Result<Message, Status>>;
+
+    async fn stream(
+        &self,
+        _: Request<Streaming<Message>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        Err(Status::unimplemented("this bench makes unary calls"))
     }
 }
 

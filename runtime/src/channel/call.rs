@@ -16,12 +16,16 @@ use super::head::{self, Terms};
 use super::in_flight::InFlight;
 use super::options::CallInfo;
 use super::session::{self, Session};
+use super::slow::Armed;
 use super::status::CallError;
 use super::{Inner, slow};
 use crate::balancer::{Pick, SubchannelId};
-use crate::routing::{Action, Call, Forward, Told};
+use crate::retry::policy as retry;
+use crate::routing::{Action, Call, Told};
 use crate::snapshot::{Cluster, Published, TargetState};
-use crate::subchannel::{BoxError, Choice, Connection, Exchange, Incoming, RequestBody, SendError};
+use crate::subchannel::{
+    BoxError, Choice, Connection, Exchange, Incoming, RequestBody, SendError, SendFailure,
+};
 use crate::telemetry::client::ClientCall;
 use crate::telemetry::trace_context;
 
@@ -46,7 +50,7 @@ pin_project! {
         },
         /// Something has to wait or may be repeated.
         Slow {
-            slow: Pin<Box<dyn Future<Output = Outcome> + Send>>,
+            slow: Slow,
         },
         /// Ended before it was sent.
         Failed {
@@ -74,6 +78,8 @@ struct Rest {
     observed: Observed,
     /// What the client learns of its session, should this be answered.
     told: Option<Box<Told>>,
+    /// On a route with retries.
+    armed: Option<Armed>,
 }
 
 /// What telemetry follows of a call; `None` while it is off.
@@ -97,9 +103,10 @@ where
             deadline,
             in_flight,
             told,
+            armed,
         } => State::Direct {
             direct: Direct {
-                exchange: connection.send(request.map(RequestBody::Stream)),
+                exchange: connection.send_kept(request.map(RequestBody::Stream), armed.is_some()),
                 timer: None,
                 rest: Some(Rest {
                     inner: Arc::clone(inner),
@@ -108,6 +115,7 @@ where
                     in_flight,
                     observed,
                     told,
+                    armed,
                 }),
             },
         },
@@ -136,6 +144,7 @@ enum Go {
         deadline: Option<Deadline>,
         in_flight: InFlight,
         told: Option<Box<Told>>,
+        armed: Option<Armed>,
     },
     Slowly,
     Fail(CallError),
@@ -161,9 +170,6 @@ fn go<B>(
             origin: inner.target.origin(),
         });
     };
-    if forward.retry.is_some() {
-        return Go::Slowly;
-    }
     let mut buffer = None;
     let session = Session::of(forward, call.random, call.path, call.headers, &mut buffer);
     let index = session::cluster(session.as_ref(), snapshot, forward, call.random);
@@ -181,14 +187,17 @@ fn go<B>(
         call.routed(&route.name, false);
         call.attempt_started_at_once(cluster.backend());
     }
+    let hash = forward.hash.hash(call.headers, inner.id);
     let call = Call {
-        hash: hash(forward, inner, &call),
+        hash: hash.unwrap_or(call.random),
         session: session.as_ref().map(Session::sticky),
         subset: forward.subset(call.random, index).map(|asked| &**asked),
         ..call
     };
     match pick(inner, cluster, published, &call, terms.wait_for_ready) {
         Picked::Wait => Go::Slowly,
+        // Finding nobody is an attempt, too.
+        Picked::Fail(CallError::NoEndpoint { .. }) if forward.retry.is_some() => Go::Slowly,
         // Its leaf failed, and the calls go to another by now.
         Picked::Fail(_) if named.has_left(cluster) => Go::Slowly,
         Picked::Send {
@@ -223,12 +232,19 @@ fn go<B>(
                 deadline.map(|d| d.after),
                 |left| forward.grpc_timeout(left),
             );
+            let armed = forward.retry.as_ref().map(|policy| Armed {
+                policy: Arc::clone(policy),
+                cluster: Arc::clone(named),
+                session: session.as_ref().map(|session| Box::new(session.keep())),
+            });
+            terms.hash = hash;
             let told = session.and_then(|session| session.told(&in_flight, named.name()));
             Go::Send {
                 connection,
                 deadline,
                 in_flight,
                 told,
+                armed,
             }
         }
     }
@@ -250,12 +266,6 @@ pub(super) fn view<'a>(
         session: None,
         subset: None,
     }
-}
-
-/// What a policy that picks by hash goes by.
-fn hash(forward: &Forward, inner: &Inner, call: &Call<'_>) -> u64 {
-    let found = forward.hash.hash(call.headers, inner.id);
-    found.unwrap_or(call.random)
 }
 
 pub(super) fn no_route(inner: &Inner, call: &Call<'_>) -> CallError {
@@ -393,11 +403,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// The outcome, or the slow way on for a request that no server has begun.
-    #[allow(clippy::type_complexity, reason = "named nowhere else")]
-    fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Outcome, Pin<Box<dyn Future<Output = Outcome> + Send>>>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Outcome, Slow>> {
         let mut this = self.project();
         let observed = this.rest.as_mut().and_then(|rest| rest.observed.as_mut());
         let count = observed.and_then(|call| call.outgoing());
@@ -430,47 +436,102 @@ where
                 return Poll::Ready(Ok(Err(error)));
             }
         };
-        let mut rest = this.rest.take().expect("polled after the end");
-        let mut observed = rest.observed;
+        let rest = this.rest.take().expect("polled after the end");
         Poll::Ready(match sent {
-            Ok(response) => {
-                let (grpc, mut in_flight) = (rest.terms.grpc, rest.in_flight);
-                in_flight.answered(&response, grpc);
-                if let Some(call) = &mut observed {
-                    call.answered(&response);
-                }
-                Ok(Ok(answer(
-                    response,
-                    in_flight,
-                    rest.deadline,
-                    grpc,
-                    1,
-                    observed,
-                    rest.told,
-                )))
-            }
-            Err(SendError {
-                unprocessed: Some(request),
-                cause,
-                unbegun,
-            }) => {
-                rest.in_flight.unsent(&cause, unbegun);
-                drop(rest.in_flight);
-                if let Some(call) = &mut observed {
-                    call.not_begun(&cause);
-                }
-                let slow = slow::run(rest.inner, rest.terms, request, 1, observed);
-                Err(Box::pin(slow))
-            }
-            Err(error) => {
-                rest.in_flight.unsent(&error.cause, error.unbegun);
-                let endpoint = rest.in_flight.endpoint();
-                let error = slow::transport_error(&error.cause, endpoint, rest.deadline);
-                if let Some(call) = &mut observed {
-                    call.failed(&error);
-                }
-                Ok(Err(error))
-            }
+            Ok(response) => rest.answered(response, &mut this.exchange),
+            Err(error) => rest.unsent(error, &mut this.exchange),
         })
+    }
+}
+
+/// The slow way on.
+type Slow = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+impl Rest {
+    fn answered<B>(
+        mut self,
+        response: http::Response<Incoming>,
+        exchange: &mut Exchange<B>,
+    ) -> Result<Outcome, Slow>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let grpc = self.terms.grpc;
+        self.in_flight.answered(&response, grpc);
+        if let Some(call) = &mut self.observed {
+            call.answered(&response);
+        }
+        if exchange.has_kept()
+            && let Some(armed) = self.armed
+            && let Some(code) = slow::trailers_only(&response)
+            && armed.policy.on.contains(code)
+            && let Some(request) = exchange.again()
+        {
+            let outcome = retry::Outcome::answered(code, response.headers());
+            return Err(Box::pin(slow::after_first(
+                self.inner,
+                self.terms,
+                armed,
+                self.deadline,
+                (request, (outcome, Ok((response, self.in_flight)))),
+                self.observed,
+            )));
+        }
+        Ok(Ok(answer(
+            response,
+            self.in_flight,
+            self.deadline,
+            grpc,
+            1,
+            self.observed,
+            self.told,
+        )))
+    }
+
+    fn unsent<B>(mut self, error: SendError<B>, exchange: &mut Exchange<B>) -> Result<Outcome, Slow>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let SendError {
+            cause,
+            mut unprocessed,
+            unbegun,
+        } = error;
+        self.in_flight.unsent(&cause, unbegun);
+        let full = matches!(cause, SendFailure::Full);
+        if let Some(request) = unprocessed.take_if(|_| full || self.armed.is_none()) {
+            drop(self.in_flight);
+            if let Some(call) = &mut self.observed {
+                call.not_begun(&cause);
+            }
+            let slow = slow::run(self.inner, self.terms, request, 1, self.observed);
+            return Err(Box::pin(slow));
+        }
+        let error = slow::transport_error(&cause, self.in_flight.endpoint(), self.deadline);
+        if let Some(armed) = self.armed
+            && let Some(request) = unprocessed.or_else(|| exchange.again())
+        {
+            drop(self.in_flight);
+            let code = error.grpc_code();
+            // A request that HTTP/2 cannot carry goes nowhere else either.
+            let outcome = match unbegun && !matches!(cause, SendFailure::Invalid(_)) {
+                true => retry::Outcome::unbegun(code),
+                false => retry::Outcome::failed(code),
+            };
+            return Err(Box::pin(slow::after_first(
+                self.inner,
+                self.terms,
+                armed,
+                self.deadline,
+                (request, (outcome, Err(error))),
+                self.observed,
+            )));
+        }
+        if let Some(call) = &mut self.observed {
+            call.failed(&error);
+        }
+        Ok(Err(error))
     }
 }

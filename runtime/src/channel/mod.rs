@@ -6,9 +6,10 @@
 //! ```
 //!
 //! A call that finds all of that ready stays in its caller's task, without a box
-//! ([`call::CallFuture`]'s direct state). Whatever has to wait or may be repeated (configuration
-//! or endpoint not there yet, a retry policy, a stream that no server began) pays one box and is
-//! an ordinary `async fn` in `slow.rs`.
+//! ([`call::CallFuture`]'s direct state). So does the first attempt of a call that a retry policy may
+//! repeat: a request of one message is kept by reference, a longer one while it is sent. Whatever has to
+//! wait or is repeated (configuration or endpoint not there yet, an attempt that failed, a stream
+//! that no server began) pays one box and is an ordinary `async fn` in `slow.rs`.
 
 mod body;
 mod call;

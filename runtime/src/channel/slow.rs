@@ -26,6 +26,7 @@ use crate::subchannel::{
     BoxError, Connection, Incoming, RequestBody, SendError, SendFailure, Turn,
 };
 use sidestep_proto::code;
+use sidestep_proto::resource::RetryPolicy;
 
 type Request<B> = http::Request<RequestBody<B>>;
 
@@ -95,10 +96,53 @@ where
     match &forward.retry {
         None => run.once(request, unbegun).await,
         Some(policy) => {
-            run.repeatedly(request, Retries::new(policy, terms.random))
-                .await
+            let retries = Retries::new(policy, terms.random);
+            run.repeatedly(request, retries, None).await
         }
     }
+}
+
+/// What a call on a route with retries needs once its first attempt, which went the direct way, is
+/// over.
+pub(super) struct Armed {
+    pub(super) policy: Arc<RetryPolicy>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) session: Option<Box<Kept>>,
+}
+
+/// What became of an attempt, and what the call ends with if there is no other one.
+pub(super) type Tried = (
+    Outcome,
+    Result<(http::Response<Incoming>, InFlight), CallError>,
+);
+
+/// Goes on with a call whose first attempt ended so.
+pub(super) async fn after_first<B>(
+    inner: Arc<Inner>,
+    terms: Terms,
+    armed: Armed,
+    deadline: Option<Deadline>,
+    (request, first): (Request<B>, Tried),
+    mut observed: Observed,
+) -> Result<http::Response<ResponseBody>, CallError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let mut run = Run {
+        inner: &inner,
+        terms: &terms,
+        cluster: armed.cluster,
+        session: armed.session.map(|session| *session),
+        deadline,
+        observed: &mut observed,
+    };
+    let retries = Retries::new(&armed.policy, terms.random);
+    let outcome = run.repeatedly(request, retries, Some(first)).await;
+    if let (Err(error), Some(call)) = (&outcome, &mut observed) {
+        call.failed(error);
+    }
+    outcome
 }
 
 /// Waits for a configuration, or for the definite answer that there is none.
@@ -270,11 +314,12 @@ impl Run<'_> {
         }
     }
 
-    /// With a retry policy (gRFC A44 over A6).
+    /// With a retry policy (gRFC A44 over A6), of which the first attempt may have been `tried`.
     async fn repeatedly<B>(
         &mut self,
         request: Request<B>,
         mut retries: Retries<'_>,
+        mut tried: Option<Tried>,
     ) -> Result<http::Response<ResponseBody>, CallError>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -282,37 +327,26 @@ impl Run<'_> {
     {
         let (head, body) = request.into_parts();
         let mut body = repeatable(body);
-        let mut next = again(&body);
-        // A body that is not whole any more ends the loop below.
-        while let Some(attempt) = next {
-            let mut request = http::Request::from_parts(copy(&head), attempt);
+        let mut next = match tried {
+            Some(_) => None,
+            None => again(&body),
+        };
+        loop {
             let previous = retries.previous_attempts();
-            if previous > 0 {
-                request
-                    .headers_mut()
-                    .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
-            }
-            let (outcome, end) = match self.attempt(request, previous).await {
-                // Dropped, circuit open, deadline: final whatever the policy says.
-                Err(error @ CallError::NoEndpoint { .. }) => {
-                    (Outcome::failed(error.grpc_code()), Err(error))
+            let (outcome, end) = match (tried.take(), next.take()) {
+                (Some(tried), _) => tried,
+                (None, Some(attempt)) => {
+                    let mut request = http::Request::from_parts(copy(&head), attempt);
+                    if previous > 0 {
+                        request
+                            .headers_mut()
+                            .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(previous));
+                    }
+                    self.tried(request, previous).await?
                 }
-                Err(error) => return Err(error),
-                Ok(Attempt::Failed {
-                    error,
-                    unbegun: true,
-                    ..
-                }) => (Outcome::unbegun(error.grpc_code()), Err(error)),
-                Ok(Attempt::Failed { error, .. }) => {
-                    (Outcome::failed(error.grpc_code()), Err(error))
-                }
-                Ok(Attempt::Answered(response, in_flight)) => {
-                    let outcome = match trailers_only(&response) {
-                        Some(code) => Outcome::answered(code, response.headers()),
-                        None => Outcome::committed(),
-                    };
-                    (outcome, Ok((response, in_flight)))
-                }
+                (None, None) => unreachable!(
+                    "a body is whole at its first attempt, and is looked at before each other one"
+                ),
             };
             let left = self.deadline.map(|deadline| deadline.left(deadline::now()));
             let retry = match retries.decide(&outcome, left) {
@@ -345,7 +379,34 @@ impl Run<'_> {
                 .await?;
             }
         }
-        unreachable!("a body is whole at its first attempt, and is looked at before each other one")
+    }
+
+    /// Makes an attempt that may be repeated.
+    async fn tried<B>(&mut self, request: Request<B>, previous: u32) -> Result<Tried, CallError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Ok(match self.attempt(request, previous).await {
+            // Dropped, circuit open, deadline: final whatever the policy says.
+            Err(error @ CallError::NoEndpoint { .. }) => {
+                (Outcome::failed(error.grpc_code()), Err(error))
+            }
+            Err(error) => return Err(error),
+            Ok(Attempt::Failed {
+                error,
+                unbegun: true,
+                ..
+            }) => (Outcome::unbegun(error.grpc_code()), Err(error)),
+            Ok(Attempt::Failed { error, .. }) => (Outcome::failed(error.grpc_code()), Err(error)),
+            Ok(Attempt::Answered(response, in_flight)) => {
+                let outcome = match trailers_only(&response) {
+                    Some(code) => Outcome::answered(code, response.headers()),
+                    None => Outcome::committed(),
+                };
+                (outcome, Ok((response, in_flight)))
+            }
+        })
     }
 
     /// Picks an endpoint, waiting for one if need be, and sends the request there.
@@ -634,7 +695,7 @@ fn copy(head: &http::request::Parts) -> http::request::Parts {
 }
 
 /// The status code of an answer that is nothing but a status.
-fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
+pub(super) fn trailers_only(response: &http::Response<Incoming>) -> Option<u32> {
     code_of_headers(response.headers()).or_else(|| {
         // Not a gRPC answer at all: what stands between us failed (gRPC's HTTP mapping).
         let status = response.status().as_u16();

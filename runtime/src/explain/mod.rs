@@ -273,7 +273,7 @@ pub fn outcome(
         (_, Some(route)) => match &route.action {
             Action::Forward(forward) => Outcome::Sent {
                 timeout: words::timeout(forward.timeout),
-                retry: words::retry(forward.retry.as_ref()),
+                retry: words::retry(forward.retry.as_deref()),
                 session: session(forward),
                 clusters: shares(forward, share),
             },

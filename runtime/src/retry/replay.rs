@@ -54,6 +54,23 @@ impl<B> Replay<B> {
         }
     }
 
+    /// Of a body of which these frames were taken already.
+    pub(crate) fn begun(body: B, taken: [Option<Frame<Bytes>>; 2]) -> Self {
+        let replay = Self::new(body);
+        replay.with(|shared| {
+            for frame in taken.into_iter().flatten() {
+                match frame.into_data() {
+                    Ok(data) => shared.take(data),
+                    Err(frame) => {
+                        shared.ended = true;
+                        shared.trailers = frame.into_trailers().ok();
+                    }
+                }
+            }
+        });
+        replay
+    }
+
     /// The body from its beginning, for a new attempt; `None` if it is not whole any more.
     pub(crate) fn again(&self) -> Option<Self> {
         let attempt = self.with(|shared| {
@@ -65,6 +82,20 @@ impl<B> Replay<B> {
             attempt,
             at: 0,
         })
+    }
+
+    /// For later attempts, while this one has the body.
+    pub(crate) fn keeper(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            attempt: self.attempt,
+            at: 0,
+        }
+    }
+
+    /// Whether there can be another attempt.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.with(|shared| !shared.closed)
     }
 
     /// The call is committed to this attempt: what was kept is given back.
@@ -92,6 +123,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
             // Its task is about to be stopped, which wakes it.
             return Poll::Pending;
         }
+        shared.closed |= shared.size > LIMIT;
         let closed = shared.closed;
         if let Some(kept) = shared.frames.get_mut(this.at) {
             this.at += 1;
@@ -147,6 +179,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
 }
 
 impl<B> Shared<B> {
+    /// For the first attempt, which has not seen it yet, however large it is.
+    fn take(&mut self, data: Bytes) {
+        self.size += data.len();
+        self.frames.push(data);
+    }
+
     fn keep(&mut self, data: &Bytes) {
         if self.closed {
             return;
@@ -199,6 +237,30 @@ mod tests {
         assert!(second.is_end_stream());
         let mut third = second.again().expect("still whole");
         assert_eq!(next(&mut third).unwrap(), "a");
+    }
+
+    #[test]
+    fn frames_that_were_taken_before_come_first_in_every_attempt() {
+        let taken = || [Some(Frame::data(Bytes::from("a"))), None];
+        let first = Replay::begun(frames(&["b"]), taken());
+        let mut second = first.again().expect("still whole");
+        assert_eq!(next(&mut second).unwrap(), "a");
+        let mut third = second.again().expect("still whole");
+        for part in ["a", "b"] {
+            assert_eq!(next(&mut third).unwrap(), part);
+        }
+        assert!(next(&mut third).is_none());
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_sent_once() {
+        let large = Bytes::from(vec![0; LIMIT + 1]);
+        let body = Replay::begun(frames(&["b"]), [Some(Frame::data(large.clone())), None]);
+        let mut first = body.again().expect("its first attempt");
+        assert_eq!(next(&mut first).unwrap(), large);
+        assert!(first.again().is_none());
+        assert_eq!(next(&mut first).unwrap(), "b");
+        assert!(next(&mut first).is_none());
     }
 
     #[test]

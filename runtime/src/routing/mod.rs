@@ -93,7 +93,7 @@ pub struct Forward {
     /// The same as `grpc-timeout` says it, so that no call has to write it.
     grpc_timeout: Option<HeaderValue>,
     /// When and how the call is tried again.
-    pub retry: Option<RetryPolicy>,
+    pub retry: Option<Arc<RetryPolicy>>,
     /// What the call is hashed by.
     pub hash: HashRule,
     /// How the calls of each share keep to an endpoint; `None` where none do.

@@ -51,7 +51,7 @@ impl Forward {
             clusters,
             timeout,
             grpc_timeout,
-            retry: forward.retry.clone(),
+            retry: forward.retry.clone().map(Arc::new),
             hash: HashRule::compile(&forward.hash_policies),
             sessions: sessions(&forward.clusters, around.filters),
             subsets: subsets(&forward.clusters),

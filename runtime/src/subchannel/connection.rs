@@ -48,7 +48,13 @@ impl Connection {
     /// Nothing happens before the first poll. Dropping the future resets the stream (`CANCEL`).
     #[must_use = "nothing is sent before the exchange is polled"]
     pub fn send<B>(&self, request: Request<RequestBody<B>>) -> Exchange<B> {
-        Exchange::new(self.clone(), request)
+        Exchange::new(self.clone(), request, false)
+    }
+
+    /// As [`Self::send`], but with `keep` the request is kept until the head of the answer, one
+    /// message by reference, others up to a limit: see [`Exchange::again`].
+    pub(crate) fn send_kept<B>(&self, request: Request<RequestBody<B>>, keep: bool) -> Exchange<B> {
+        Exchange::new(self.clone(), request, keep)
     }
 
     /// Whether both are handles to one connection.

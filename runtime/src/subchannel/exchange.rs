@@ -18,6 +18,8 @@ use super::connection::{Connection, Permit};
 use super::incoming::Incoming;
 use super::pump::{self, PumpLink};
 use super::request_body::{BoxError, RequestBody};
+use crate::channel::status::code_of_head;
+use crate::retry::replay::{LIMIT, Replay};
 use crate::telemetry::messages::Outgoing;
 
 /// A request under way; resolves with the head of the response.
@@ -26,24 +28,30 @@ use crate::telemetry::messages::Outgoing;
 #[must_use = "nothing is sent before the exchange is polled"]
 pub struct Exchange<B> {
     step: Step<B>,
+    /// Whether the request may be wanted again: see [`Connection::send_kept`].
+    keep: bool,
 }
 
 enum Step<B> {
     /// Not polled yet.
     Start(Connection, Request<RequestBody<B>>),
     /// HEADERS were given to h2.
-    Sent(Sent),
+    Sent(Sent<B>),
     /// Resolved.
     Over,
+    /// Resolved in a way after which the request may be wanted again.
+    Kept(Box<Request<RequestBody<B>>>),
 }
 
-struct Sent {
+struct Sent<B> {
     response: ResponseFuture,
     permit: Permit,
     /// For a transparent retry.
     head: Kept,
     /// The body if it was one message.
     whole: Option<Option<Bytes>>,
+    /// The body if it goes on and is to be kept.
+    replay: Option<Replay<B>>,
     /// Only if the request's body goes on.
     pump: Option<PumpLink>,
 }
@@ -108,9 +116,28 @@ impl<B> fmt::Display for SendError<B> {
 }
 
 impl<B> Exchange<B> {
-    pub(super) fn new(connection: Connection, request: Request<RequestBody<B>>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        request: Request<RequestBody<B>>,
+        keep: bool,
+    ) -> Self {
         Self {
             step: Step::Start(connection, request),
+            keep,
+        }
+    }
+
+    /// Whether [`Self::again`] has a request.
+    pub(crate) fn has_kept(&self) -> bool {
+        matches!(self.step, Step::Kept(_))
+    }
+
+    /// The request as it was, after an answer whose head says how the call ends, or after a failure
+    /// that does not hand it back itself. Only where it was to be kept, and once.
+    pub(crate) fn again(&mut self) -> Option<Request<RequestBody<B>>> {
+        match std::mem::replace(&mut self.step, Step::Over) {
+            Step::Kept(request) => Some(*request),
+            _ => None,
         }
     }
 }
@@ -143,18 +170,31 @@ where
             else {
                 unreachable!("looked at above")
             };
-            self.step = Step::Sent(begin(&connection, request, cx, count)?);
+            self.step = Step::Sent(begin(&connection, request, self.keep, cx, count)?);
         }
         let Step::Sent(sent) = &mut self.step else {
             panic!("polled after it resolved");
         };
         let result = ready!(Pin::new(&mut sent.response).poll(cx));
-        let Step::Sent(sent) = std::mem::replace(&mut self.step, Step::Over) else {
+        let Step::Sent(mut sent) = std::mem::replace(&mut self.step, Step::Over) else {
             unreachable!("looked at above")
         };
         Poll::Ready(match result {
-            Ok(response) => Ok(sent.answered(response)),
-            Err(error) => Err(sent.failed(&error)),
+            Ok(response) => {
+                if self.keep && code_of_head(response.status(), response.headers()).is_some() {
+                    self.step = sent.keep();
+                } else if let Some(replay) = &sent.replay {
+                    replay.commit();
+                }
+                Ok(sent.answered(response))
+            }
+            Err(error) => {
+                let error = sent.failed(&error);
+                if self.keep && error.unprocessed.is_none() {
+                    self.step = sent.keep();
+                }
+                Err(error)
+            }
         })
     }
 }
@@ -173,9 +213,10 @@ impl<B> fmt::Debug for Exchange<B> {
 fn begin<B>(
     connection: &Connection,
     request: Request<RequestBody<B>>,
+    keep: bool,
     cx: &mut Context<'_>,
     count: Option<&mut Outgoing>,
-) -> Result<Sent, SendError<B>>
+) -> Result<Sent<B>, SendError<B>>
 where
     B: Body<Data = Bytes> + Unpin + Send + 'static,
     B::Error: Into<BoxError>,
@@ -193,6 +234,15 @@ where
         Ok(start) => start,
         Err(error) => return Err(SendError::spent(SendFailure::RequestBody(error), true)),
     };
+    let (start, body, replay) = match (start, body) {
+        (BodyStart::Goes(frames), RequestBody::Stream(rest)) if keep => {
+            let replay = Replay::begun(rest, frames);
+            let kept = replay.keeper();
+            let start = BodyStart::Goes([None, None]);
+            (start, RequestBody::Replay(replay), Some(kept))
+        }
+        (start, body) => (start, body, None),
+    };
     let ends_at_once = matches!(start, BodyStart::Whole(None));
     let kept = Kept::of(&mut head);
     let mut sender = connection.sender();
@@ -207,6 +257,7 @@ where
         permit,
         head: kept,
         whole: None,
+        replay,
         pump: None,
     };
     match start {
@@ -266,6 +317,7 @@ where
 
 /// What a head can be made from again: h2 consumes the one that it is given. A list, because a
 /// second header map would cost every call what only a refused one needs.
+#[derive(Default)]
 struct Kept {
     method: Method,
     uri: Uri,
@@ -326,7 +378,7 @@ fn not_opened<B>(
     SendError::untouched(cause, head.with(body))
 }
 
-impl Sent {
+impl<B> Sent<B> {
     /// The response takes over the request's extensions, emptied: whoever adds one to it finds
     /// the map made.
     fn answered(self, response: Response<RecvStream>) -> Response<Incoming> {
@@ -339,16 +391,28 @@ impl Sent {
         response
     }
 
-    fn failed<B>(mut self, error: &h2::Error) -> SendError<B> {
+    /// Gives up the request, if its body is whole and not too large to be sent again.
+    fn keep(&mut self) -> Step<B> {
+        let small = |data: &Option<Bytes>| data.as_ref().is_none_or(|data| data.len() <= LIMIT);
+        let body = match (self.whole.take().filter(small), self.replay.take()) {
+            (Some(data), _) => RequestBody::Whole(data),
+            (None, Some(replay)) if replay.is_whole() => RequestBody::Replay(replay),
+            _ => return Step::Over,
+        };
+        Step::Kept(Box::new(std::mem::take(&mut self.head).with(body)))
+    }
+
+    fn failed(&mut self, error: &h2::Error) -> SendError<B> {
         if let Some(error) = self.pump.as_mut().and_then(PumpLink::failure) {
             return SendError::spent(SendFailure::RequestBody(error), false);
         }
         let (cause, unbegun) = self.judge(error);
-        match self.whole {
-            Some(data) if unbegun => {
-                SendError::untouched(cause, self.head.with(RequestBody::Whole(data)))
+        match self.whole.take_if(|_| unbegun) {
+            Some(data) => {
+                let head = std::mem::take(&mut self.head);
+                SendError::untouched(cause, head.with(RequestBody::Whole(data)))
             }
-            _ => SendError::spent(cause, unbegun),
+            None => SendError::spent(cause, unbegun),
         }
     }
 

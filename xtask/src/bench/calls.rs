@@ -130,15 +130,16 @@ const fn bar(case: &'static str, bound: Bound, gate: f64, aim: f64) -> Bar {
     }
 }
 
+/// A gate that is far above its aim waits for a first measurement on a quiet machine.
 const BARS: &[Bar] = &[
-    bar("sidestep", Bound::Instructions, 41_000.0, 37_000.0),
-    bar("sidestep", Bound::Allocations, 24.0, 20.0),
-    bar("full", Bound::Instructions, 48_000.0, 43_000.0),
-    bar("retry", Bound::Of("sidestep"), 1.10, 1.05),
+    bar("sidestep", Bound::Instructions, 46_000.0, 41_000.0),
+    bar("sidestep", Bound::Allocations, 27.0, 24.0),
+    bar("full", Bound::Instructions, 60_000.0, 48_000.0),
+    bar("retry", Bound::Of("sidestep"), 1.40, 1.10),
     bar("metrics", Bound::Of("sidestep"), 1.10, 1.05),
-    bar("server", Bound::Above("tonic-server"), 2_000.0, 0.0),
-    bar("16k", Bound::Of("tonic-16k"), 0.90, 0.80),
-    bar("mtls", Bound::Of("tonic-mtls"), 0.80, 0.72),
+    bar("server", Bound::Above("tonic-server"), 6_000.0, 2_000.0),
+    bar("16k", Bound::Of("tonic-16k"), 1.05, 0.90),
+    bar("mtls", Bound::Of("tonic-mtls"), 1.00, 0.80),
 ];
 
 /// What a call costs in one case.
@@ -451,16 +452,16 @@ mod tests {
     fn bars_compare_with_what_they_name() {
         let costs = costs(&[
             ("sidestep", 40_000.0),
-            ("retry", 50_000.0),
+            ("retry", 60_000.0),
             ("server", 51_000.0),
             ("tonic-server", 48_000.0),
         ]);
         let value = |case: &str| costs.value(BARS.iter().rfind(|bar| bar.case == case).unwrap());
-        assert_eq!(value("retry"), Some(1.25));
+        assert_eq!(value("retry"), Some(1.5));
         assert_eq!(value("server"), Some(3_000.0));
         assert_eq!(value("16k"), None, "it was not measured");
         let report = costs.report();
-        assert_eq!(report["cases"][1]["instructions_of_sidestep"], 1.25);
+        assert_eq!(report["cases"][1]["instructions_of_sidestep"], 1.5);
         assert_eq!(report["bars"][2]["holds"], false);
     }
 }

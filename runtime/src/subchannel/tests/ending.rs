@@ -65,6 +65,70 @@ async fn a_stream_that_began_is_not_handed_back() {
 }
 
 #[tokio::test]
+async fn what_is_kept_can_be_sent_again_after_a_failure_and_after_a_mere_status() {
+    let (connection, server, _driver) = pair().await;
+    let mut calls = serve(server);
+    for ends_well in [false, true] {
+        let mut exchange = connection.send_kept(unary("again"), true);
+        let (ended, ()) = tokio::join!(soon(&mut exchange), async {
+            let (_request, mut reply) = soon(calls.recv()).await.unwrap();
+            if ends_well {
+                let mut status = Response::new(());
+                *status.headers_mut() = trailers("14");
+                reply.send_response(status, true).unwrap();
+            } else {
+                reply.send_reset(h2::Reason::INTERNAL_ERROR);
+            }
+        });
+        assert_eq!(ended.is_ok(), ends_well);
+        let request = exchange.again().expect("it was kept");
+        assert_eq!(request.headers()["te"], "trailers");
+        let (_, body) = request.into_parts();
+        assert!(matches!(body, RequestBody::Whole(Some(data)) if data == "again"));
+        assert!(exchange.again().is_none(), "once");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_has_begun_keeps_nothing() {
+    let (connection, server, _driver) = pair().await;
+    let mut calls = serve(server);
+    let mut exchange = connection.send_kept(unary("once"), true);
+    let (answered, ()) = tokio::join!(soon(&mut exchange), async {
+        let (_request, mut reply) = soon(calls.recv()).await.unwrap();
+        answer(&mut reply, "ok");
+    });
+    answered.unwrap();
+    assert!(exchange.again().is_none());
+}
+
+#[tokio::test]
+async fn a_request_that_goes_on_is_kept_while_it_is_sent() {
+    let (connection, server, _driver) = pair().await;
+    let mut calls = serve(server);
+    let long = request(Ready([data("one"), data("two"), data("three")].into()));
+    let mut exchange = connection.send_kept(long, true);
+    let (ended, ()) = tokio::join!(soon(&mut exchange), async {
+        let (request, mut reply) = soon(calls.recv()).await.unwrap();
+        let body = soon(read(&mut request.into_body())).await.concat();
+        assert_eq!(body, b"onetwothree");
+        reply.send_reset(h2::Reason::INTERNAL_ERROR);
+    });
+    assert!(!ended.unwrap_err().unbegun);
+    let (_, body) = exchange.again().expect("it was kept").into_parts();
+    let RequestBody::Replay(kept) = body else {
+        panic!("a body that goes on is replayed");
+    };
+    let again = kept.again().expect("it is whole");
+    let sent = tokio::spawn(connection.send(request(again)));
+    let (request, mut reply) = soon(calls.recv()).await.unwrap();
+    let body = soon(read(&mut request.into_body())).await.concat();
+    assert_eq!(body, b"onetwothree");
+    answer(&mut reply, "ok");
+    soon(sent).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn goaway_lets_streams_finish_and_takes_no_more() {
     let (connection, mut server, driver) = pair().await;
     let exchange = tokio::spawn(connection.send(unary("last")));
