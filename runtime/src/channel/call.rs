@@ -236,6 +236,7 @@ fn go<B>(
                 policy: Arc::clone(policy),
                 cluster: Arc::clone(named),
                 session: session.as_ref().map(|session| Box::new(session.keep())),
+                subset: forward.subset(terms.random, index).cloned(),
             });
             terms.hash = hash;
             let told = session.and_then(|session| session.told(&in_flight, named.name()));

@@ -108,6 +108,7 @@ pub(super) struct Armed {
     pub(super) policy: Arc<RetryPolicy>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) session: Option<Box<Kept>>,
+    pub(super) subset: Option<Arc<Criteria>>,
 }
 
 /// What became of an attempt, and what the call ends with if there is no other one.
@@ -134,6 +135,7 @@ where
         terms: &terms,
         cluster: armed.cluster,
         session: armed.session.map(|session| *session),
+        subset: armed.subset,
         deadline,
         observed: &mut observed,
     };
