@@ -101,9 +101,13 @@ fn client(flags: &Flags, changes: u32) -> Result<()> {
     for number in 0..flags.resources {
         client.subscribe(now, TYPE, &name(number));
     }
+    // It asks for the connection first.
+    drain(&mut client);
     client.handle_connected(now, 0);
     let all = |round, changed| responses(flags, round, changed);
-    client.handle_response(now, 0, all(0, flags.resources));
+    let mut first = all(0, flags.resources);
+    set_nonce(&mut first, 0);
+    client.handle_response(now, 0, first);
     ensure!(
         drain(&mut client) == (flags.resources, true),
         "the first state"
@@ -112,7 +116,7 @@ fn client(flags: &Flags, changes: u32) -> Result<()> {
     let turns = [all(1, changes), all(2, changes)];
     for round in 0..flags.times {
         let mut response = turns[round as usize % 2].clone();
-        set_nonce(&mut response, round);
+        set_nonce(&mut response, round + 1);
         client.handle_response(now, 0, response);
         let seen = drain(&mut client);
         ensure!(seen == (changes, true), "{seen:?} after step {round}");
