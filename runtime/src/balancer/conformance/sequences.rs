@@ -103,6 +103,8 @@ struct Nature {
     eager: bool,
     /// Each call wants an endpoint of its own, ready or not.
     hashed: bool,
+    /// Its state is the best of several children's, and a call goes to one of them.
+    divided: bool,
 }
 
 impl Nature {
@@ -110,6 +112,7 @@ impl Nature {
         Self {
             eager: !["PickFirst", "Subset"].iter().any(|n| name.contains(n)),
             hashed: ["RingHash", "Maglev"].iter().any(|n| name.contains(n)),
+            divided: name.contains("Subsets"),
         }
     }
 }
@@ -273,7 +276,9 @@ impl World {
     }
 
     fn check_pick(&self, state: &Connectivity, pick: Pick<'_>) -> TestCaseResult {
-        let hashed = self.nature.hashed;
+        let Nature {
+            hashed, divided, ..
+        } = self.nature;
         let fits = match (state, pick) {
             (_, Pick::Connect(id)) if hashed => self.states.contains_key(&id) && !self.ready(id),
             (_, Pick::Queue) if hashed => !self.states.is_empty(),
@@ -283,6 +288,12 @@ impl World {
             }
             (Connectivity::Connecting, Pick::Queue) => !self.states.is_empty(),
             (Connectivity::TransientFailure(a), Pick::Fail(b)) => a == b,
+            // What is said of the call's child is no better than what is said of all.
+            (Connectivity::Ready, Pick::Queue) => divided,
+            (Connectivity::Ready | Connectivity::Connecting, Pick::Connect(id)) => {
+                divided && self.states.contains_key(&id)
+            }
+            (_, Pick::Fail(_)) => divided,
             _ => false,
         };
         prop_assert!(fits, "{state:?}, but {pick:?}; {:?}", self.states);
