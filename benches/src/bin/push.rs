@@ -18,8 +18,8 @@ use prost::Message as _;
 use serde_json::{Value, json};
 use sidestep_proto::codec;
 use sidestep_proto::resource::{
-    Address, Cluster, Discovery, Endpoint, EndpointAssignment, Health, Labels, Locality, LocalityEndpoints,
-    Resource, ResourceType,
+    Address, Cluster, Discovery, Endpoint, EndpointAssignment, Health, Labels, Locality,
+    LocalityEndpoints, Resource, ResourceType,
 };
 use sidestep_proto::wire::Any;
 use sidestep_proto::wire::core::Node;
