@@ -51,13 +51,23 @@ impl Options {
     }
 }
 
+impl Options {
+    /// What is to be built: each takes a while to link.
+    fn programs(&self) -> &'static [&'static str] {
+        match (self.picks, self.micro) {
+            (true, false) => &["pick"],
+            (false, true) => &["route"],
+            (true, true) => &["pick", "route"],
+            (false, false) if self.short => &["call", "pick", "route"],
+            (false, false) => &["call", "pick", "route", "config_change"],
+        }
+    }
+}
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut build = vec!["build", "--release", "-p", "sidestep-benches", "--locked"];
-    if options.picks {
-        build.extend(["--bin", "pick"]);
-    }
-    if options.micro {
-        build.extend(["--bin", "route"]);
+    for program in options.programs() {
+        build.extend(["--bin", program]);
     }
     crate::check::cargo(&build)?;
     // Each of the two is all there is if it is asked for by name.

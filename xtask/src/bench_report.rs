@@ -217,7 +217,7 @@ fn pictures(data: &Data, out: &Path) -> Result<()> {
 fn shown(rpc: &Rpc) -> Option<&Set> {
     let usual = [16, 64, 1].into_iter();
     let mut usual = usual.filter_map(|in_flight| rpc.closed("plaintext", 128, in_flight));
-    usual.next().or(rpc.sets.first())
+    usual.next().or_else(|| rpc.sets.first())
 }
 
 /// Puts the figures into the README and the pictures beside the others.

@@ -201,7 +201,7 @@ impl Server {
         Ok(Self { process, address })
     }
 
-    fn change(&mut self) -> Result<()> {
+    fn change(&self) -> Result<()> {
         let mut input = self.process.stdin.as_ref().context("its input is piped")?;
         Ok(input.write_all(b"change\n")?)
     }
@@ -258,7 +258,7 @@ struct Seen {
 }
 
 async fn measure(swarm: &Swarm) -> Result<Value> {
-    let mut server = Server::start(&swarm.server, swarm.shape)?;
+    let server = Server::start(&swarm.server, swarm.shape)?;
     let (cpu, rss) = (server.cpu_at_rest().await?, server.resident_kib()?);
     let start = Instant::now();
     let mut streams = open(swarm, &server.address).await?;

@@ -64,7 +64,7 @@ pub(super) struct Cluster {
     /// When endpoints want to be called.
     timers: BTreeSet<(Instant, SubchannelId)>,
     /// Out of the configuration, but perhaps still in the picker that is out.
-    retired: Vec<Box<Endpoint>>,
+    retired: Vec<Endpoint>,
     slots: Vec<Arc<Slot>>,
     /// `slots` as they were last published; `None` since they changed.
     table: Option<Arc<[Arc<Slot>]>>,

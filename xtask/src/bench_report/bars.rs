@@ -333,7 +333,7 @@ fn secured(data: &Data, in_flight: u64) -> Reading {
         let plain = rpc.closed("plaintext", 128, in_flight)?;
         let base = secure
             .case("tonic-x3-plaintext")
-            .or(plain.case("tonic-x3"))?;
+            .or_else(|| plain.case("tonic-x3"))?;
         Estimate::ratio(&secure.case("sidestep-x3")?.each(total), &base.each(total))
     });
     Reading::ratio(format!("CPU, {in_flight} in flight"), measured).under(1.0, 0.85)

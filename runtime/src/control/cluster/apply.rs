@@ -241,7 +241,7 @@ impl Cluster {
     pub(super) fn retire(&mut self, id: SubchannelId) {
         if let Some(endpoint) = self.endpoints.remove(&id) {
             endpoint.timer.map(|at| self.timers.remove(&(at, id)));
-            self.retired.push(endpoint);
+            self.retired.push(*endpoint);
         }
     }
 }
