@@ -129,7 +129,10 @@ fn word(text: &str, number: usize) -> String {
 
 /// Of `envoy  version: <commit>/1.40.0/Clean/RELEASE/BoringSSL`.
 fn envoy_version(said: &str) -> String {
-    said.split('/').nth(1).unwrap_or_else(|| said.trim()).to_owned()
+    said.split('/')
+        .nth(1)
+        .unwrap_or_else(|| said.trim())
+        .to_owned()
 }
 
 #[cfg(test)]
