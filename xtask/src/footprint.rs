@@ -18,7 +18,7 @@ const PACKAGES: f64 = 60.0;
 const MIB: f64 = 7.5;
 /// Of Envoy's memory, what the mesh may add to a process that holds the same configuration, and
 /// what is aimed at.
-const OF_ENVOY: f64 = 0.27;
+const OF_ENVOY: f64 = 0.24;
 const OF_ENVOY_AIM: f64 = 0.1;
 
 /// What the command line asks for.
